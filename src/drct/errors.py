@@ -1,0 +1,76 @@
+"""Errors that a user can act on.
+
+Every mistake that a user, an option file or an input file can make ends in a subclass of :class:`Error` whose message is
+one line: what was wrong, in which file, and what to do. ``code`` is stable across releases, so programs may branch on it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class Error(Exception):
+    """Base class of all errors that drct raises for reasons outside its own code."""
+
+    code = "error"
+
+
+class OptionError(Error):
+    """An option is unknown, out of range, or does not go together with another one."""
+
+    code = "option"
+
+
+class ImageError(Error):
+    """An image file cannot be read or written."""
+
+    code = "image"
+
+
+class CheckpointError(Error):
+    """A weight file cannot be read, is unsafe, or does not fit the network."""
+
+    code = "checkpoint"
+
+
+class ModelNotFoundError(Error):
+    """No bundled, downloaded or local model answers to the given name."""
+
+    code = "model_not_found"
+
+
+class DownloadError(Error):
+    """A file could not be downloaded, or what arrived is not the file that was announced."""
+
+    code = "download"
+
+
+class DeviceError(Error):
+    """The requested device, precision or kernel is not available here."""
+
+    code = "device"
+
+
+class OutOfMemoryError(Error):
+    """The smallest tile does not fit into the memory of the device."""
+
+    code = "out_of_memory"
+
+
+class DataError(Error):
+    """A data set is empty, incomplete, or its pairs do not fit each other."""
+
+    code = "data"
+
+
+class MissingDependencyError(Error):
+    """An optional package is needed; the message names the extra that brings it."""
+
+    code = "missing_dependency"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the closest known word, or ``""`` when nothing is close."""
+    match = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    return f" (did you mean '{match[0]}'?)" if match else ""
