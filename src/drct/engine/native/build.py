@@ -1,0 +1,82 @@
+"""Compile the C kernels of this folder on first use, once per machine, and load them.
+
+No compiler at installation time, no binary in the wheel: where a C compiler is at hand the kernels are built in a second or
+two and kept in the user's cache; where none is, callers take the plain torch path.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from drct.errors import DeviceError
+
+FOLDER = Path(__file__).parent
+# no -ffast-math: rounding by adding a large number must survive the optimizer
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-std=gnu11")
+
+
+def find_compiler() -> str | None:
+    """Path of the C compiler that would be used: ``$CC``, else gcc, clang or cc; None when there is none."""
+    names = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang", "cc"]
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+def cache_folder() -> Path:
+    """Where built kernels are kept: ``$DRCT_CACHE/native`` or the platform's cache folder."""
+    root = os.environ.get("DRCT_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / ("native" if os.environ.get("DRCT_CACHE") else "drct/native")
+
+
+def _processor() -> str:
+    """What -march=native depends on, so that a shared home folder never hands a binary to another kind of processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
+
+
+@functools.cache
+def load_library(source: str) -> ctypes.CDLL:
+    """Build ``source`` (a file name in this folder) if this machine has not yet, and load it.
+
+    Raises:
+        DeviceError: kernels are switched off (``DRCT_NATIVE=0``), there is no compiler, or it failed.
+    """
+    if os.environ.get("DRCT_NATIVE") == "0":
+        raise DeviceError("native kernels are switched off by DRCT_NATIVE=0")
+    compiler = find_compiler()
+    if compiler is None:
+        raise DeviceError("native kernels need a C compiler (gcc or clang) and none was found")
+    code = (FOLDER / source).read_bytes()
+    digest = hashlib.sha256(b"\0".join([code, " ".join(FLAGS).encode(), compiler.encode(), _processor().encode()]))
+    target = cache_folder() / f"{Path(source).stem}-{digest.hexdigest()[:16]}.so"
+    if not target.exists():
+        _build(compiler, source, target)
+    try:
+        return ctypes.CDLL(str(target))
+    except OSError as error:
+        raise DeviceError(f"the native kernel {target} cannot be loaded ({error}): delete it and try again") from error
+
+
+def _build(compiler: str, source: str, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            built = Path(folder) / target.name
+            command = [compiler, *FLAGS, str(FOLDER / source), "-o", str(built), "-lm"]
+            result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            if result.returncode:
+                reason = (result.stderr.strip().splitlines() or ["no message"])[0]
+                raise DeviceError(f"{compiler} could not build the native kernel {source}: {reason}")
+            os.replace(built, target)  # another process may have built it meanwhile: either file is right
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DeviceError(f"the native kernel {source} could not be built in {target.parent}: {error}") from error

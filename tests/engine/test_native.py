@@ -1,0 +1,85 @@
+"""The C kernels against the formulas, values and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from drct.engine import native
+from drct.engine.accelerate import accelerate
+from drct.networks import create_network
+from drct.networks.window_attention import WindowAttention, relative_position_index, window_partition, window_reverse
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kernels() -> None:
+    if reason := native.available():
+        pytest.skip(reason)
+
+
+def plain(qkv: torch.Tensor, table: torch.Tensor, window: int, shift: int, scale: float) -> torch.Tensor:
+    """Attention written out with an explicit softmax, from the masks and the index of the networks."""
+    heads = table.shape[1]
+    attn = WindowAttention(qkv.shape[-1] // 3, window, heads, shift)
+    bias = table[attn.relative_position_index].permute(2, 0, 1)
+    x = window_partition(qkv.roll((-shift, -shift), (1, 2)), window)
+    b, rows, columns, n, _ = x.shape
+    q, k, v = x.view(b, rows, columns, n, 3, heads, -1).permute(4, 0, 1, 2, 5, 3, 6)
+    scores = q @ k.transpose(-1, -2) * scale + bias
+    if shift:
+        kind = torch.zeros(rows, columns, dtype=torch.long)
+        kind[:, -1] += 1
+        kind[-1] += 2
+        scores = scores + attn.masks[kind][None, :, :, None]
+    out = (scores.softmax(-1) @ v).transpose(3, 4).reshape(b, rows, columns, n, -1)
+    return window_reverse(out, window).roll((shift, shift), (1, 2))
+
+
+@pytest.mark.parametrize(("window", "heads", "head_dim", "shift"), [(16, 3, 16, 0), (16, 2, 53, 8), (8, 2, 30, 4), (8, 1, 122, 0)])
+def test_values_and_gradients(window: int, heads: int, head_dim: int, shift: int) -> None:
+    torch.manual_seed(0)
+    qkv = torch.randn(2, 2 * window, 3 * window, 3 * heads * head_dim, requires_grad=True)
+    table = torch.randn((2 * window - 1) ** 2, heads, requires_grad=True)
+    scale = head_dim**-0.5
+    expected = plain(qkv, table, window, shift, scale)
+    out = native.window_attention(qkv, table, relative_position_index(window), window, shift, scale)
+    assert (out - expected).abs().max() < 1e-5
+    dout = torch.randn_like(out)
+    for ours, theirs in zip(
+        torch.autograd.grad(out, (qkv, table), dout), torch.autograd.grad(expected, (qkv, table), dout), strict=True
+    ):
+        assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+
+
+def test_bfloat16_maps_are_computed_in_float32() -> None:
+    torch.manual_seed(0)
+    qkv = torch.randn(1, 16, 16, 3 * 32).bfloat16()
+    bias = torch.randn(2, 64, 64)
+    expected = native.window_attention_forward(qkv.float(), bias, 2, 8, 4, 0.25)
+    out = native.window_attention_forward(qkv, bias, 2, 8, 4, 0.25)
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, expected.bfloat16())
+
+
+def test_extreme_scores_stay_finite() -> None:
+    qkv = 100 * torch.randn(1, 8, 8, 3 * 16)
+    out = native.window_attention_forward(qkv, torch.zeros(1, 64, 64), 1, 8, 0, 1.0)
+    assert torch.isfinite(out).all()
+
+
+def test_accelerated_network_has_the_same_values_and_gradients() -> None:
+    torch.manual_seed(0)
+    options = {"embed_dim": 32, "gc": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 8}
+    plain_net = create_network("drct_light", scale=2, **options)
+    fast_net = create_network("drct_light", scale=2, **options)
+    fast_net.load_state_dict(plain_net.state_dict())
+    assert accelerate(fast_net) == ["native window attention in 10 blocks"]
+    x = torch.rand(2, 3, 24, 16)
+    a, b = plain_net(x), fast_net(x)
+    assert (a - b).abs().max() < 1e-5
+    a.square().mean().backward()
+    b.square().mean().backward()
+    for (name, p), q in zip(plain_net.named_parameters(), fast_net.parameters(), strict=True):
+        assert p.grad is not None
+        assert q.grad is not None
+        assert (p.grad - q.grad).abs().max() <= 1e-4 * p.grad.abs().max() + 1e-8, name
