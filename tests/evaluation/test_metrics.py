@@ -1,0 +1,114 @@
+"""PSNR, SSIM and MS-SSIM against published values and against their definitions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pyvips
+import torch
+from torch import Tensor
+
+from drct.errors import DataError
+from drct.evaluation import ms_ssim, psnr, quantize, ssim
+
+
+def read(path: Path) -> Tensor:
+    return torch.from_numpy(np.array(pyvips.Image.new_from_file(str(path)).numpy())).permute(2, 0, 1)[None]
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_nearest_on_set5_has_the_published_values(shared: Path, index: int) -> None:
+    reference = json.loads((shared / "reference/imaging.json").read_text())["set5_nearest_x4"][index]
+    folder = shared / "data/benchmarks/Set5"
+    name = reference["image"]
+    lr = read(folder / "LR_bicubic/X4" / name.replace(".png", "x4.png"))
+    sr = lr.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    gt = read(folder / "HR" / name)[..., : sr.shape[2], : sr.shape[3]]
+    expected = reference["nearest"]
+    for kind in ("y", "rgb"):
+        for a, b in ((sr, gt), (sr / 255, gt / 255)):  # 8 bits, and float 0..1
+            assert psnr(a, b, y=kind == "y", crop=4).item() == pytest.approx(expected[f"psnr_{kind}"], abs=1e-4)
+            assert ssim(a, b, y=kind == "y", crop=4).item() == pytest.approx(expected[f"ssim_{kind}"], abs=1e-5)
+
+
+def test_batch_gives_one_value_per_image() -> None:
+    sr, gt = torch.rand(3, 3, 200, 180), torch.rand(3, 3, 200, 180)
+    for metric in (psnr, ssim, ms_ssim):
+        together = metric(sr, gt, y=True, crop=2)
+        assert together.shape == (3,)
+        assert together.dtype == torch.float64
+        alone = torch.cat([metric(sr[i : i + 1], gt[i : i + 1], y=True, crop=2) for i in range(3)])
+        torch.testing.assert_close(together, alone)
+
+
+def test_identical_images() -> None:
+    x = torch.rand(1, 3, 180, 180)
+    assert psnr(x, x).item() == float("inf")
+    assert ssim(x, x).item() == pytest.approx(1)
+    assert ms_ssim(x, x).item() == pytest.approx(1)
+
+
+def test_psnr_of_a_known_error() -> None:
+    gt = torch.full((1, 1, 8, 8), 0.5)
+    assert psnr(gt + 0.1, gt).item() == pytest.approx(20, abs=1e-5)
+
+
+def test_crop_leaves_the_border_out() -> None:
+    gt = torch.rand(1, 3, 24, 24)
+    sr = gt.clone()
+    sr[..., 0] = 0
+    assert psnr(sr, gt).item() < 100
+    assert psnr(sr, gt, crop=1).item() == float("inf")
+
+
+def test_ms_ssim_is_the_product_over_scales() -> None:
+    generator = torch.Generator().manual_seed(0)
+    gt = torch.rand(1, 1, 352, 192, generator=generator, dtype=torch.float64)
+    sr = (gt + 0.05 * torch.randn(gt.shape, generator=generator, dtype=torch.float64)).clamp(0, 1)
+    window = torch.exp(-((torch.arange(11.0, dtype=torch.float64) - 5) ** 2) / 4.5)
+    window = torch.outer(window, window) / window.sum() ** 2
+
+    def blur(t: Tensor) -> Tensor:
+        return torch.nn.functional.conv2d(t, window[None, None])
+
+    expected = 1.0
+    a, b = sr, gt
+    for level, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+        ma, mb = blur(a), blur(b)
+        va, vb, vab = blur(a * a) - ma**2, blur(b * b) - mb**2, blur(a * b) - ma * mb
+        term = (2 * vab + 0.0009) / (va + vb + 0.0009)
+        if level == 4:
+            term = term * (2 * ma * mb + 0.0001) / (ma**2 + mb**2 + 0.0001)
+        expected *= term.mean().item() ** weight
+        a, b = (t.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2)) for t in (a, b))
+    assert ms_ssim(sr, gt).item() == pytest.approx(expected, abs=1e-10)
+
+
+def test_quantize_rounds_to_8_bits() -> None:
+    assert (quantize(torch.tensor([-0.1, 0.501, 1.2])) * 255).tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("sr", "gt", "words"),
+    [
+        (torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 9), "differ in shape"),
+        (torch.rand(3, 8, 8), torch.rand(3, 8, 8), "shape"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.int32), torch.zeros(1, 3, 8, 8, dtype=torch.int32), "int32"),
+    ],
+)
+def test_wrong_input_is_named(sr: Tensor, gt: Tensor, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        psnr(sr, gt)
+
+
+def test_too_small_for_the_window() -> None:
+    x = torch.rand(1, 3, 16, 16)
+    with pytest.raises(DataError, match="11 x 11"):
+        ssim(x, x, crop=4)
+    with pytest.raises(DataError, match="176"):
+        ms_ssim(x, x)
+    with pytest.raises(DataError, match="cannot cut"):
+        psnr(x, x, crop=8)
