@@ -1,0 +1,134 @@
+"""What :func:`drct.engine.compile` returns, and the program for networks without a faster one."""
+
+from __future__ import annotations
+
+import copy
+import time
+
+import torch
+from torch import Tensor
+
+from drct.engine.accelerate import accelerate
+from drct.engine.devices import DTYPES
+from drct.engine.memory import LiveBytes
+from drct.errors import DeviceError, OptionError, OutOfMemoryError
+from drct.networks.base import SuperResolutionNetwork
+
+
+class Program:
+    """A network made ready for one device. Calling it upscales a batch.
+
+    Attributes:
+        scale: magnification.
+        pad_multiple: sides that are multiples of this are computed without padding, the best choice for tiles.
+        device: where it runs.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        architecture: name of the network family, for example ``"drct"``.
+        in_chans: image channels.
+    """
+
+    def __init__(self, network: SuperResolutionNetwork, device: torch.device, precision: str) -> None:
+        self.scale = network.scale
+        self.pad_multiple = network.pad_multiple
+        self.in_chans = network.in_chans
+        self.architecture = network.architecture
+        self.device = device
+        self.precision = precision
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Upscale ``x``.
+
+        Args:
+            x: ``(N, in_chans, H, W)`` on any device, values 0..1, any H and W from 1 up.
+
+        Returns:
+            ``(N, in_chans, scale * H, scale * W)`` float32 on the program's device, not clipped to 0..1.
+
+        Raises:
+            OptionError: the shape is not that of a batch of images.
+            OutOfMemoryError: the device has not enough memory; try a smaller tile.
+        """
+        if x.dim() != 4 or x.shape[1] != self.in_chans or 0 in x.shape[2:]:
+            raise OptionError(f"input has shape {tuple(x.shape)}, but (N, {self.in_chans}, H, W) is needed")
+        try:
+            with torch.inference_mode():
+                return self.run(x.to(self.device, torch.float32))
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"{self.device} has not enough memory for {x.shape[0]} image(s) of {x.shape[3]} x {x.shape[2]}: use a smaller tile"
+            ) from error
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):
+                raise
+            raise OutOfMemoryError(
+                f"the computer has not enough memory for {x.shape[0]} image(s) of {x.shape[3]} x {x.shape[2]}: use a smaller tile"
+            ) from error
+
+    def run(self, x: Tensor) -> Tensor:
+        """What a call does after the input was checked and brought to the device; inference mode is on."""
+        raise TypeError(f"{type(self).__name__} does not define run")
+
+    def describe(self) -> list[str]:
+        """Which kernels run and why, one statement per line."""
+        raise TypeError(f"{type(self).__name__} does not define describe")
+
+    def memory_estimate(self, height: int, width: int, batch: int = 1) -> int:
+        """Bytes needed on the device beside the weights for a batch of inputs of this size."""
+        raise TypeError(f"{type(self).__name__} does not define memory_estimate")
+
+    def warm_up(self, height: int, width: int, batch: int = 1) -> float:
+        """Run once on a blank input of this size; returns the seconds that the first call took."""
+        start = time.perf_counter()
+        self(torch.zeros(batch, self.in_chans, height, width))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - start
+
+    def padded_pixels(self, height: int, width: int, batch: int) -> int:
+        """Pixels that are computed, padding included."""
+        m = self.pad_multiple
+        return batch * (-(-height // m) * m) * (-(-width // m) * m)
+
+
+class PlainProgram(Program):
+    """A copy of the network itself, under autocast for lower precisions. Correct for every network."""
+
+    def __init__(self, network: SuperResolutionNetwork, device: torch.device, precision: str, reason: str) -> None:
+        super().__init__(network, device, precision)
+        self.network = copy.deepcopy(network).eval().requires_grad_(False).to(device)
+        self.reason = reason
+        self.kernels = accelerate(self.network) if device.type == "cpu" else []
+        self._bytes_per_pixel: float | None = None
+
+    def run(self, x: Tensor) -> Tensor:
+        if self.precision == "fp32":
+            return self.network(x)
+        with torch.autocast(self.device.type, DTYPES[self.precision]):
+            y = self.network(x).float()
+        if not torch.isfinite(y).all():
+            raise DeviceError(f"{self.architecture} overflowed in {self.precision}: use bf16 or fp32")
+        return y
+
+    def describe(self) -> list[str]:
+        how = "" if self.precision == "fp32" else f" under autocast to {self.precision}"
+        return [f"plain {self.architecture} network on {self.device}{how}: {self.reason}", *self.kernels]
+
+    def memory_estimate(self, height: int, width: int, batch: int = 1) -> int:
+        if self._bytes_per_pixel is None:
+            self._bytes_per_pixel = self._measure_bytes_per_pixel()
+        return int(self.padded_pixels(height, width, batch) * self._bytes_per_pixel) + 2**24
+
+    def _measure_bytes_per_pixel(self) -> float:
+        """Largest sum of live tensors in a small run; a fifth is added for what operators allocate inside."""
+        side = 2 * self.pad_multiple
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            before = torch.cuda.memory_allocated(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.warm_up(side, side)
+            peak = torch.cuda.max_memory_allocated(self.device) - before
+        else:
+            with LiveBytes() as live:
+                self.warm_up(side, side)
+            peak = live.peak
+        return 1.2 * peak / side**2
