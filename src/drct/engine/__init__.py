@@ -1,8 +1,7 @@
-"""Turn a trained network into a fast program for one device: same values, less work. ::
+"""Turn a trained network into a fast program for one device: same values, less work.
 
-program = drct.engine.compile(network, device="auto", precision="auto")
-y = program(x)                      # (N, 3, H, W) -> (N, 3, scale * H, scale * W), float32
-print(program.describe())           # which kernels run, and why
+``program = drct.engine.compile(network, device="auto", precision="auto")`` and then ``program(x)``;
+``program.describe()`` tells which kernels run, and why.
 """
 
 from drct.engine.compiler import compile
