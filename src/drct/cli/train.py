@@ -1,0 +1,42 @@
+"""``drct train``: one option file, one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("-opt", "--options", "option_file", required=True, type=click.Path(path_type=Path), help="Option file (YAML).")
+@click.option("--resume", metavar="auto|FILE", help="Continue the run's newest checkpoint, or a given one.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the run; default: runs/NAME.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--stop-after", type=click.IntRange(min=1), help="Leave with a checkpoint after so many iterations.")
+@click.option("--launcher", hidden=True)
+@click.option("--local-rank", "--local_rank", hidden=True)
+def command(
+    option_file: Path,
+    resume: str | None,
+    output: Path | None,
+    device: str,
+    stop_after: int | None,
+    launcher: str | None,
+    local_rank: str | None,
+) -> None:
+    """Train a network as an option file says.
+
+    On several GPUs or processes: torchrun --nproc-per-node N -m drct train -opt FILE.yml
+    """
+    from drct.errors import OptionError
+    from drct.training.loop import train
+    from drct.training.options import read_options
+
+    if launcher is not None or local_rank is not None:
+        raise OptionError(f"--launcher belongs to an older call; use: torchrun --nproc-per-node N -m drct train -opt {option_file}")
+    options, warnings = read_options(option_file)
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    result = train(options, output, resume=resume, device=device, echo=click.echo, stop_after=stop_after)
+    best = ", ".join(f"{k} {v:g}" for k, v in result.best.items())
+    click.echo(f"{result.folder}: iteration {result.iteration}" + (f", best {best}" if best else ""))

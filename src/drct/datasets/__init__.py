@@ -1,0 +1,1 @@
+"""Image sets for training and validation: folders, packs, patches, augmentation."""

@@ -1,0 +1,146 @@
+"""Batches of training patches, prepared ahead by threads, in an order that depends on the seed alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drct.datasets.sampling import Patch, PatchSampler
+from drct.datasets.sources import ImageSource
+from drct.errors import DataError
+from drct.imaging import resize
+
+
+@dataclasses.dataclass
+class RawBatch:
+    """What threads prepare: uint8 pixels still as they stand in the files.
+
+    ``gt``: ``(N, P + 2m, P + 2m, 3)`` with a margin of m around each patch when LR is still to be made, else m = 0.
+    ``lq``: ``(N, p, p, 3)`` or None.
+    """
+
+    gt: Tensor
+    lq: Tensor | None
+    patches: list[Patch]
+
+
+class PatchSet:
+    """GT patches with their LR patches, read or made.
+
+    Args:
+        gt: ground truth images.
+        lq: LR images in the same order, or None to make them from ``gt`` by the MATLAB bicubic.
+        scale: magnification.
+        gt_size: side of a GT patch in pixels.
+    """
+
+    def __init__(
+        self,
+        gt: ImageSource,
+        lq: ImageSource | None,
+        scale: int,
+        gt_size: int,
+        seed: int,
+        *,
+        by_area: bool = False,
+        hflip: bool = True,
+        rotate: bool = True,
+    ) -> None:
+        self.gt, self.lq, self.scale, self.gt_size = gt, lq, scale, gt_size
+        sizes = [(h // scale, w // scale) for h, w in (gt.shape(i) for i in range(len(gt)))]
+        patch = gt_size // scale
+        for i, (h, w) in enumerate(sizes):
+            if h < patch or w < patch:
+                raise DataError(
+                    f"{gt.name(i)} is smaller than a patch of {gt_size} x {gt_size} pixels: remove it or reduce gt_size"
+                )
+        # the kernel of the bicubic reaches 2 LR pixels to each side
+        self.margin = 2 * scale if lq is None else 0
+        self.sampler = PatchSampler(sizes, patch, seed, by_area=by_area, hflip=hflip, rotate=rotate)
+
+    def raw_batch(self, samples: range) -> RawBatch:
+        """Cut the patches of the given samples."""
+        patches = [self.sampler[k] for k in samples]
+        gt = np.stack([self._cut_gt(p) for p in patches])
+        side = self.gt_size // self.scale
+        lq = None
+        if self.lq is not None:
+            lq = np.stack([self.lq[p.image][p.top : p.top + side, p.left : p.left + side] for p in patches])
+        return RawBatch(torch.from_numpy(gt), None if lq is None else torch.from_numpy(lq), patches)
+
+    def _cut_gt(self, patch: Patch) -> np.ndarray:
+        image = self.gt[patch.image]
+        m, size = self.margin, self.gt_size
+        top, left = patch.top * self.scale - m, patch.left * self.scale - m
+        # LR is defined on the image cropped to a multiple of the scale; beyond its border it is mirrored, edge pixel included
+        rows = mirror(top, size + 2 * m, image.shape[0] // self.scale * self.scale)
+        columns = mirror(left, size + 2 * m, image.shape[1] // self.scale * self.scale)
+        if rows[0] + len(rows) - 1 == rows[-1] and columns[0] + len(columns) - 1 == columns[-1]:
+            return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        return image[rows[:, None], columns[None, :]]
+
+    def finish(self, batch: RawBatch, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Move a batch to the device, make what LR is missing there, and orient: ``(lq, gt)``, float32 ``(N, 3, ., .)`` in 0..1."""
+        gt = batch.gt.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+        if batch.lq is not None:
+            lq = batch.lq.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+        else:
+            m = self.margin
+            lq = resize(gt, scale=1 / self.scale, rounding="uint8_per_pass")
+            border = m // self.scale
+            lq = lq[..., border:-border, border:-border]
+            gt = gt[..., m:-m, m:-m]
+        return self._orient(lq, batch.patches) / 255, self._orient(gt, batch.patches) / 255
+
+    @staticmethod
+    def _orient(x: Tensor, patches: list[Patch]) -> Tensor:
+        turned = []
+        for image, patch in zip(x, patches, strict=True):
+            if patch.flip:
+                image = image.flip(-1)
+            turned.append(image.rot90(patch.rotations, (-2, -1)))
+        return torch.stack(turned)
+
+
+def mirror(start: int, length: int, size: int) -> np.ndarray:
+    """Indices ``start .. start + length`` of an axis of ``size`` pixels that is mirrored beyond both ends, edge pixel repeated."""
+    i = np.arange(start, start + length) % (2 * size)
+    return np.where(i < size, i, 2 * size - 1 - i)
+
+
+def batches(
+    patch_set: PatchSet, first: int, batch_size: int, *, rank: int = 0, world_size: int = 1, workers: int = 2
+) -> Iterator[RawBatch]:
+    """Endless batches from batch number ``first`` on, for one process of several.
+
+    Batch n of all processes together holds samples ``n * world_size * batch_size`` and the following. How many threads work and
+    how far they are ahead does not change what comes out.
+    """
+
+    def samples(n: int) -> range:
+        start = (n * world_size + rank) * batch_size
+        return range(start, start + batch_size)
+
+    if workers == 0:
+        n = first
+        while True:
+            yield patch_set.raw_batch(samples(n))
+            n += 1
+    with ThreadPoolExecutor(workers, thread_name_prefix="drct-loader") as pool:
+        ahead: deque[Future[RawBatch]] = deque()
+        n = first
+        try:
+            while True:
+                while len(ahead) < workers + 2:
+                    ahead.append(pool.submit(patch_set.raw_batch, samples(n)))
+                    n += 1
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()

@@ -1,0 +1,84 @@
+"""Turn a folder of images into a pack for training: checked, cut to sub-images if wanted, decoded once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from drct.datasets.pack import write_pack
+from drct.datasets.sources import FolderSource
+from drct.errors import DataError, ImageError, OptionError
+
+
+@dataclasses.dataclass
+class PrepareReport:
+    """What went into a pack and what did not."""
+
+    images: int
+    pieces: int
+    pixels: int
+    left_out: list[str]
+
+
+def cut(image: np.ndarray, size: int, step: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Sub-images of ``size`` pixels every ``step`` pixels; the last row and column end at the border. Names are ``_sNNN``."""
+    h, w = image.shape[:2]
+
+    def starts(length: int) -> list[int]:
+        places = list(range(0, max(1, length - size + 1), step))
+        if length > size and places[-1] != length - size:
+            places.append(length - size)
+        return places
+
+    number = 0
+    for top in starts(h):
+        for left in starts(w):
+            number += 1
+            yield f"_s{number:03d}", image[top : top + size, left : left + size]
+
+
+def prepare(
+    images: str | Path, out: str | Path, *, crop: int | None = None, step: int | None = None, minimum: int = 64
+) -> PrepareReport:
+    """Write all readable images below a folder to the pack ``out``.
+
+    Args:
+        crop: cut into sub-images of this side; None keeps whole images.
+        step: distance of sub-images in pixels; default is ``crop`` (no overlap). The published preparation uses 480 and 240.
+        minimum: images with a side below this are left out.
+
+    Raises:
+        DataError: the folder holds no readable image. Single unreadable files are listed in the report instead.
+        OptionError: sizes that make no sense.
+    """
+    if crop is not None and crop < 1:
+        raise OptionError(f"crop is {crop}, but must be at least 1 pixel")
+    if step is not None and (crop is None or not 0 < step <= crop):
+        raise OptionError(f"step is {step}, but must be between 1 and crop")
+    source = FolderSource(images, keep=1)
+    report = PrepareReport(0, 0, 0, [])
+
+    def pieces() -> Iterator[tuple[str, np.ndarray]]:
+        for i in range(len(source)):
+            try:
+                image = source[i]
+            except ImageError as error:
+                report.left_out.append(str(error))
+                continue
+            if min(image.shape[:2]) < minimum:
+                report.left_out.append(f"{source.name(i)} is {image.shape[1]} x {image.shape[0]}, smaller than {minimum} pixels")
+                continue
+            report.images += 1
+            parts = [("", image)] if crop is None else cut(image, crop, step or crop)
+            for suffix, part in parts:
+                report.pieces += 1
+                report.pixels += part.shape[0] * part.shape[1]
+                yield source.name(i) + suffix, part
+
+    write_pack(out, pieces())
+    if report.pieces == 0:
+        raise DataError(f"{images}: none of the {len(source)} images could be used ({report.left_out[0]})")
+    return report

@@ -1,0 +1,110 @@
+"""Image sets to train and validate on: folders, lists of names, packs."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from drct.datasets.pack import Pack
+from drct.errors import DataError
+
+
+class ImageSource(Protocol):
+    """A set of 8-bit RGB images."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, i: int) -> str: ...
+
+    def shape(self, i: int) -> tuple[int, int]:
+        """Height and width of image i."""
+        ...
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """Image i, H x W x 3 uint8."""
+        ...
+
+
+class FolderSource:
+    """Images of a folder and its subfolders in order of their names; the last few stay decoded."""
+
+    def __init__(self, folder: str | Path, names: list[str] | None = None, keep: int = 8) -> None:
+        from drct.imaging import is_image_file
+
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise DataError(f"{self.folder} is not a folder of images")
+        if names is None:
+            paths = sorted(p for p in self.folder.rglob("*") if not p.name.startswith(".") and is_image_file(p))
+        else:
+            paths = [self.folder / name for name in names]
+            missing = [str(p) for p in paths if not p.is_file()]
+            if missing:
+                raise DataError(f"{missing[0]} does not exist ({len(missing)} of {len(paths)} listed images are missing)")
+        if not paths:
+            raise DataError(f"{self.folder} holds no images")
+        self.paths = paths
+        self._shapes: dict[int, tuple[int, int]] = {}
+        self._read = functools.lru_cache(maxsize=keep)(self._decode)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, i: int) -> str:
+        return str(self.paths[i].relative_to(self.folder))
+
+    def shape(self, i: int) -> tuple[int, int]:
+        if i not in self._shapes:
+            from drct.imaging import read_size
+
+            self._shapes[i] = read_size(self.paths[i])
+        return self._shapes[i]
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self._read(i)
+
+    def _decode(self, i: int) -> np.ndarray:
+        return read_rgb8(self.paths[i])
+
+
+def read_rgb8(path: Path) -> np.ndarray:
+    """Any image file as H x W x 3 uint8; alpha is dropped, grey repeated, 16 bit rounded."""
+    from drct.imaging import from_tensor, read, to_tensor
+
+    pixels = read(path).pixels
+    if pixels.dtype != np.uint8:
+        pixels = from_tensor(to_tensor(pixels), np.dtype(np.uint8))
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+
+
+def open_source(root: str | Path, meta_info_file: str | Path | None = None) -> ImageSource:
+    """Open a pack or a folder, whichever ``root`` is; ``meta_info_file`` names the images to use, one per line."""
+    root = Path(root)
+    if not root.exists():
+        raise DataError(f"{root} does not exist")
+    if (root / "index.json").is_file() and (root / "pixels.bin").is_file():
+        if meta_info_file is not None:
+            raise DataError(f"{root} is a pack: meta_info_file goes with folders only")
+        return Pack(root)
+    names = None
+    if meta_info_file is not None:
+        try:
+            lines = Path(meta_info_file).read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"meta_info_file {meta_info_file} cannot be read ({error})") from error
+        # published lists carry sizes behind the name: "0001_s001.png (480,480,3)"
+        names = [line.split(" ")[0] for line in lines if line.strip()]
+    return FolderSource(root, names)
+
+
+def check_pairs(gt: ImageSource, lq: ImageSource, scale: int) -> None:
+    """Make sure that every GT image has its LR image of the right size; the first that has not is named."""
+    if len(gt) != len(lq):
+        raise DataError(f"{len(gt)} GT images and {len(lq)} LR images: the folders do not belong together")
+    for i in range(len(gt)):
+        (h, w), (lh, lw) = gt.shape(i), lq.shape(i)
+        if (h // scale, w // scale) != (lh, lw):
+            raise DataError(f"{gt.name(i)} is {w} x {h}, but its LR {lq.name(i)} is {lw} x {lh}: not 1/{scale} of it")

@@ -1,0 +1,71 @@
+"""Checkpoints: everything a run needs to go on with the same numbers, written so that a crash never leaves half a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drct.errors import CheckpointError
+
+
+@dataclasses.dataclass
+class State:
+    """State of a run after ``iteration`` optimizer steps.
+
+    Data order and random numbers need no entry: both follow from the seed and the iteration.
+    """
+
+    iteration: int
+    network: dict[str, torch.Tensor]
+    ema: dict[str, torch.Tensor]
+    ema_updates: int
+    optimizer: dict[str, Any]
+    best: dict[str, float]
+    options_sha256: str
+
+
+def save_atomically(content: Any, path: Path) -> None:
+    """``torch.save`` to a temporary name, flushed to disk, then renamed. A full disk leaves earlier checkpoints as they were."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        with open(partial, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{path} could not be written ({' '.join(str(error).split())}); earlier checkpoints are intact"
+        ) from error
+
+
+def save_state(state: State, folder: Path, keep: int = 2) -> Path:
+    """Write ``iteration_N.state`` and remove all but the newest ``keep``."""
+    path = folder / f"iteration_{state.iteration:08d}.state"
+    save_atomically({f.name: getattr(state, f.name) for f in dataclasses.fields(state)}, path)
+    for old in list_states(folder)[:-keep]:
+        old.unlink()
+    return path
+
+
+def list_states(folder: Path) -> list[Path]:
+    """Checkpoints of a run, oldest first."""
+    return sorted(p for p in folder.glob("iteration_*.state") if re.fullmatch(r"iteration_\d+\.state", p.name))
+
+
+def load_state(path: Path) -> State:
+    """Read a checkpoint by the safe unpickler."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return State(**content)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except Exception as error:
+        raise CheckpointError(f"{path} is no checkpoint of a training run ({' '.join(str(error).split())[:200]})") from error

@@ -1,0 +1,63 @@
+"""Begin training as an interpolation instead of noise.
+
+A fresh network has to learn first that its output resembles its input. That linear part is known: the shallow features carry the
+colours through the global residual connection to the tail, and a tail of one convolution can interpolate them. Three shallow
+channels are set to the colours and the tail to a cubic interpolation of those three, so that a run starts near the quality of
+bicubic upscaling and spends its iterations on what interpolation cannot do. Everything else keeps its usual initialization.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from drct.errors import OptionError
+from drct.imaging import resize
+from drct.networks.base import SuperResolutionNetwork, UpsampleOneStep
+
+
+@torch.no_grad()
+def linear_start(network: SuperResolutionNetwork) -> None:
+    """Set the linear part of a fresh network with a ``pixelshuffledirect`` tail in place.
+
+    Raises:
+        OptionError: the network has another tail, or fewer shallow channels than colours.
+    """
+    tail = getattr(network, "upsample", None)
+    first = getattr(network, "conv_first", None)
+    if not isinstance(tail, UpsampleOneStep) or not isinstance(first, torch.nn.Conv2d):
+        raise OptionError("linear_start needs a network with the tail 'pixelshuffledirect'")
+    colours, scale = network.in_chans, network.scale
+    if first.out_channels < colours:
+        raise OptionError(f"linear_start needs at least {colours} shallow channels")
+    first.weight[:colours] = 0
+    first.weight[range(colours), range(colours), 1, 1] = 1
+    first.bias[:colours] = 0  # type: ignore[index]
+    last = network.get_submodule("conv_after_body")
+    if isinstance(last, torch.nn.Conv2d):
+        last.weight[:colours] = 0  # the body leaves the colours alone at first
+        last.bias[:colours] = 0  # type: ignore[index]
+    conv = tail[0]
+    assert isinstance(conv, torch.nn.Conv2d)
+    assert conv.bias is not None
+    conv.bias.zero_()
+    conv.weight.zero_()
+    kernels = interpolation_kernels(scale)  # (scale**2, 3, 3)
+    for c in range(colours):
+        conv.weight[c * scale**2 : (c + 1) * scale**2, c] = kernels
+
+
+def interpolation_kernels(scale: int) -> torch.Tensor:
+    """The 3 x 3 kernels by which each of the ``scale**2`` sub-pixels of a pixel is interpolated; ``(scale**2, 3, 3)``.
+
+    Taken from the response of bicubic upscaling to an impulse, cut to the nearest neighbours and scaled to sum one.
+    """
+    impulse = torch.zeros(1, 1, 7, 7)
+    impulse[0, 0, 3, 3] = 1
+    response = resize(impulse, scale=scale)[0, 0]
+    phases = torch.zeros(scale, scale, 3, 3)
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            # the weight of the neighbour at (dy, dx) is the response at the pixel as far on the other side
+            block = response[(3 - dy) * scale :, (3 - dx) * scale :][:scale, :scale]
+            phases[:, :, dy + 1, dx + 1] = block
+    return (phases / phases.sum((-1, -2), keepdim=True)).reshape(scale**2, 3, 3)

@@ -1,0 +1,67 @@
+"""The log of a run: one JSON object per line, and a picture of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class Log:
+    """Appends to ``log.jsonl``. Lines of iterations that a resumed run will repeat are removed first."""
+
+    def __init__(self, folder: Path, is_main: bool, iteration: int) -> None:
+        self.path = folder / "log.jsonl"
+        self.is_main = is_main
+        if not is_main:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = [r for r in read_log(folder) if r.get("iteration", 0) <= iteration] if iteration else []
+        self.path.write_text("".join(json.dumps(r) + "\n" for r in kept))
+
+    def line(self, record: dict[str, Any]) -> None:
+        if self.is_main:
+            with open(self.path, "a") as file:
+                file.write(json.dumps({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in record.items()}) + "\n")
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """All records of a run's log; a last line that a crash cut short is left out."""
+    path = folder / "log.jsonl"
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def draw_curve(folder: Path) -> Path | None:
+    """Draw loss and validation PSNR over iterations to ``curve.png``; None when matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    records = read_log(folder)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    left = figure.add_subplot()
+    losses = [(r["iteration"], r["loss"]) for r in records if "loss" in r]
+    if losses:
+        left.plot(*zip(*losses, strict=True), color="tab:blue", linewidth=1)
+    left.set_xlabel("iteration")
+    left.set_ylabel("training loss", color="tab:blue")
+    right = left.twinx()
+    series: dict[str, list[tuple[int, float]]] = {}
+    for r in records:
+        for name, scores in r.get("validation", {}).items():
+            if "psnr" in scores:
+                series.setdefault(name, []).append((r["iteration"], scores["psnr"]))
+    for index, (name, points) in enumerate(series.items()):
+        right.plot(*zip(*points, strict=True), marker="o", markersize=3, color=f"C{index + 1}", label=name)
+    right.set_ylabel("validation PSNR (dB)")
+    if series:
+        right.legend(loc="center right")
+    path = folder / "curve.png"
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    return path

@@ -1,0 +1,57 @@
+"""Pixel losses. All take ``sr`` and ``gt`` of shape ``(N, C, H, W)`` with values in 0..1 and return a scalar."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class L1Loss(nn.Module):
+    """Mean absolute difference."""
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, sr: Tensor, gt: Tensor) -> Tensor:
+        return self.loss_weight * F.l1_loss(sr, gt)
+
+
+class MSELoss(L1Loss):
+    """Mean squared difference."""
+
+    def forward(self, sr: Tensor, gt: Tensor) -> Tensor:
+        return self.loss_weight * F.mse_loss(sr, gt)
+
+
+class CharbonnierLoss(nn.Module):
+    """Mean of ``sqrt(difference^2 + eps)``, an L1 loss that is smooth at zero (Lai et al., CVPR 2017)."""
+
+    def __init__(self, loss_weight: float = 1.0, eps: float = 1e-12) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+        self.eps = eps
+
+    def forward(self, sr: Tensor, gt: Tensor) -> Tensor:
+        return self.loss_weight * torch.sqrt((sr - gt) ** 2 + self.eps).mean()
+
+
+class FrequencyLoss(nn.Module):
+    """Mean absolute difference of the orthonormal two-dimensional Fourier transforms, real and imaginary part."""
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, sr: Tensor, gt: Tensor) -> Tensor:
+        difference = torch.fft.rfft2((sr - gt).float(), norm="ortho")
+        return self.loss_weight * torch.view_as_real(difference).abs().mean()
+
+
+LOSSES: dict[str, type[nn.Module]] = {
+    "L1Loss": L1Loss,
+    "MSELoss": MSELoss,
+    "CharbonnierLoss": CharbonnierLoss,
+    "FrequencyLoss": FrequencyLoss,
+}

@@ -1,0 +1,91 @@
+"""Validation during training: PSNR and SSIM by the convention of the option file, and a sheet of crops to look at."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from drct.datasets.sources import ImageSource, check_pairs, open_source
+from drct.evaluation.metrics import psnr, ssim
+from drct.imaging import resize
+from drct.training.options import Metric, ValSet
+
+
+@dataclasses.dataclass
+class Sample:
+    """A validation image: ``lq`` and ``gt`` as ``(1, 3, H, W)`` float32 in 0..1."""
+
+    name: str
+    lq: Tensor
+    gt: Tensor
+
+
+class ValidationSet:
+    """The images of one ``datasets.val`` entry. LR images that are not there are made from GT by the MATLAB bicubic."""
+
+    def __init__(self, options: ValSet, scale: int) -> None:
+        self.name = options.name
+        self.scale = scale
+        self.gt: ImageSource = open_source(options.dataroot_gt)
+        self.lq: ImageSource | None = None
+        if options.dataroot_lq is not None:
+            self.lq = open_source(options.dataroot_lq)
+            check_pairs(self.gt, self.lq, scale)
+        self.count = min(len(self.gt), options.max_images or len(self.gt))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> Sample:
+        image = self.gt[i]
+        h, w = (side // self.scale * self.scale for side in image.shape[:2])
+        gt = torch.from_numpy(np.array(image[:h, :w])).permute(2, 0, 1)[None].float()
+        if self.lq is not None:
+            lq = torch.from_numpy(np.array(self.lq[i])).permute(2, 0, 1)[None].float()
+        else:
+            lq = resize(gt, scale=1 / self.scale, rounding="uint8_per_pass")
+        return Sample(self.gt.name(i), lq / 255, gt / 255)
+
+
+@torch.inference_mode()
+def validate(
+    network: nn.Module, dataset: ValidationSet, metrics: dict[str, Metric], device: torch.device, bf16: bool = False
+) -> dict[str, float]:
+    """Mean of each metric over the set. SR is rounded to 8 bits first, as a saved image would be."""
+    sums = dict.fromkeys(metrics, 0.0)
+    for i in range(len(dataset)):
+        sample = dataset[i]
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            sr = network(sample.lq.to(device))
+        sr = (sr.float().clamp(0, 1) * 255).round().cpu() / 255
+        for name, metric in metrics.items():
+            function = psnr if metric.type == "calculate_psnr" else ssim
+            crop = dataset.scale if metric.crop_border is None else metric.crop_border
+            sums[name] += float(function(sr, sample.gt, y=metric.test_y_channel, crop=crop))
+    return {name: value / len(dataset) for name, value in sums.items()}
+
+
+@torch.inference_mode()
+def save_sheet(network: nn.Module, dataset: ValidationSet, path: Path, device: torch.device, side: int = 48, rows: int = 4) -> None:
+    """Write a PNG with LR (enlarged pixel by pixel), SR and HR of a few fixed crops of ``side`` LR pixels."""
+    from drct.imaging import Picture, write
+
+    scale, gap = dataset.scale, 4
+    lines = []
+    for i in np.linspace(0, len(dataset) - 1, min(rows, len(dataset))).astype(int):
+        sample = dataset[int(i)]
+        h, w = sample.lq.shape[-2:]
+        top, left = max(0, (h - side) // 2), max(0, (w - side) // 2)
+        lq = sample.lq[..., top : top + side, left : left + side]
+        sr = network(lq.to(device)).float().clamp(0, 1).cpu()
+        gt = sample.gt[..., top * scale :, left * scale :][..., : sr.shape[-2], : sr.shape[-1]]
+        enlarged = lq.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+        line = torch.cat([nn.functional.pad(t, (gap,) * 4, value=1.0) for t in (enlarged, sr, gt)], -1)
+        full = 3 * (side * scale + 2 * gap)
+        lines.append(nn.functional.pad(line, (0, full - line.shape[-1]), value=1.0))
+    sheet = (torch.cat(lines, -2)[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    write(path, Picture(pixels=np.ascontiguousarray(sheet)))
