@@ -1,0 +1,158 @@
+"""Downloading a model: resumed where it was cut off, checked, and visible under its name only when complete."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from drct.errors import CheckpointError, DownloadError
+from drct.weights.files import file_kind
+from drct.weights.models import CHECKSUMS, ModelCard, models_folder, recorded_checksums
+
+TIMEOUT = 15.0  # seconds without an answer or without data
+CHUNK = 1 << 20
+Progress = Callable[[int, "int | None"], None]
+
+
+def download(card: ModelCard, *, folder: Path | None = None, progress: Progress | None = None) -> Path:
+    """Fetch the file of a downloadable model into the models folder.
+
+    A download that was cut off goes on where it stopped. Size and sha256 are compared with the card, or with what the first
+    download recorded in ``checksums.json``.
+
+    Args:
+        card: the model.
+        folder: where to; default :func:`drct.weights.models_folder`.
+        progress: called with bytes done and bytes in total (None if unknown).
+
+    Raises:
+        DownloadError: no address, no network, an error of the server, or what arrived is not the announced file.
+    """
+    folder = folder or models_folder()
+    target = folder / card.file
+    by_hand = f"get it from {card.source} and put it at {target}"
+    if card.url is None:
+        raise DownloadError(f"model '{card.name}' has no direct address: {by_hand}")
+    recorded_size, recorded_sha256 = recorded_checksums(folder).get(card.name, (None, None))
+    size, sha256 = card.size or recorded_size, card.sha256 or recorded_sha256
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / f".{card.file}.lock"):
+            if target.is_file():  # another process was faster
+                return target
+            partial = folder / f".{card.file}.part"
+            try:
+                _fetch(card.url, partial, size, progress)
+                arrived = _check(card, partial, size, sha256)
+            except _Unusable as error:
+                partial.unlink(missing_ok=True)
+                raise DownloadError(f"model '{card.name}' was not downloaded: {error}; {by_hand}") from error
+            except (OSError, http.client.HTTPException) as error:
+                raise DownloadError(
+                    f"model '{card.name}' could not be downloaded from {card.url} ({_reason(error)}); {by_hand}"
+                ) from error
+            _record(folder, card, *arrived)
+            os.replace(partial, target)
+    except OSError as error:
+        raise DownloadError(f"{folder} cannot be written ({error.strerror or error}): set DRCT_MODELS to another folder") from error
+    return target
+
+
+class _Unusable(Exception):
+    """What the server sent is not the file, and going on with it makes no sense."""
+
+
+def _fetch(url: str, partial: Path, size: int | None, progress: Progress | None) -> None:
+    """Bring ``partial`` to its full length, continuing what is there."""
+    done = partial.stat().st_size if partial.is_file() else 0
+    if size is not None and done == size:
+        return
+    if size is not None and done > size:
+        done = 0
+    headers = {"User-Agent": "drct", "Accept-Encoding": "identity"}
+    if done:
+        headers["Range"] = f"bytes={done}-"
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416 and done:  # the server has no more bytes than we have: start again
+            partial.unlink()
+            _fetch(url, partial, size, progress)
+            return
+        raise
+    with answer:
+        if "text/html" in answer.headers.get("Content-Type", ""):
+            raise _Unusable("the server sent a web page instead of the file (a confirmation or a quota of the drive)")
+        if answer.status != 206 or not answer.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
+            done = 0
+        length = answer.headers.get("Content-Length")
+        total = done + int(length) if length else size
+        if size is not None and total != size:
+            raise _Unusable(f"the server offers {total} bytes, but the file should have {size}")
+        with open(partial, "ab" if done else "wb") as file:
+            while chunk := answer.read(CHUNK):
+                file.write(chunk)
+                done += len(chunk)
+                if progress is not None:
+                    progress(done, total)
+            file.flush()
+            os.fsync(file.fileno())
+    if total is not None and done < total:
+        raise OSError(f"the connection broke after {done} of {total} bytes; run it again to go on")
+
+
+def _check(card: ModelCard, partial: Path, size: int | None, sha256: str | None) -> tuple[int, str]:
+    """Size and hash of what arrived; raises :class:`_Unusable` if it is not the announced file."""
+    arrived = partial.stat().st_size
+    if size is not None and arrived != size:
+        raise _Unusable(f"{arrived} bytes arrived, but the file should have {size}")
+    digest = hashlib.sha256()
+    with open(partial, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    if sha256 is not None and digest.hexdigest() != sha256:
+        raise _Unusable(f"its sha256 is {digest.hexdigest()}, but should be {sha256}")
+    try:
+        file_kind(partial)
+    except CheckpointError:
+        raise _Unusable("what arrived is no weight file") from None
+    return arrived, digest.hexdigest()
+
+
+def _record(folder: Path, card: ModelCard, size: int, sha256: str) -> None:
+    """Note size and hash of a download, so that later ones can be compared with it."""
+    entries = {name: {"size": s, "sha256": h} for name, (s, h) in recorded_checksums(folder).items()}
+    entries[card.name] = {"size": size, "sha256": sha256}
+    temporary = folder / f".{CHECKSUMS}.part"
+    temporary.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n")
+    os.replace(temporary, folder / CHECKSUMS)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process at a time download a file; the processes of one training run all start with it."""
+    with open(path, "w") as file:
+        if sys.platform != "win32":
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # closing the file releases it; the empty file stays, since others may wait for it
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"the server answered {error.code} {error.reason}"
+    if isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError):
+        return f"no answer within {TIMEOUT:.0f} seconds; is this machine online?"
+    if isinstance(error, urllib.error.URLError):
+        return f"{getattr(error.reason, 'strerror', None) or error.reason}; is this machine online?"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,224 @@
+"""Reading weight files of any layout into plain tensors, without ever running code that a file brings along.
+
+The kind of a file is told by its first bytes, not by its name: zip archives and legacy pickles of ``torch.save`` go through
+the safe unpickler of torch, safetensors files through the safetensors library, everything else is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drct.errors import CheckpointError, did_you_mean
+
+# Where trainers keep the weights, best first: averaged weights (EMA) are what papers report.
+LAYOUT_KEYS = ("params_ema", "params-ema", "ema", "params", "state_dict", "model_state_dict", "model", "net", "network")
+# Wrappers that trainers leave in front of every name.
+PREFIXES = ("module.", "_orig_mod.", "netG.", "net_g.")
+# Constants that follow from the options; some programs store them, we do not.
+RECOMPUTABLE = re.compile(r"(^|\.)(relative_position_index(_SA|_OCA)?|attn_mask)$")
+SAFETENSORS_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightFile:
+    """What a weight file holds.
+
+    Attributes:
+        path: the file.
+        tensors: weights under the published names, prefixes such as ``module.`` removed.
+        buffers: constants that the file stores although they can be recomputed (position indices, shift masks).
+        metadata: the text entries of a safetensors file; empty for others.
+        layout: the dictionary key the weights stood under, for example ``"params_ema"``; ``""`` for a bare state dict.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    metadata: dict[str, str]
+    layout: str
+
+
+def read_weights(path: str | os.PathLike[str], *, key: str | None = None) -> WeightFile:
+    """Read a ``.pth``, ``.pt`` or ``.safetensors`` file.
+
+    Args:
+        path: the file.
+        key: take the weights under this dictionary key instead of the best one found (see ``LAYOUT_KEYS``).
+
+    Raises:
+        CheckpointError: the file is missing, empty, truncated, of another kind, holds code, or has no weights.
+    """
+    return _read(Path(path), key=key, mapped=False)
+
+
+def _read(path: Path, *, key: str | None, mapped: bool) -> WeightFile:
+    """As :func:`read_weights`; ``mapped`` leaves the data of zip archives on disk and skips checks of content."""
+    kind = file_kind(path)
+    metadata: dict[str, str] = {}
+    content: Any
+    if kind == "safetensors":
+        content, metadata = _read_safetensors(path)
+    else:
+        content = _read_pickle(path, mmap=mapped and kind == "zip")
+    tensors, layout = _choose(content, key, path)
+    tensors = _strip_prefixes(tensors)
+    if not tensors:
+        raise CheckpointError(f"{path} holds no weights")
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise CheckpointError(f"{path} holds a sparse or quantized tensor ({name}): only plain weights can be read")
+    buffers = {name: tensor for name, tensor in tensors.items() if RECOMPUTABLE.search(name)}
+    weights = {name: tensor for name, tensor in tensors.items() if name not in buffers}
+    if not mapped and is_own(metadata) and metadata["sha256"] != weights_sha256(weights):
+        raise CheckpointError(f"{path} is damaged: its weights no longer match the sha256 written with them; fetch the file again")
+    return WeightFile(path, weights, buffers, metadata, layout)
+
+
+def is_own(metadata: Mapping[str, str]) -> bool:
+    """Whether the metadata were written by :func:`drct.weights.save_network`."""
+    return {"architecture", "options", "sha256"} <= metadata.keys()
+
+
+def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Hash of weights, independent of the file format that carries them.
+
+    SHA-256 over, for each name in sorted order, the UTF-8 line ``NAME DTYPE D0xD1x...\\n`` (safetensors names of data types,
+    ``F32``, ``F16``; an empty shape for scalars), followed by the elements in C order, little endian.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        shape = "x".join(map(str, tensor.shape))
+        digest.update(f"{name} {SAFETENSORS_DTYPES[tensor.dtype]} {shape}\n".encode())
+        digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """Elements of a tensor in C order."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def file_kind(path: Path) -> str:
+    """``"zip"`` or ``"legacy"`` (both of ``torch.save``) or ``"safetensors"``, by the first bytes of the file."""
+    try:
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a folder: give a weight file (.safetensors, .pth or .pt)")
+        with open(path, "rb") as file:
+            head = file.read(16)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist: give a weight file (.safetensors, .pth or .pt)") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
+    if not head:
+        raise CheckpointError(f"{path} is empty: fetch the file again")
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"
+    if head[:1] == b"\x80":
+        return "legacy"
+    if head[8:9] == b"{":
+        return "safetensors"
+    raise CheckpointError(f"{path} is no weight file: it is neither safetensors nor written by torch.save")
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Text entries of a safetensors file; empty for other kinds. Reads the header only."""
+    if file_kind(path) != "safetensors":
+        return {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged ({_line(error)}): fetch the file again") from error
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged ({_line(error)}): fetch the file again") from error
+
+
+def _read_pickle(path: Path, mmap: bool) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"(?:GLOBAL|class|global) `?([\w.]+)", str(error))
+        if "Unsupported" in str(error) and found:
+            raise CheckpointError(
+                f"{path} was refused: reading it would run code ({found[1]}); ask its author for a .safetensors file"
+            ) from error
+        raise CheckpointError(f"{path} is damaged or no weight file ({_line(error)})") from error
+    except MemoryError as error:
+        raise CheckpointError(f"{path} claims more data than fits into memory: it is damaged") from error
+    # the unpickler walks whatever bytes a damaged file holds, so any error type can come out of it
+    except Exception as error:
+        raise CheckpointError(f"{path} is truncated or damaged ({_line(error)}): fetch the file again") from error
+
+
+def _choose(content: Any, key: str | None, path: Path) -> tuple[dict[str, Tensor], str]:
+    """The dictionary of tensors within what a file holds, and the key it stood under."""
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
+    nested = {str(k): _tensors(v) for k, v in content.items() if isinstance(v, Mapping)}
+    nested = {k: v for k, v in nested.items() if v}
+    if key is not None:
+        if key not in nested:
+            known = f"it has {', '.join(nested)}" if nested else "its weights stand under no key"
+            raise CheckpointError(f"{path} has no weights under '{key}'{did_you_mean(key, nested)}; {known}")
+        return nested[key], key
+    for candidate in LAYOUT_KEYS:
+        if candidate in nested:
+            return nested[candidate], candidate
+    bare = _tensors(content)
+    if not bare and nested:
+        raise CheckpointError(f"{path} has weights under {', '.join(nested)}: say which by key")
+    return bare, ""
+
+
+def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {str(k): v.detach() for k, v in content.items() if isinstance(v, Tensor)}
+
+
+def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove wrappers in front of the names. Of a GAN's state dict only the generator is kept."""
+    while True:
+        for prefix in PREFIXES:
+            inner = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            if inner and (len(inner) == len(tensors) or prefix in ("netG.", "net_g.")):
+                tensors = inner
+                break
+        else:
+            return tensors
+
+
+def _line(error: BaseException) -> str:
+    """The first sentence of a library's error message."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -1,0 +1,199 @@
+"""Networks from weight files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drct.errors import CheckpointError, OptionError
+from drct.networks import SuperResolutionNetwork, create_network
+from drct.weights.detect import detect
+from drct.weights.files import WeightFile, is_own, read_weights
+
+SHOWN = 4  # names of tensors in an error message
+LARGEST = 65536  # no option of a network is larger; metadata of an unknown file are not trusted beyond it
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """What :func:`load_into` did.
+
+    Attributes:
+        loaded: names that were copied.
+        missing: names of the network that the file lacks.
+        unexpected: names of the file that the network lacks.
+        mismatched: ``name: shape in the file, shape in the network`` of tensors that do not fit.
+        skipped: names that were left out on request.
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether file and network have the same tensors, apart from those skipped on request."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def problems(self) -> str:
+        """What does not fit, with the first few names of each kind."""
+        kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.mismatched}
+        return "; ".join(f"{len(names)} {kind} ({shortened(names)})" for kind, names in kinds.items() if names)
+
+    def __str__(self) -> str:
+        parts = [f"loaded {len(self.loaded)} tensors"]
+        if self.skipped:
+            parts.append(f"skipped {len(self.skipped)} ({shortened(self.skipped)})")
+        if not self.complete:
+            parts.append(self.problems())
+        return "; ".join(parts)
+
+
+def shortened(names: tuple[str, ...]) -> str:
+    """The first few names, and how many more there are."""
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def load_network(
+    path_or_name: str | os.PathLike[str], *, scale: int | None = None, key: str | None = None
+) -> SuperResolutionNetwork:
+    """Build the network that a weight file belongs to and load it.
+
+    Args:
+        path_or_name: a weight file, or the name of a bundled, downloadable or local model (see :func:`drct.list_models`).
+        scale: the magnification that is wanted; only checked, since it is a property of the weights.
+        key: dictionary key of the weights in a ``.pth`` file; by default averaged weights come first.
+
+    Returns:
+        The network in eval mode, float32, on the CPU.
+
+    Raises:
+        CheckpointError: the file cannot be read, belongs to no known architecture, does not fit, or has another scale.
+        ModelNotFoundError: no file and no model of that name.
+        DownloadError: the model had to be downloaded and could not.
+    """
+    from drct.weights.models import find_model
+
+    file = read_weights(find_model(path_or_name), key=key)
+    network = network_of(file)
+    if scale is not None and network.scale != scale:
+        raise CheckpointError(f"{file.path} upscales x{network.scale}, but x{scale} was asked for: choose another model or scale")
+    load_into(network, file)
+    _check_values(network, file)
+    return network.eval()
+
+
+def network_of(file: WeightFile) -> SuperResolutionNetwork:
+    """A fresh network of the architecture and sizes of a weight file, by its metadata if it is one of ours, else by its tensors."""
+    try:
+        name, options = detect(file.tensors | file.buffers)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.path}: {error}") from error
+    if not is_own(file.metadata):
+        return create_network(name, **options)
+    try:
+        architecture, stated = file.metadata["architecture"], json.loads(file.metadata["options"])
+        _check_metadata(architecture, stated, name, options)
+        return create_network(architecture, **stated)
+    except (ValueError, TypeError, AttributeError, OptionError) as error:
+        raise CheckpointError(f"{file.path} has metadata that do not describe a network ({error})") from error
+
+
+def _check_metadata(architecture: str, stated: dict[str, Any], name: str, found: dict[str, Any]) -> None:
+    """Raise ValueError where metadata contradict what the tensors show.
+
+    Attention heads can be said in several ways and ratios be rounded; their shapes are compared when the tensors are loaded.
+    """
+    from drct.networks.registry import find_family
+
+    if find_family(architecture) is not find_family(name):
+        raise ValueError(f"it says {architecture}, but the tensors are those of {name}")
+    for key, value in stated.items():
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(n, (int, float)) and not abs(n) <= LARGEST for n in numbers) or len(numbers) > LARGEST:
+            raise ValueError(f"{key} is {str(value)[:40]}")
+    for key, value in found.items():
+        if key in ("num_heads", "head_dim", "block_heads", "mlp_ratio", "img_size"):
+            continue
+        stated_value = stated.get(key, value)
+        if key == "depths":
+            value, stated_value = len(value), len(stated_value)
+        if stated_value != value:
+            raise ValueError(f"{key} is {stated_value}, but the tensors show {value}")
+    if abs(stated.get("mlp_ratio", found["mlp_ratio"]) - found["mlp_ratio"]) >= 1:
+        raise ValueError(f"mlp_ratio is {stated['mlp_ratio']}, but the tensors show {found['mlp_ratio']}")
+
+
+def load_into(
+    network: SuperResolutionNetwork, file: WeightFile, *, strict: bool = True, skip_upsampler: bool = False
+) -> LoadReport:
+    """Copy the weights of a file into a network, whatever device and precision it has.
+
+    Args:
+        network: receives the weights in place.
+        file: from :func:`read_weights`.
+        strict: raise unless every tensor fits; otherwise copy those that do.
+        skip_upsampler: leave ``upsample.*`` as it is, as training x4 from x2 needs.
+
+    Raises:
+        CheckpointError: something does not fit and ``strict`` is set, or nothing fits at all; the network is unchanged.
+    """
+    own: dict[str, Tensor] = network.state_dict()
+    skipped = tuple(n for n in dict.fromkeys([*own, *file.tensors]) if skip_upsampler and n.startswith("upsample."))
+    wanted = {n: t for n, t in own.items() if n not in skipped}
+    given = {n: t for n, t in file.tensors.items() if n not in skipped}
+    both = [n for n in wanted if n in given]
+    fitting = [n for n in both if given[n].shape == wanted[n].shape and given[n].is_floating_point()]
+    mismatched = tuple(f"{n}: {_shape(given[n])} in the file, {_shape(wanted[n])} in the network" for n in both if n not in fitting)
+    report = LoadReport(
+        tuple(fitting),
+        tuple(n for n in wanted if n not in given),
+        tuple(n for n in given if n not in wanted),
+        mismatched,
+        skipped,
+    )
+    if not fitting or (strict and not report.complete):
+        raise CheckpointError(
+            f"{file.path} does not fit the network ({network.architecture} x{network.scale}): {report.problems()}"
+        )
+    _check_buffers(network, file)
+    with torch.no_grad():
+        for name in fitting:
+            wanted[name].copy_(given[name])
+    return report
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _check_buffers(network: SuperResolutionNetwork, file: WeightFile) -> None:
+    """Stored position indices must be the ones that the network computes; another order would scramble its biases."""
+    computed = dict(network.named_buffers())
+    for name, stored in file.buffers.items():
+        ours = computed.get(name)
+        if ours is not None and not torch.equal(stored.to(ours.device, ours.dtype), ours):
+            raise CheckpointError(f"{file.path} numbers relative positions in its own way ({name}): it is not of this architecture")
+    indexed = any(name.endswith("relative_position_index") for name in file.buffers)
+    masked = any(name.endswith("attn_mask") for name in file.buffers)
+    if network.architecture in ("drct", "swinir") and indexed and not masked:
+        warnings.warn(
+            f"{file.path} stores position indices but no shift masks: if it was trained with img_size not above window_size, "
+            "its windows were never shifted and results will differ",
+            stacklevel=3,
+        )
+
+
+def _check_values(network: SuperResolutionNetwork, file: WeightFile) -> None:
+    for name, parameter in network.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise CheckpointError(f"{file.path} holds values that are no numbers ({name}): the training that made it diverged")

@@ -1,0 +1,274 @@
+"""Model cards, and finding a model by its name: bundled with the package, downloadable, or in the user's models folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from drct.errors import CheckpointError, DownloadError, ModelNotFoundError, did_you_mean
+from drct.weights.files import is_own, read_metadata
+
+BUNDLED = Path(__file__).with_name("bundled")
+SUFFIXES = (".safetensors", ".pth", ".pt")
+CHECKSUMS = "checksums.json"  # in the models folder: what each download turned out to be
+
+
+class ModelCard(BaseModel):
+    """What is known of a model.
+
+    Attributes:
+        name: the name users type.
+        architecture: a name for :func:`drct.create_network`.
+        scale: magnification.
+        parameters: number of weights.
+        licence: terms of use of the weights.
+        source: public page of the authors.
+        url: address of the file itself; None if only the page is known, or if nothing needs to be downloaded.
+        file: file name.
+        size: bytes of the file, if known.
+        sha256: hash of the file, if known; that of a download is recorded when it first arrives.
+        location: ``"bundled"``, ``"downloadable"`` or ``"local"``.
+        training: one line on how it was made.
+        scores: PSNR in dB on the Y channel at this scale, by benchmark, as published or as measured for bundled models.
+        path: where the file lies on this machine, if it does.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    architecture: str | None = None
+    scale: int | None = Field(default=None, ge=1)
+    parameters: int | None = None
+    licence: str = ""
+    source: str = ""
+    url: str | None = None
+    file: str
+    size: int | None = None
+    sha256: str | None = None
+    location: Literal["bundled", "downloadable", "local"] = "local"
+    training: str = ""
+    scores: dict[str, float] = {}
+    path: Path | None = None
+
+
+AUTHORS = "https://github.com/ming053l/DRCT"
+AUTHORS_LICENCE = "MIT (as stated in setup.py of the authors' repository)"
+DRIVE = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
+DRIVE_PAGE = "https://drive.google.com/file/d/{}/view"
+REAL_DRIVE_FOLDER = "https://drive.google.com/drive/folders/1emyaw6aQvhFgFC_RjK1Qo9c1sTRr-avk"
+
+
+def _official(name: str, architecture: str, parameters: int, file: str, drive_id: str, training: str, **scores: float) -> ModelCard:
+    return ModelCard(
+        name=name,
+        architecture=architecture,
+        scale=4,
+        parameters=parameters,
+        licence=AUTHORS_LICENCE,
+        source=DRIVE_PAGE.format(drive_id),
+        url=DRIVE.format(drive_id),
+        file=file,
+        location="downloadable",
+        training=training,
+        scores=scores,
+    )
+
+
+# Addresses as they stand in the README of the authors' repository; sizes and hashes are given only where somebody published them.
+DOWNLOADABLE: tuple[ModelCard, ...] = (
+    _official(
+        "drct-x4",
+        "drct",
+        14_139_579,
+        "DRCT_X4.pth",
+        "1jw2UWAersWZecPq-c_g5RM3mDOoc_cbd",
+        "official; DF2K; bicubic LR",
+        Set5=33.11,
+        Set14=29.35,
+        BSD100=28.18,
+        Urban100=28.06,
+        Manga109=32.59,
+    ),
+    _official(
+        "drct-l-x4",
+        "drct_l",
+        27_580_719,
+        "DRCT-L_X4.pth",
+        "1bVxvA6QFbne2se0CQJ-jyHFy94UOi3h5",
+        "official; ImageNet, then DF2K; bicubic LR",
+        Set5=33.37,
+        Set14=29.54,
+        BSD100=28.16,
+        Urban100=28.70,
+        Manga109=33.14,
+    ),
+    _official(
+        "drct-xl-x4",
+        "drct_xl",
+        32_061_099,
+        "DRCT-XL_X4.pth",
+        "1uLGwmSko9uF82X4OPOMw3xfM3stlnYZ-",
+        "official; ImageNet only, not fine-tuned on DF2K; bicubic LR",
+        Set5=32.97,
+        Set14=29.08,
+    ),
+    ModelCard(
+        name="real-drct-gan-mse-x4",
+        architecture="drct",
+        scale=4,
+        parameters=14_139_579,
+        licence=AUTHORS_LICENCE,
+        source=REAL_DRIVE_FOLDER,
+        file="Real-DRCT-GAN_MSE_X4.pth",
+        location="downloadable",
+        training="official; DF2K + OST300, second-order degradations, without GAN",
+    ),
+    ModelCard(
+        name="real-drct-gan-x4",
+        architecture="drct",
+        scale=4,
+        parameters=14_139_579,
+        licence=AUTHORS_LICENCE,
+        source=REAL_DRIVE_FOLDER,
+        file="Real-DRCT-GAN_X4.pth",
+        location="downloadable",
+        training="official; DF2K + OST300, second-order degradations, GAN fine-tuned from the MSE model",
+    ),
+    ModelCard(
+        name="4xRealWebPhoto_v4_drct-l",
+        architecture="drct_l",
+        scale=4,
+        parameters=27_580_719,
+        licence="CC-BY-4.0 (Philip Hofmann)",
+        source="https://github.com/Phhofm/models/releases/tag/4xRealWebPhoto_v4_drct-l",
+        url="https://github.com/Phhofm/models/releases/download/4xRealWebPhoto_v4_drct-l/4xRealWebPhoto_v4_drct-l.pth",
+        file="4xRealWebPhoto_v4_drct-l.pth",
+        # as listed in the Open Model Database (openmodeldb.info)
+        size=242_789_758,
+        sha256="ebbac92d14989f5c859cd516c81c3e4020d7f94422ed28aed23746adf5f5a18d",
+        location="downloadable",
+        training="community; photographs from the web, restored and upscaled; 260k iterations with GAN",
+    ),
+)
+
+
+def models_folder() -> Path:
+    """Where downloads and the user's own models lie: ``DRCT_MODELS``, else ``drct/models`` in the platform's cache folder."""
+    if chosen := os.environ.get("DRCT_MODELS"):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "drct" / "models"
+
+
+def list_models() -> list[ModelCard]:
+    """All models that can be used by name: bundled, downloadable (with ``path`` when already here), then local ones.
+
+    Raises:
+        CheckpointError: a card file in the package or in the models folder is not readable.
+    """
+    folder = models_folder()
+    recorded = recorded_checksums(folder)
+    downloadable = []
+    for card in DOWNLOADABLE:
+        path = folder / card.file
+        if path.is_file():
+            size, sha256 = recorded.get(card.name, (card.size, card.sha256))
+            card = card.model_copy(update={"path": path, "size": size or path.stat().st_size, "sha256": sha256})
+        downloadable.append(card)
+    known = {card.file for card in DOWNLOADABLE}
+    local = [_card_of_file(path, "local") for path in _weight_files(folder) if path.name not in known]
+    return [_card_of_file(path, "bundled") for path in _weight_files(BUNDLED)] + downloadable + local
+
+
+def find_model(
+    path_or_name: str | os.PathLike[str], *, download: bool = True, progress: Callable[[int, int | None], None] | None = None
+) -> Path:
+    """The weight file of a model, downloaded if need be.
+
+    Args:
+        path_or_name: an existing file, or a model's name; case and ``-`` or ``_`` make no difference.
+        download: allow a download; ``DRCT_OFFLINE=1`` in the environment forbids it too.
+        progress: called during a download with bytes done and bytes in total (None if unknown).
+
+    Raises:
+        ModelNotFoundError: no such file and no such model; the nearest name is given.
+        DownloadError: the model would have to be downloaded and cannot be.
+    """
+    path = Path(path_or_name)
+    if path.exists():
+        return path
+    name = str(path_or_name)
+    if path.suffix.lower() in SUFFIXES or path.name != name:
+        raise ModelNotFoundError(f"{path} does not exist: give a weight file, or a name that 'drct models' lists")
+    cards = list_models()
+    for card in cards:
+        if _plain(card.name) == _plain(name):
+            break
+    else:
+        names = [card.name for card in cards]
+        nearest = did_you_mean(name, names) or did_you_mean(_plain(name), map(_plain, names))
+        raise ModelNotFoundError(f"model '{name}' is unknown{nearest}; 'drct models' lists all")
+    if card.path is not None:
+        return card.path
+    if not download or os.environ.get("DRCT_OFFLINE", "") not in ("", "0"):
+        raise DownloadError(f"model '{card.name}' is not on this machine and downloads are off: get it from {card.source}")
+    from drct.weights.download import download as fetch
+
+    return fetch(card, progress=progress)
+
+
+def recorded_checksums(folder: Path) -> dict[str, tuple[int, str]]:
+    """Size and sha256 of earlier downloads by model name."""
+    path = folder / CHECKSUMS
+    if not path.is_file():
+        return {}
+    try:
+        return {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in json.loads(path.read_text()).items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: delete it and it is made anew by the next download") from error
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_ ]", "-", name.lower())
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())
+
+
+def _card_of_file(path: Path, location: Literal["bundled", "local"]) -> ModelCard:
+    """The card beside a weight file (``NAME.json``), or what the file itself tells."""
+    given = {"name": path.stem, "file": path.name, "path": path, "size": path.stat().st_size, "location": location}
+    beside = path.with_suffix(".json")
+    if beside.is_file():
+        try:
+            return ModelCard(**(json.loads(beside.read_text(encoding="utf-8")) | given))
+        except (ValidationError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{beside} is no model card ({' '.join(str(error).split())[:200]})") from error
+    try:
+        metadata = read_metadata(path)
+    except CheckpointError:
+        return ModelCard(**given, training="damaged file")
+    if not is_own(metadata):
+        return ModelCard(**given)
+    return ModelCard(
+        **given,
+        architecture=metadata["architecture"],
+        scale=int(metadata["scale"]),
+        licence=metadata.get("licence", ""),
+        training=metadata.get("training", ""),
+    )
