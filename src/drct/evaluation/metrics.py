@@ -59,13 +59,13 @@ def ssim(sr: Tensor, gt: Tensor, *, y: bool = False, crop: int = 0) -> Tensor:
 def ms_ssim(sr: Tensor, gt: Tensor, *, y: bool = False, crop: int = 0) -> Tensor:
     """Multi-scale structural similarity (Wang, Simoncelli and Bovik, Asilomar 2003), 0..1.
 
-    Five scales, each half the size of the last by averaging 2 x 2 pixels (an odd last row or column is dropped); contrast and
-    structure count at every scale, luminance at the coarsest, with the exponents of the paper. Negative terms count as 0. Each
-    channel has its own product; colour images get their mean. Arguments are those of :func:`psnr`; images need at least
-    176 x 176 pixels after cropping.
+    Five scales, each half the size of the last by averaging 2 x 2 pixels (an odd last row or column is mirrored, as in the
+    authors' program); contrast and structure count at every scale, luminance at the coarsest, with the exponents of the paper.
+    Negative terms count as 0. Each channel has its own product; colour images get their mean. Arguments are those of
+    :func:`psnr`; images need at least 161 x 161 pixels after cropping.
     """
     a, b = _prepare(sr, gt, y, crop)
-    smallest = SSIM_WINDOW * 2 ** (len(MS_SSIM_WEIGHTS) - 1)
+    smallest = (SSIM_WINDOW - 1) * 2 ** (len(MS_SSIM_WEIGHTS) - 1) + 1
     if min(a.shape[-2:]) < smallest:
         raise DataError(f"MS-SSIM needs {smallest} x {smallest} pixels after cropping, got {_size(a)}: use larger images or SSIM")
     result = torch.ones(a.shape[:2], dtype=a.dtype, device=a.device)
@@ -74,7 +74,8 @@ def ms_ssim(sr: Tensor, gt: Tensor, *, y: bool = False, crop: int = 0) -> Tensor
         coarsest = level == len(MS_SSIM_WEIGHTS) - 1
         result = result * (whole if coarsest else contrast) ** weight
         if not coarsest:
-            a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+            odd = (0, a.shape[-1] % 2, 0, a.shape[-2] % 2)
+            a, b = (F.avg_pool2d(F.pad(t, odd, mode="replicate"), 2) for t in (a, b))
     return result.mean(1)
 
 

@@ -1,0 +1,109 @@
+"""Where metric weights come from: folder, cache, public address; and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from drct.errors import CheckpointError, DownloadError
+from drct.evaluation import metric_weights
+from drct.evaluation.metric_weights import ASSETS, load_metric_weights
+
+NAME = "dists_weights.safetensors"
+TENSORS = {"alpha": torch.rand(1, 1475, 1, 1), "beta": torch.rand(1, 1475, 1, 1)}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DRCT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("DRCT_WEIGHTS", raising=False)
+    return tmp_path / "cache"
+
+
+def publish(folder: Path, monkeypatch: pytest.MonkeyPatch, sha256: str | None = None) -> Path:
+    """Serve the weights from a file address, under the hash that is announced."""
+    original = folder / "weights.pt"
+    torch.save({**TENSORS, "unneeded": torch.rand(5)}, original)
+    announced = sha256 or hashlib.sha256(original.read_bytes()).hexdigest()
+    monkeypatch.setitem(ASSETS, NAME, dataclasses.replace(ASSETS[NAME], url=original.as_uri(), sha256=announced))
+    return original
+
+
+def test_download_is_checked_stripped_and_kept(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = publish(tmp_path, monkeypatch)
+    assert torch.equal(load_metric_weights(NAME)["alpha"], TENSORS["alpha"])
+    original.unlink()  # from now on the cache answers
+    assert torch.equal(load_metric_weights(NAME)["beta"], TENSORS["beta"])
+    assert load_file(own_cache / "metrics" / NAME).keys() == TENSORS.keys()
+    assert not list((own_cache / "metrics").glob("*.pt"))
+
+
+def test_a_wrong_hash_is_refused(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(tmp_path, monkeypatch, sha256="0" * 64)
+    with pytest.raises(DownloadError, match="sha256"):
+        load_metric_weights(NAME)
+    assert not [path for path in (own_cache / "metrics").iterdir() if "weights" in path.name and path.suffix != ".lock"]
+
+
+def test_neither_folder_nor_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(tmp_path, monkeypatch).unlink()
+    monkeypatch.setenv("DRCT_WEIGHTS", str(tmp_path))
+    with pytest.raises(DownloadError, match=r"dists_weights\.safetensors.*DRCT_WEIGHTS"):
+        load_metric_weights(NAME)
+
+
+@pytest.mark.parametrize("file", [NAME, "weights.pt"])
+def test_the_local_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    if file == NAME:
+        save_file(TENSORS, tmp_path / file)
+    else:
+        torch.save(TENSORS, tmp_path / file)
+    monkeypatch.setenv("DRCT_WEIGHTS", str(tmp_path))
+    assert torch.equal(load_metric_weights(NAME)["alpha"], TENSORS["alpha"])
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04broken"])
+@pytest.mark.parametrize("file", [(NAME, NAME), (NAME, "weights.pt"), ("niqe_pris_params.npz", "niqe_pris_params.npz")])
+def test_broken_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, file: tuple[str, str]) -> None:
+    (tmp_path / file[1]).write_bytes(content)
+    monkeypatch.setenv("DRCT_WEIGHTS", str(tmp_path))
+    with pytest.raises(CheckpointError, match=file[1].replace(".", r"\.")):
+        load_metric_weights(file[0])
+
+
+def test_missing_tensors_and_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file({"alpha": TENSORS["alpha"], "beta": torch.rand(3)}, tmp_path / NAME)
+    monkeypatch.setenv("DRCT_WEIGHTS", str(tmp_path))
+    with pytest.raises(CheckpointError, match="lack 'beta'"):
+        load_metric_weights(NAME)
+    monkeypatch.setenv("DRCT_WEIGHTS", str(tmp_path / "nowhere"))
+    with pytest.raises(CheckpointError, match="not a folder"):
+        load_metric_weights(NAME)
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"alpha": Path("x")}, tmp_path / "weights.pt")
+    monkeypatch.setenv("DRCT_WEIGHTS", str(tmp_path))
+    with pytest.raises(CheckpointError, match="would run code"):
+        load_metric_weights(NAME)
+
+
+def test_addresses_and_hashes_are_well_formed() -> None:
+    for asset in ASSETS.values():
+        assert asset.url.startswith("https://")
+        assert len(asset.sha256) == 64
+        assert int(asset.sha256, 16) > 0
+    for name in ("alexnet_features", "vgg16_features"):  # torchvision puts the first digits into the name
+        asset = ASSETS[f"{name}.safetensors"]
+        assert asset.url.endswith(f"-{asset.sha256[:8]}.pth")
+
+
+def test_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DRCT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert metric_weights.cache_folder() == tmp_path / "drct" / "metrics"
