@@ -1,0 +1,31 @@
+"""Image files in and out with all that they carry; the conversions to tensors; colour; the one bicubic resize."""
+
+from drct.imaging.colour import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
+from drct.imaging.conversion import from_tensor, to_tensor
+from drct.imaging.formats import FORMATS, Format, format_of, is_image_file, supported_suffixes
+from drct.imaging.picture import Picture
+from drct.imaging.reading import MAX_PIXELS, read, read_size
+from drct.imaging.resizing import resize
+from drct.imaging.writing import part_path, remove_stale_parts, to_depth, write
+
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "Format",
+    "Picture",
+    "format_of",
+    "from_tensor",
+    "is_image_file",
+    "part_path",
+    "read",
+    "read_size",
+    "remove_stale_parts",
+    "resize",
+    "rgb_to_y",
+    "rgb_to_ycbcr",
+    "supported_suffixes",
+    "to_depth",
+    "to_tensor",
+    "write",
+    "ycbcr_to_rgb",
+]

@@ -1,0 +1,46 @@
+"""libvips, set up once for the whole house."""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import pyvips
+
+# libvips' own warnings reach Python through this logger; without a handler Python would print them to stderr.
+logging.getLogger("pyvips").addHandler(logging.NullHandler())
+# No operation cache: it would keep files open, and serve old pixels when a file changes under the same name.
+pyvips.cache_set_max(0)
+
+# What libvips and its codecs say, in lower case, and what it means to a person.
+CAUSES = (
+    (("no space left",), "the disk is full"),
+    (("out of memory", "unable to allocate", "cannot allocate"), "not enough memory"),
+    (
+        (
+            *("premature end", "truncated", "unexpected end", "end of file", "libpng read error", "failed to read directory"),
+            *("io error", "not enough", "short read", "out of data", "no data", "references data outside", "unable to parse image"),
+        ),
+        "the file is cut off or damaged",
+    ),
+)
+
+
+def cause(error: pyvips.Error) -> str:
+    """The one thing in libvips' many lines that a person wants to know."""
+    lines = [line.strip() for line in str(error.detail).splitlines() if line.strip()]
+    whole = " ".join(lines).lower()
+    for needles, plain in CAUSES:
+        if any(needle in whole for needle in needles):
+            return plain
+    detail = next((line for line in lines if not line.endswith("load error")), "unknown error")
+    return f"the file is damaged ({detail.split(': ', 1)[-1]})"
+
+
+@functools.cache
+def has_operation(name: str) -> bool:
+    """Whether this libvips was built with an operation such as ``heifload_source``."""
+    return bool(pyvips.type_find("VipsOperation", name))
+
+
+__all__ = ["cause", "has_operation", "pyvips"]

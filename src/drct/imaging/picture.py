@@ -1,0 +1,56 @@
+"""A picture with all that its file carried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass
+class Picture:
+    """Pixels and what came with them.
+
+    Attributes:
+        pixels: ``(H, W, C)``, C = 1 (grey) or 3 (RGB), in their own depth: uint8 (0..255), uint16 (0..65535) or float32 (0..1 by
+            convention; values beyond are allowed and kept). Encoded as ``icc`` says, as sRGB without it. A plain ``(H, W)`` is
+            taken as grey.
+        alpha: opacity ``(H, W)`` in the same type and range, not premultiplied; None when the picture has none.
+        icc: ICC profile of the pixels.
+        exif: EXIF data, beginning with its TIFF header (``II*`` or ``MM*``). The orientation is already applied to the pixels and
+            reads 1.
+        xmp: XMP packet.
+        resolution: pixels per millimetre, horizontal and vertical; None when the file said nothing.
+        source_format: name of the format that was read, a key of ``FORMATS``; "" for a picture that came from no file.
+        frames: frames or pages in the file; ``pixels`` is the first.
+        path: where the picture was read from.
+        notices: what a user should know about how it was read, one short sentence each.
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None = None
+    icc: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    resolution: tuple[float, float] | None = None
+    source_format: str = ""
+    frames: int = 1
+    path: Path | None = None
+    notices: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim == 2:
+            self.pixels = self.pixels[:, :, None]
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    @property
+    def is_grey(self) -> bool:
+        return int(self.pixels.shape[2]) == 1

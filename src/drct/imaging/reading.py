@@ -1,0 +1,233 @@
+"""Reading image files, bounded in memory and suspicious of what they claim."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drct.errors import ImageError
+from drct.imaging import exif
+from drct.imaging._vips import cause, has_operation, pyvips
+from drct.imaging.formats import FORMATS, sniff
+from drct.imaging.picture import Picture
+
+MAX_PIXELS = 500_000_000
+
+# Fewest bytes in which a file can hold a pixel. Deflate packs at most 1032 bytes into one; a JPEG needs a bit for the DC
+# coefficient of each 8 x 8 block of the full-size channel. A header that claims more lies, and is found out before memory is
+# asked for.
+_LEAST_BYTES_PER_PIXEL = {"png": 1 / 8 / 1032, "jpeg": 1 / 512}
+
+_TYPES = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
+
+
+def read(path: str | os.PathLike[str], max_pixels: int | None = None) -> Picture:
+    """Read the first frame of an image file with all that it carries.
+
+    The format is told by content, not by name. Palettes and 1-bit images become 8-bit RGB and grey, CMYK becomes sRGB through its
+    profile, Lab becomes sRGB; 8 and 16 bits and float32 stay, and so do the values of RGB and grey pixels and their ICC profile.
+    The EXIF orientation is applied and reset. Whatever was converted or left out stands in ``notices``.
+
+    Args:
+        path: file to read.
+        max_pixels: larger images are refused before they are decoded; default 500 million, or the environment variable
+            ``DRCT_MAX_PIXELS``.
+
+    Raises:
+        ImageError: the file is missing, no image of a supported kind, damaged, cut off or too large; the message names file and
+            cause.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        name, image = _open_image(path, file, max_pixels)
+        try:
+            return _picture(path, name, image)
+        except pyvips.Error as error:
+            raise ImageError(f"{path}: {cause(error)}") from None
+        except MemoryError:
+            raise ImageError(f"{path}: not enough memory for {image.width} x {image.height} pixels") from None
+
+
+def read_size(path: str | os.PathLike[str], max_pixels: int | None = None) -> tuple[int, int]:
+    """Height and width of an image as :func:`read` would return it (upright), from its header alone.
+
+    Raises:
+        ImageError: as :func:`read`, except for damage behind the header.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        _, image = _open_image(path, file, max_pixels)
+        turned = _field(image, "orientation", 1) in (5, 6, 7, 8)
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _opened(path: Path) -> Any:
+    try:
+        # Looked at before it is opened: opening a pipe would wait for ever.
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ImageError(f"{path}: is a folder, not an image file")
+        if not stat.S_ISREG(mode):
+            raise ImageError(f"{path}: is not a regular file")
+        return path.open("rb", buffering=0)
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _open_image(path: Path, file: Any, max_pixels: int | None) -> tuple[str, pyvips.Image]:
+    """Format, and the image with its header read and checked, nothing decoded yet."""
+    try:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(64)
+        file.seek(0)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
+    if not head:
+        raise ImageError(f"{path}: the file is empty")
+    name, what = sniff(head)
+    if name is None:
+        raise ImageError(f"{path}: {what}; {_readable()} are read")
+    loader = FORMATS[name].loader
+    if not has_operation(loader):
+        raise ImageError(f"{path}: the installed libvips cannot read {name}")
+    try:
+        # From the open file and not from the name: names may hold bytes or brackets that libvips would read in its own way.
+        source = pyvips.Source.new_from_descriptor(file.fileno())
+        image = getattr(pyvips.Image, loader)(source, access="sequential", fail_on="error")
+    except pyvips.Error as error:
+        raise ImageError(f"{path}: {cause(error)}") from None
+    _check_claim(path, name, size, image.width, image.height, max_pixels)
+    return name, image
+
+
+def _check_claim(path: Path, name: str, size: int, width: int, height: int, max_pixels: int | None) -> None:
+    limit = _limit(max_pixels)
+    if width * height * _LEAST_BYTES_PER_PIXEL.get(name, 0) > size:
+        raise ImageError(f"{path}: the header claims {width} x {height} pixels, but the file has only {size} bytes")
+    if width * height > limit:
+        raise ImageError(f"{path}: {width} x {height} pixels are more than the limit of {limit} (DRCT_MAX_PIXELS raises it)")
+
+
+def _limit(max_pixels: int | None) -> int:
+    if max_pixels is not None:
+        return max_pixels
+    text = os.environ.get("DRCT_MAX_PIXELS", "")
+    if not text:
+        return MAX_PIXELS
+    try:
+        return int(text)
+    except ValueError:
+        raise ImageError(f"DRCT_MAX_PIXELS={text!r} is not a whole number") from None
+
+
+def _readable() -> str:
+    names = [f.name.upper() for f in FORMATS.values() if has_operation(f.loader)]
+    return ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _field(image: pyvips.Image, name: str, default: Any) -> Any:
+    return image.get(name) if image.get_typeof(name) else default
+
+
+def _picture(path: Path, name: str, image: pyvips.Image) -> Picture:
+    notices: list[str] = []
+    frames = max(1, int(_field(image, "n-pages", 1)))
+    if frames > 1:
+        kind = "page" if name == "tiff" else "frame"
+        notices.append(f"only the first of {frames} {kind}s is used")
+    turn = int(_field(image, "orientation", 1))
+    exif_data = _upright_exif(_field(image, "exif-data", None), notices)
+    # libvips' marks for "no resolution given": 1 pixel per millimetre
+    resolution = None if (image.xres, image.yres) == (1.0, 1.0) else (float(image.xres), float(image.yres))
+    xmp = _field(image, "xmp-data", None)
+
+    image = _to_rgb_or_grey(path, image, notices)
+    icc = _fitting_profile(_field(image, "icc-profile-data", None), image, notices)
+    samples = _decode(path, image)
+    if turn in (5, 6, 7, 8) and resolution:
+        resolution = resolution[::-1]
+    samples = _turned(samples, turn)
+    colours = 1 if samples.shape[2] < 3 else 3
+    pixels = np.ascontiguousarray(samples[:, :, :colours])
+    alpha = np.ascontiguousarray(samples[:, :, colours]) if samples.shape[2] > colours else None
+    if pixels.dtype == np.float32:
+        _check_floats(path, pixels, notices)
+    return Picture(pixels, alpha, icc, exif_data, xmp, resolution, name, frames, path, notices)
+
+
+def _upright_exif(data: bytes | None, notices: list[str]) -> bytes | None:
+    if not data:
+        return None
+    try:
+        return exif.corrected(data)
+    except ValueError:
+        notices.append("damaged EXIF data left out")
+        return None
+
+
+def _to_rgb_or_grey(path: Path, image: pyvips.Image, notices: list[str]) -> pyvips.Image:
+    """Bring the colour space to RGB or grey with at most one band of alpha, keeping the depth."""
+    space = image.interpretation
+    if image.format not in _TYPES and space not in ("lab", "labs", "labq"):
+        raise ImageError(f"{path}: samples of type {image.format} are not supported: convert it to 8 or 16 bits or float32")
+    if space == "cmyk":
+        own = _field(image, "icc-profile-data", None)
+        own = own if own and own[16:20] == b"CMYK" else None
+        notices.append(
+            "CMYK converted to sRGB through " + ("its profile" if own else "a standard profile (it has none of its own)")
+        )
+        depth = 16 if image.format == "ushort" else 8
+        image = image.icc_transform("srgb", embedded=own is not None, input_profile="cmyk", intent="relative", depth=depth)
+    elif space in ("lab", "labs", "labq", "lch", "xyz", "yxy", "cmc"):
+        notices.append(f"{space.upper().rstrip('SQ')} converted to sRGB")
+        image = image.colourspace("rgb16" if space == "labs" else "srgb")
+        if image.get_typeof("icc-profile-data"):
+            image = image.copy()
+            image.remove("icc-profile-data")
+    colours = 1 if image.bands < 3 else 3
+    if image.bands > colours + 1:
+        notices.append(f"{image.bands - colours - 1} extra channels left out")
+        image = image.extract_band(0, n=colours + 1)
+    return image
+
+
+def _fitting_profile(icc: bytes | None, image: pyvips.Image, notices: list[str]) -> bytes | None:
+    """The profile, unless it is made for another number of channels than the picture has (PNG forbids it, others would misread
+    it)."""
+    if not icc:
+        return None
+    if icc[16:20] != (b"GRAY" if image.bands < 3 else b"RGB "):
+        notices.append("colour profile left out: it does not fit the kind of picture")
+        return None
+    return icc
+
+
+def _decode(path: Path, image: pyvips.Image) -> np.ndarray:
+    dtype = _TYPES[image.format]
+    data = image.write_to_memory()
+    return np.frombuffer(data, dtype=dtype).reshape(image.height, image.width, image.bands)
+
+
+def _turned(samples: np.ndarray, turn: int) -> np.ndarray:
+    """Apply an EXIF orientation: 2 and 4 mirror, 3 turns by 180 degrees, 5 to 8 swap the sides first."""
+    if turn in (5, 6, 7, 8):
+        samples = samples.swapaxes(0, 1)
+    if turn in (2, 3, 6, 7):
+        samples = samples[:, ::-1]
+    if turn in (3, 4, 7, 8):
+        samples = samples[::-1]
+    return samples
+
+
+def _check_floats(path: Path, pixels: np.ndarray, notices: list[str]) -> None:
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (np.isfinite(low) and np.isfinite(high)):  # NaN comes through both
+        raise ImageError(f"{path}: the pixels hold NaN or infinite values")
+    if low < 0 or high > 1:
+        notices.append(f"float values from {low:.6g} to {high:.6g}, beyond 0..1")
