@@ -6,6 +6,7 @@ from drct.imaging.formats import FORMATS, Format, format_of, is_image_file, supp
 from drct.imaging.picture import Picture
 from drct.imaging.reading import MAX_PIXELS, read, read_size
 from drct.imaging.resizing import resize
+from drct.imaging.sheet import side_by_side, text
 from drct.imaging.writing import part_path, remove_stale_parts, to_depth, write
 
 __all__ = [
@@ -23,7 +24,9 @@ __all__ = [
     "resize",
     "rgb_to_y",
     "rgb_to_ycbcr",
+    "side_by_side",
     "supported_suffixes",
+    "text",
     "to_depth",
     "to_tensor",
     "write",

@@ -122,9 +122,9 @@ def corrected(
     exif = Exif(data)
     if width is not None and height is not None:
         exif.drop_thumbnail()
-    integers = {ORIENTATION: 1, RESOLUTION_UNIT: 3 if resolution else None, IMAGE_WIDTH: width, IMAGE_LENGTH: height}
+    integers = {ORIENTATION: 1, RESOLUTION_UNIT: 2 if resolution else None, IMAGE_WIDTH: width, IMAGE_LENGTH: height}
     integers |= {PIXEL_X: width, PIXEL_Y: height}
-    rationals = {X_RESOLUTION: resolution[0] * 10, Y_RESOLUTION: resolution[1] * 10} if resolution else {}
+    rationals = {X_RESOLUTION: resolution[0] * 25.4, Y_RESOLUTION: resolution[1] * 25.4} if resolution else {}
     directories = [exif.first] + [exif.integer(e) for e in exif.entries(exif.first) if e.tag == EXIF_IFD]
     for directory in directories:
         for entry in list(exif.entries(directory)):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from drct.errors import ImageError
-from drct.imaging import exif
+from drct.imaging import exif, tiff_exif
 from drct.imaging._vips import cause, has_operation, pyvips
 from drct.imaging.formats import FORMATS, sniff
 from drct.imaging.picture import Picture
@@ -45,7 +45,7 @@ def read(path: str | os.PathLike[str], max_pixels: int | None = None) -> Picture
     with _opened(path) as file:
         name, image = _open_image(path, file, max_pixels)
         try:
-            return _picture(path, name, image)
+            return _picture(path, name, image, tiff_exif.extract(file) if name == "tiff" else _field(image, "exif-data", None))
         except pyvips.Error as error:
             raise ImageError(f"{path}: {cause(error)}") from None
         except MemoryError:
@@ -135,14 +135,14 @@ def _field(image: pyvips.Image, name: str, default: Any) -> Any:
     return image.get(name) if image.get_typeof(name) else default
 
 
-def _picture(path: Path, name: str, image: pyvips.Image) -> Picture:
+def _picture(path: Path, name: str, image: pyvips.Image, exif_data: bytes | None) -> Picture:
     notices: list[str] = []
     frames = max(1, int(_field(image, "n-pages", 1)))
     if frames > 1:
         kind = "page" if name == "tiff" else "frame"
         notices.append(f"only the first of {frames} {kind}s is used")
     turn = int(_field(image, "orientation", 1))
-    exif_data = _upright_exif(_field(image, "exif-data", None), notices)
+    exif_data = _upright_exif(exif_data, notices)
     # libvips' marks for "no resolution given": 1 pixel per millimetre
     resolution = None if (image.xres, image.yres) == (1.0, 1.0) else (float(image.xres), float(image.yres))
     xmp = _field(image, "xmp-data", None)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from drct.errors import ImageError, OptionError, did_you_mean
-from drct.imaging import exif
+from drct.imaging import exif, tiff_exif
 from drct.imaging._vips import cause, has_operation, pyvips
 from drct.imaging.formats import ALIASES, FORMATS, Format, format_of
 from drct.imaging.picture import Picture
@@ -71,6 +71,9 @@ def write(
     image = _image(path, picture, target_format, notices)
     options = _save_options(target_format, image, quality, lossless, compression)
     metadata = _exif_for(picture, target_format, notices)
+    if metadata and options.get("bigtiff"):
+        notices.append("EXIF data left out: not written to files that need BigTIFF")
+        metadata = None
     with _replacing(path) as part:
         try:
             _save(image, target_format, part, options, metadata)
@@ -101,7 +104,7 @@ def _image(path: Path, picture: Picture, target: Format, notices: list[str]) -> 
         raise ImageError(f"{path}: alpha {alpha.shape} {alpha.dtype} does not fit pixels {pixels.shape} {pixels.dtype}")
     if alpha is not None and not target.alpha:
         if int(alpha.min()) < _PEAK[alpha.dtype.name]:
-            pixels = _on_white(pixels, alpha)
+            pixels = on_white(pixels, alpha)
             notices.append(f"{target.name.upper()} holds no transparency: laid on white")
         alpha = None
     depth = pixels.dtype.name
@@ -145,7 +148,7 @@ def to_depth(values: np.ndarray, depth: str) -> np.ndarray:
     return np.clip(np.floor(scaled + 0.5), 0, _PEAK[depth]).astype(depth)
 
 
-def _on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+def on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     peak = _PEAK[pixels.dtype.name]
     opacity = alpha[:, :, None].astype(np.float32) / peak
     mixed = pixels * opacity + peak * (1 - opacity)
@@ -170,9 +173,6 @@ def _exif_for(picture: Picture, target: Format, notices: list[str]) -> bytes | N
     if target.name == "jpeg" and len(data) > 65533 - 6:
         notices.append("EXIF data left out: too long for JPEG")
         return None
-    if target.name == "tiff":
-        notices.append("EXIF data left out: not written to TIFF")
-        return None
     return data
 
 
@@ -196,8 +196,10 @@ def _bytes(image: pyvips.Image) -> int:
 def _save(image: pyvips.Image, target: Format, part: Any, options: dict[str, Any], metadata: bytes | None) -> None:
     # EXIF is put in by this module: libvips would rebuild it, add tags of its own and break the offsets in maker notes.
     options = {**options, "keep": "icc|xmp"}
-    if metadata is None:
+    if metadata is None or target.name == "tiff":
         getattr(image, target.saver)(pyvips.Target.new_to_descriptor(part.fileno()), **options)
+        if metadata:
+            tiff_exif.insert(part, metadata)
         return
     if target.name == "webp":
         part.write(_webp_with_exif(image.webpsave_buffer(**options), metadata, image))
