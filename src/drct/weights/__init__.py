@@ -1,9 +1,11 @@
 """Weight files in and out, and models by name: the only room that knows file formats and foreign key names."""
 
 from drct.weights.detect import detect
+from drct.weights.download import download
+from drct.weights.export import export_model
 from drct.weights.files import WeightFile, read_weights, weights_sha256
 from drct.weights.load import LoadReport, load_into, load_network
-from drct.weights.models import ModelCard, find_model, list_models, models_folder
+from drct.weights.models import ModelCard, find_model, list_models, models_folder, write_card
 from drct.weights.save import export_compat, save_network
 
 __all__ = [
@@ -11,7 +13,9 @@ __all__ = [
     "ModelCard",
     "WeightFile",
     "detect",
+    "download",
     "export_compat",
+    "export_model",
     "find_model",
     "list_models",
     "load_into",
@@ -20,4 +24,5 @@ __all__ = [
     "read_weights",
     "save_network",
     "weights_sha256",
+    "write_card",
 ]

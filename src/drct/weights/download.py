@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
 import json
 import os
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from drct.errors import CheckpointError, DownloadError
-from drct.weights.files import file_kind
+from drct.weights.files import file_kind, file_sha256
 from drct.weights.models import CHECKSUMS, ModelCard, models_folder, recorded_checksums
 
 TIMEOUT = 15.0  # seconds without an answer or without data
@@ -50,8 +49,9 @@ def download(card: ModelCard, *, folder: Path | None = None, progress: Progress 
                 return target
             partial = folder / f".{card.file}.part"
             try:
-                _fetch(card.url, partial, size, progress)
-                arrived = _check(card, partial, size, sha256)
+                with _shown(card.name, progress) as report:
+                    _fetch_all(card.url, partial, size, report)
+                arrived = _check(partial, size, sha256)
             except _Unusable as error:
                 partial.unlink(missing_ok=True)
                 raise DownloadError(f"model '{card.name}' was not downloaded: {error}; {by_hand}") from error
@@ -70,11 +70,22 @@ class _Unusable(Exception):
     """What the server sent is not the file, and going on with it makes no sense."""
 
 
-def _fetch(url: str, partial: Path, size: int | None, progress: Progress | None) -> None:
-    """Bring ``partial`` to its full length, continuing what is there."""
-    done = partial.stat().st_size if partial.is_file() else 0
+def _fetch_all(url: str, partial: Path, size: int | None, report: Progress) -> None:
+    """Bring ``partial`` to its full length; after a break go on as long as each attempt brings something."""
+    while True:
+        before = _length(partial)
+        try:
+            return _fetch(url, partial, size, report)
+        except (TimeoutError, ConnectionError, http.client.IncompleteRead):
+            if _length(partial) <= before:
+                raise
+
+
+def _fetch(url: str, partial: Path, size: int | None, report: Progress) -> None:
+    """One request for what ``partial`` still lacks."""
+    done = _length(partial)
     if size is not None and done == size:
-        return
+        return None
     if size is not None and done > size:
         done = 0
     headers = {"User-Agent": "drct", "Accept-Encoding": "identity"}
@@ -84,48 +95,65 @@ def _fetch(url: str, partial: Path, size: int | None, progress: Progress | None)
         answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416 and done:  # the server has no more bytes than we have: start again
+        if error.code == 416 and done:  # the server has no bytes beyond ours: start again
             partial.unlink()
-            _fetch(url, partial, size, progress)
-            return
+            return _fetch(url, partial, size, report)
         raise
     with answer:
         if "text/html" in answer.headers.get("Content-Type", ""):
-            raise _Unusable("the server sent a web page instead of the file (a confirmation or a quota of the drive)")
+            raise _Unusable("the server sent a web page instead of the file (a confirmation, or the drive's quota is used up)")
         if answer.status != 206 or not answer.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
-            done = 0
-        length = answer.headers.get("Content-Length")
-        total = done + int(length) if length else size
+            done = 0  # it sends everything from the beginning
+        total = size if answer.length is None else done + answer.length
         if size is not None and total != size:
             raise _Unusable(f"the server offers {total} bytes, but the file should have {size}")
         with open(partial, "ab" if done else "wb") as file:
             while chunk := answer.read(CHUNK):
                 file.write(chunk)
                 done += len(chunk)
-                if progress is not None:
-                    progress(done, total)
+                report(done, total)
             file.flush()
             os.fsync(file.fileno())
     if total is not None and done < total:
-        raise OSError(f"the connection broke after {done} of {total} bytes; run it again to go on")
+        raise ConnectionError(f"the connection broke after {done} of {total} bytes; the next attempt goes on from there")
 
 
-def _check(card: ModelCard, partial: Path, size: int | None, sha256: str | None) -> tuple[int, str]:
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+@contextlib.contextmanager
+def _shown(name: str, progress: Progress | None) -> Iterator[Progress]:
+    """The caller's ``progress``; without one, a bar on the terminal, if there is one."""
+    if progress is not None:
+        yield progress
+        return
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _check(partial: Path, size: int | None, sha256: str | None) -> tuple[int, str]:
     """Size and hash of what arrived; raises :class:`_Unusable` if it is not the announced file."""
     arrived = partial.stat().st_size
     if size is not None and arrived != size:
         raise _Unusable(f"{arrived} bytes arrived, but the file should have {size}")
-    digest = hashlib.sha256()
-    with open(partial, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    if sha256 is not None and digest.hexdigest() != sha256:
-        raise _Unusable(f"its sha256 is {digest.hexdigest()}, but should be {sha256}")
+    found = file_sha256(partial)
+    if sha256 is not None and found != sha256:
+        raise _Unusable(f"its sha256 is {found}, but the card or an earlier download (see {CHECKSUMS}) says {sha256}")
     try:
         file_kind(partial)
     except CheckpointError:
         raise _Unusable("what arrived is no weight file") from None
-    return arrived, digest.hexdigest()
+    return arrived, found
 
 
 def _record(folder: Path, card: ModelCard, size: int, sha256: str) -> None:

@@ -23,7 +23,8 @@ from drct.errors import CheckpointError, did_you_mean
 # Where trainers keep the weights, best first: averaged weights (EMA) are what papers report.
 LAYOUT_KEYS = ("params_ema", "params-ema", "ema", "params", "state_dict", "model_state_dict", "model", "net", "network")
 # Wrappers that trainers leave in front of every name.
-PREFIXES = ("module.", "_orig_mod.", "netG.", "net_g.")
+GENERATORS = ("netG.", "net_g.", "generator.")  # beside a discriminator
+PREFIXES = ("module.", "_orig_mod.", "model.", *GENERATORS)
 # Constants that follow from the options; some programs store them, we do not.
 RECOMPUTABLE = re.compile(r"(^|\.)(relative_position_index(_SA|_OCA)?|attn_mask)$")
 SAFETENSORS_DTYPES = {
@@ -58,29 +59,46 @@ class WeightFile:
     metadata: dict[str, str]
     layout: str
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights; float32 if they differ."""
+        dtypes = {tensor.dtype for tensor in self.tensors.values() if tensor.is_floating_point()}
+        return dtypes.pop() if len(dtypes) == 1 else torch.float32
+
 
 def read_weights(path: str | os.PathLike[str], *, key: str | None = None) -> WeightFile:
     """Read a ``.pth``, ``.pt`` or ``.safetensors`` file.
 
     Args:
         path: the file.
-        key: take the weights under this dictionary key instead of the best one found (see ``LAYOUT_KEYS``).
+        key: take the weights under this dictionary key instead of the best one found (see ``LAYOUT_KEYS``). A safetensors file
+            holds one set of weights and no keys, so nothing is chosen there.
 
     Raises:
         CheckpointError: the file is missing, empty, truncated, of another kind, holds code, or has no weights.
     """
-    return _read(Path(path), key=key, mapped=False)
-
-
-def _read(path: Path, *, key: str | None, mapped: bool) -> WeightFile:
-    """As :func:`read_weights`; ``mapped`` leaves the data of zip archives on disk and skips checks of content."""
-    kind = file_kind(path)
+    path = Path(path)
     metadata: dict[str, str] = {}
-    content: Any
+    kind = file_kind(path)
     if kind == "safetensors":
-        content, metadata = _read_safetensors(path)
+        content, metadata = _read_safetensors(path, shapes_only=False)
+        file = _weight_file(path, content, metadata, None)
     else:
-        content = _read_pickle(path, mmap=mapped and kind == "zip")
+        file = _weight_file(path, _read_pickle(path, mmap=False), metadata, key)
+    if is_own(metadata) and metadata["sha256"] != weights_sha256(file.tensors):
+        raise CheckpointError(f"{path} is damaged: its weights no longer match the sha256 written with them; fetch the file again")
+    return file
+
+
+def read_shapes(path: Path) -> WeightFile:
+    """As :func:`read_weights`, but only names and shapes of the tensors can be relied on. Fast, for looking through folders."""
+    kind = file_kind(path)
+    if kind == "safetensors":
+        return _weight_file(path, *_read_safetensors(path, shapes_only=True), None)
+    return _weight_file(path, _read_pickle(path, mmap=kind == "zip"), {}, None)
+
+
+def _weight_file(path: Path, content: Any, metadata: dict[str, str], key: str | None) -> WeightFile:
     tensors, layout = _choose(content, key, path)
     tensors = _strip_prefixes(tensors)
     if not tensors:
@@ -90,8 +108,6 @@ def _read(path: Path, *, key: str | None, mapped: bool) -> WeightFile:
             raise CheckpointError(f"{path} holds a sparse or quantized tensor ({name}): only plain weights can be read")
     buffers = {name: tensor for name, tensor in tensors.items() if RECOMPUTABLE.search(name)}
     weights = {name: tensor for name, tensor in tensors.items() if name not in buffers}
-    if not mapped and is_own(metadata) and metadata["sha256"] != weights_sha256(weights):
-        raise CheckpointError(f"{path} is damaged: its weights no longer match the sha256 written with them; fetch the file again")
     return WeightFile(path, weights, buffers, metadata, layout)
 
 
@@ -120,6 +136,15 @@ def tensor_bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def file_kind(path: Path) -> str:
     """``"zip"`` or ``"legacy"`` (both of ``torch.save``) or ``"safetensors"``, by the first bytes of the file."""
     try:
@@ -142,25 +167,15 @@ def file_kind(path: Path) -> str:
     raise CheckpointError(f"{path} is no weight file: it is neither safetensors nor written by torch.save")
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Text entries of a safetensors file; empty for other kinds. Reads the header only."""
-    if file_kind(path) != "safetensors":
-        return {}
+def _read_safetensors(path: Path, shapes_only: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged ({_line(error)}): fetch the file again") from error
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            names, metadata = list(file.keys()), dict(file.metadata() or {})
+            if shapes_only:
+                return {n: torch.empty(file.get_slice(n).get_shape(), device="meta") for n in names}, metadata
+            return {n: file.get_tensor(n) for n in names}, metadata
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is truncated or damaged ({_line(error)}): fetch the file again") from error
 
@@ -211,7 +226,7 @@ def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     while True:
         for prefix in PREFIXES:
             inner = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-            if inner and (len(inner) == len(tensors) or prefix in ("netG.", "net_g.")):
+            if inner and (len(inner) == len(tensors) or prefix in GENERATORS):
                 tensors = inner
                 break
         else:

@@ -88,7 +88,6 @@ def load_network(
     if scale is not None and network.scale != scale:
         raise CheckpointError(f"{file.path} upscales x{network.scale}, but x{scale} was asked for: choose another model or scale")
     load_into(network, file)
-    _check_values(network, file)
     return network.eval()
 
 
@@ -122,7 +121,7 @@ def _check_metadata(architecture: str, stated: dict[str, Any], name: str, found:
         if any(isinstance(n, (int, float)) and not abs(n) <= LARGEST for n in numbers) or len(numbers) > LARGEST:
             raise ValueError(f"{key} is {str(value)[:40]}")
     for key, value in found.items():
-        if key in ("num_heads", "head_dim", "block_heads", "mlp_ratio", "img_size"):
+        if key in ("num_heads", "head_dim", "block_heads", "mlp_ratio") or (key == "img_size" and not found.get("ape")):
             continue
         stated_value = stated.get(key, value)
         if key == "depths":
@@ -166,6 +165,9 @@ def load_into(
             f"{file.path} does not fit the network ({network.architecture} x{network.scale}): {report.problems()}"
         )
     _check_buffers(network, file)
+    for name in fitting:
+        if not torch.isfinite(given[name].to(torch.float32)).all():
+            raise CheckpointError(f"{file.path} holds values that are not finite ({name}): the training that made it diverged")
     with torch.no_grad():
         for name in fitting:
             wanted[name].copy_(given[name])
@@ -173,7 +175,8 @@ def load_into(
 
 
 def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
+    shape = "x".join(map(str, tensor.shape)) or "scalar"
+    return shape if tensor.is_floating_point() else f"{shape} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def _check_buffers(network: SuperResolutionNetwork, file: WeightFile) -> None:
@@ -191,9 +194,3 @@ def _check_buffers(network: SuperResolutionNetwork, file: WeightFile) -> None:
             "its windows were never shifted and results will differ",
             stacklevel=3,
         )
-
-
-def _check_values(network: SuperResolutionNetwork, file: WeightFile) -> None:
-    for name, parameter in network.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise CheckpointError(f"{file.path} holds values that are no numbers ({name}): the training that made it diverged")

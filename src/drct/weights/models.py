@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from drct.errors import CheckpointError, DownloadError, ModelNotFoundError, did_you_mean
-from drct.weights.files import is_own, read_metadata
+from drct.weights.detect import detect
+from drct.weights.files import file_sha256, read_shapes
 
 BUNDLED = Path(__file__).with_name("bundled")
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -33,7 +34,7 @@ class ModelCard(BaseModel):
         url: address of the file itself; None if only the page is known, or if nothing needs to be downloaded.
         file: file name.
         size: bytes of the file, if known.
-        sha256: hash of the file, if known; that of a download is recorded when it first arrives.
+        sha256: hash of the file (not of the weights), if known; that of a download is recorded when it first arrives.
         location: ``"bundled"``, ``"downloadable"`` or ``"local"``.
         training: one line on how it was made.
         scores: PSNR in dB on the Y channel at this scale, by benchmark, as published or as measured for bundled models.
@@ -57,9 +58,17 @@ class ModelCard(BaseModel):
     scores: dict[str, float] = {}
     path: Path | None = None
 
+    @property
+    def state(self) -> str:
+        """``"bundled"``, ``"local"``, ``"downloaded"``, ``"downloadable"``, or ``"by hand"`` if only the page is known."""
+        if self.location != "downloadable":
+            return self.location
+        if self.path is not None:
+            return "downloaded"
+        return "downloadable" if self.url else "by hand"
 
-AUTHORS = "https://github.com/ming053l/DRCT"
-AUTHORS_LICENCE = "MIT (as stated in setup.py of the authors' repository)"
+
+AUTHORS_LICENCE = "MIT, by setup.py of github.com/ming053l/DRCT"
 DRIVE = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
 DRIVE_PAGE = "https://drive.google.com/file/d/{}/view"
 REAL_DRIVE_FOLDER = "https://drive.google.com/drive/folders/1emyaw6aQvhFgFC_RjK1Qo9c1sTRr-avk"
@@ -146,7 +155,7 @@ DOWNLOADABLE: tuple[ModelCard, ...] = (
         architecture="drct_l",
         scale=4,
         parameters=27_580_719,
-        licence="CC-BY-4.0 (Philip Hofmann)",
+        licence="CC-BY-4.0, Philip Hofmann",
         source="https://github.com/Phhofm/models/releases/tag/4xRealWebPhoto_v4_drct-l",
         url="https://github.com/Phhofm/models/releases/download/4xRealWebPhoto_v4_drct-l/4xRealWebPhoto_v4_drct-l.pth",
         file="4xRealWebPhoto_v4_drct-l.pth",
@@ -184,12 +193,11 @@ def list_models() -> list[ModelCard]:
     for card in DOWNLOADABLE:
         path = folder / card.file
         if path.is_file():
-            size, sha256 = recorded.get(card.name, (card.size, card.sha256))
-            card = card.model_copy(update={"path": path, "size": size or path.stat().st_size, "sha256": sha256})
+            sha256 = card.sha256 or recorded.get(card.name, (0, None))[1]
+            card = card.model_copy(update={"path": path, "size": path.stat().st_size, "sha256": sha256})
         downloadable.append(card)
-    known = {card.file for card in DOWNLOADABLE}
-    local = [_card_of_file(path, "local") for path in _weight_files(folder) if path.name not in known]
-    return [_card_of_file(path, "bundled") for path in _weight_files(BUNDLED)] + downloadable + local
+    bundled = [read_card(path, "bundled") for path in _weight_files(BUNDLED)]
+    return bundled + downloadable + [read_card(path, "local") for path in _local_files(folder)]
 
 
 def find_model(
@@ -206,27 +214,26 @@ def find_model(
         ModelNotFoundError: no such file and no such model; the nearest name is given.
         DownloadError: the model would have to be downloaded and cannot be.
     """
-    path = Path(path_or_name)
-    if path.exists():
+    path, name, folder = Path(path_or_name), str(path_or_name), models_folder()
+    if path.is_file():
         return path
-    name = str(path_or_name)
+    here = {p.stem: p for p in _local_files(folder)} | {c.name: folder / c.file for c in DOWNLOADABLE}
+    here |= {p.stem: p for p in _weight_files(BUNDLED)}
+    for known, file in here.items():
+        if _plain(name) in (_plain(known), _plain(file.name)) and file.is_file():
+            return file
+    for card in DOWNLOADABLE:
+        if _plain(name) in (_plain(card.name), _plain(card.file)):
+            if not download or os.environ.get("DRCT_OFFLINE", "") not in ("", "0"):
+                raise DownloadError(f"model '{card.name}' is not on this machine and downloads are off: get it from {card.source}")
+            from drct.weights.download import download as fetch
+
+            return fetch(card, progress=progress)
+    if path.is_dir():
+        raise ModelNotFoundError(f"{path} is a folder: give a weight file, or a name that 'drct models' lists")
     if path.suffix.lower() in SUFFIXES or path.name != name:
         raise ModelNotFoundError(f"{path} does not exist: give a weight file, or a name that 'drct models' lists")
-    cards = list_models()
-    for card in cards:
-        if _plain(card.name) == _plain(name):
-            break
-    else:
-        names = [card.name for card in cards]
-        nearest = did_you_mean(name, names) or did_you_mean(_plain(name), map(_plain, names))
-        raise ModelNotFoundError(f"model '{name}' is unknown{nearest}; 'drct models' lists all")
-    if card.path is not None:
-        return card.path
-    if not download or os.environ.get("DRCT_OFFLINE", "") not in ("", "0"):
-        raise DownloadError(f"model '{card.name}' is not on this machine and downloads are off: get it from {card.source}")
-    from drct.weights.download import download as fetch
-
-    return fetch(card, progress=progress)
+    raise ModelNotFoundError(f"model '{name}' is unknown{did_you_mean(name.lower(), here)}; 'drct models' lists all")
 
 
 def recorded_checksums(folder: Path) -> dict[str, tuple[int, str]]:
@@ -240,6 +247,50 @@ def recorded_checksums(folder: Path) -> dict[str, tuple[int, str]]:
         raise CheckpointError(f"{path} is damaged: delete it and it is made anew by the next download") from error
 
 
+def read_card(path: Path, location: Literal["bundled", "local"] = "local") -> ModelCard:
+    """The card of a weight file: ``NAME.json`` beside it, else what the file itself tells.
+
+    Raises:
+        CheckpointError: the card beside it is not readable.
+    """
+    given = {"name": path.stem, "file": path.name, "path": path, "size": path.stat().st_size, "location": location}
+    beside = path.with_suffix(".json")
+    if beside.is_file():
+        try:
+            return ModelCard(**(json.loads(beside.read_text(encoding="utf-8")) | given))
+        except (ValueError, TypeError) as error:  # pydantic's ValidationError is a ValueError
+            raise CheckpointError(f"{beside} is no model card ({' '.join(str(error).split())[:200]})") from error
+    try:
+        file = read_shapes(path)
+        architecture, options = detect(file.tensors | file.buffers)
+    except CheckpointError as error:
+        return ModelCard(**given, training=f"not usable: {error}")
+    return ModelCard(
+        **given,
+        architecture=architecture,
+        scale=options["upscale"],
+        parameters=sum(tensor.numel() for tensor in file.tensors.values()),
+        licence=file.metadata.get("licence", ""),
+        training=file.metadata.get("training", ""),
+    )
+
+
+def write_card(path: Path, *, source: str = "", scores: dict[str, float] | None = None) -> Path:
+    """Write the card ``NAME.json`` of a weight file beside it, as bundled models carry one.
+
+    Args:
+        path: a file of :func:`drct.weights.save_network`; its licence and training note go into the card.
+        source: where the model comes from.
+        scores: PSNR in dB on the Y channel by benchmark.
+    """
+    beside = path.with_suffix(".json")
+    beside.unlink(missing_ok=True)  # an older card must not speak for the new file
+    card = read_card(path).model_copy(update={"source": source, "scores": scores or {}, "sha256": file_sha256(path)})
+    text = card.model_dump_json(indent=2, exclude={"path", "location", "url"})
+    beside.write_text(text + "\n", encoding="utf-8")
+    return beside
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[-_ ]", "-", name.lower())
 
@@ -250,25 +301,7 @@ def _weight_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())
 
 
-def _card_of_file(path: Path, location: Literal["bundled", "local"]) -> ModelCard:
-    """The card beside a weight file (``NAME.json``), or what the file itself tells."""
-    given = {"name": path.stem, "file": path.name, "path": path, "size": path.stat().st_size, "location": location}
-    beside = path.with_suffix(".json")
-    if beside.is_file():
-        try:
-            return ModelCard(**(json.loads(beside.read_text(encoding="utf-8")) | given))
-        except (ValidationError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{beside} is no model card ({' '.join(str(error).split())[:200]})") from error
-    try:
-        metadata = read_metadata(path)
-    except CheckpointError:
-        return ModelCard(**given, training="damaged file")
-    if not is_own(metadata):
-        return ModelCard(**given)
-    return ModelCard(
-        **given,
-        architecture=metadata["architecture"],
-        scale=int(metadata["scale"]),
-        licence=metadata.get("licence", ""),
-        training=metadata.get("training", ""),
-    )
+def _local_files(folder: Path) -> list[Path]:
+    """Weight files in the models folder that no download put there."""
+    known = {card.file for card in DOWNLOADABLE}
+    return [path for path in _weight_files(folder) if path.name not in known]
