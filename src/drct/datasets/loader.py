@@ -53,16 +53,23 @@ class PatchSet:
         rotate: bool = True,
     ) -> None:
         self.gt, self.lq, self.scale, self.gt_size = gt, lq, scale, gt_size
-        sizes = [(h // scale, w // scale) for h, w in (gt.shape(i) for i in range(len(gt)))]
         patch = gt_size // scale
-        for i, (h, w) in enumerate(sizes):
-            if h < patch or w < patch:
-                raise DataError(
-                    f"{gt.name(i)} is smaller than a patch of {gt_size} x {gt_size} pixels: remove it or reduce gt_size"
-                )
         # the kernel of the bicubic reaches 2 LR pixels to each side
         self.margin = 2 * scale if lq is None else 0
-        self.sampler = PatchSampler(sizes, patch, seed, by_area=by_area, hflip=hflip, rotate=rotate)
+        self.sampler = PatchSampler(len(gt), self._lr_size, patch, seed, by_area=by_area, hflip=hflip, rotate=rotate)
+
+    def _lr_size(self, i: int) -> tuple[int, int]:
+        h, w = self.gt.shape(i)
+        if min(h, w) < self.gt_size:
+            raise DataError(
+                f"{self.gt.name(i)} is {w} x {h}, smaller than a patch of gt_size {self.gt_size}: remove it or reduce gt_size"
+            )
+        return h // self.scale, w // self.scale
+
+    def check(self) -> None:
+        """Look at every image's size now, so that a run does not end on one hours later."""
+        for i in range(len(self.gt)):
+            self._lr_size(i)
 
     def raw_batch(self, samples: range) -> RawBatch:
         """Cut the patches of the given samples."""

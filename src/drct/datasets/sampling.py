@@ -7,6 +7,7 @@ images is a permutation per epoch, and position and orientation of the patch com
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -28,10 +29,12 @@ def generator(seed: int, stream: int, counter: int) -> np.random.Generator:
 
 
 class PatchSampler:
-    """Draws patches from images of given LR sizes.
+    """Draws patches from images.
 
     Args:
-        sizes: ``(height, width)`` of each image in LR pixels; each at least ``patch``.
+        count: number of images.
+        size: function from the number of an image to its ``(height, width)`` in LR pixels, each at least ``patch``. Asked for an
+            image when a patch is cut from it, so that a folder of a million files need not be opened first.
         patch: side of a patch in LR pixels.
         seed: seed of the run.
         by_area: draw an image as often as its area deserves, so that every pixel is seen equally often; otherwise once per epoch.
@@ -40,16 +43,26 @@ class PatchSampler:
     """
 
     def __init__(
-        self, sizes: list[tuple[int, int]], patch: int, seed: int, *, by_area: bool = False, hflip: bool = True, rotate: bool = True
+        self,
+        count: int,
+        size: Callable[[int], tuple[int, int]],
+        patch: int,
+        seed: int,
+        *,
+        by_area: bool = False,
+        hflip: bool = True,
+        rotate: bool = True,
     ) -> None:
-        self.sizes = sizes
+        self.size = size
         self.patch = patch
         self.seed = seed
         self.hflip = hflip
         self.rotate = rotate
-        areas = np.array([h * w for h, w in sizes], np.float64)
-        repeats = np.ceil(areas / areas.min()).astype(np.int64) if by_area else np.ones(len(sizes), np.int64)
-        self._epoch = np.repeat(np.arange(len(sizes)), repeats)
+        repeats = np.ones(count, np.int64)
+        if by_area:
+            areas = np.array([h * w for h, w in map(size, range(count))], np.float64)
+            repeats = np.ceil(areas / areas.min()).astype(np.int64)
+        self._epoch = np.repeat(np.arange(count), repeats)
         self._permutation: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -58,10 +71,11 @@ class PatchSampler:
 
     def __getitem__(self, k: int) -> Patch:
         epoch, position = divmod(k, len(self._epoch))
-        if self._permutation is None or self._permutation[0] != epoch:
-            self._permutation = (epoch, generator(self.seed, 0, epoch).permutation(self._epoch))
-        image = int(self._permutation[1][position])
-        h, w = self.sizes[image]
+        order = self._permutation  # read once: loader threads at the turn of an epoch may replace it
+        if order is None or order[0] != epoch:
+            order = self._permutation = (epoch, generator(self.seed, 0, epoch).permutation(self._epoch))
+        image = int(order[1][position])
+        h, w = self.size(image)
         rng = generator(self.seed, 1, k)
         top, left = int(rng.integers(h - self.patch + 1)), int(rng.integers(w - self.patch + 1))
         flip = bool(rng.integers(2)) and self.hflip

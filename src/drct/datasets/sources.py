@@ -70,6 +70,35 @@ class FolderSource:
         return read_rgb8(self.paths[i])
 
 
+class EnlargedSource:
+    """Images that are at least ``minimum`` pixels on each side: smaller ones are enlarged by the bicubic, keeping their shape.
+
+    What the published pretraining does with the small images of ImageNet.
+    """
+
+    def __init__(self, source: ImageSource, minimum: int) -> None:
+        self.source = source
+        self.minimum = minimum
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def name(self, i: int) -> str:
+        return self.source.name(i)
+
+    def shape(self, i: int) -> tuple[int, int]:
+        h, w = self.source.shape(i)
+        factor = max(1.0, self.minimum / min(h, w))
+        return round(h * factor), round(w * factor)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        from drct.imaging import resize
+
+        image = self.source[i]
+        size = self.shape(i)
+        return image if image.shape[:2] == size else resize(image, size=size)
+
+
 def read_rgb8(path: Path) -> np.ndarray:
     """Any image file as H x W x 3 uint8; alpha is dropped, grey repeated, 16 bit rounded."""
     from drct.imaging import from_tensor, read, to_tensor

@@ -2,7 +2,7 @@
 
 A fresh network has to learn first that its output resembles its input. That linear part is known: the shallow features carry the
 colours through the global residual connection to the tail, and a tail of one convolution can interpolate them. Three shallow
-channels are set to the colours and the tail to a cubic interpolation of those three, so that a run starts near the quality of
+channels are set to the colours and the tail to an interpolation of those three, so that a run starts near the quality of
 bicubic upscaling and spends its iterations on what interpolation cannot do. Everything else keeps its usual initialization.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 
 from drct.errors import OptionError
-from drct.imaging import resize
 from drct.networks.base import SuperResolutionNetwork, UpsampleOneStep
 
 
@@ -49,15 +48,8 @@ def linear_start(network: SuperResolutionNetwork) -> None:
 def interpolation_kernels(scale: int) -> torch.Tensor:
     """The 3 x 3 kernels by which each of the ``scale**2`` sub-pixels of a pixel is interpolated; ``(scale**2, 3, 3)``.
 
-    Taken from the response of bicubic upscaling to an impulse, cut to the nearest neighbours and scaled to sum one.
+    The parabola through three neighbours, along rows and columns: exact for every quadratic image.
     """
-    impulse = torch.zeros(1, 1, 7, 7)
-    impulse[0, 0, 3, 3] = 1
-    response = resize(impulse, scale=scale)[0, 0]
-    phases = torch.zeros(scale, scale, 3, 3)
-    for dy in (-1, 0, 1):
-        for dx in (-1, 0, 1):
-            # the weight of the neighbour at (dy, dx) is the response at the pixel as far on the other side
-            block = response[(3 - dy) * scale :, (3 - dx) * scale :][:scale, :scale]
-            phases[:, :, dy + 1, dx + 1] = block
-    return (phases / phases.sum((-1, -2), keepdim=True)).reshape(scale**2, 3, 3)
+    t = (torch.arange(scale) + 0.5) / scale - 0.5  # where the sub-pixels lie, relative to the pixel's centre
+    line = torch.stack([(t * t - t) / 2, 1 - t * t, (t * t + t) / 2], -1)
+    return (line[:, None, :, None] * line[None, :, None, :]).reshape(scale**2, 3, 3)

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 
 from drct.datasets.loader import PatchSet, batches
-from drct.datasets.sources import check_pairs, open_source
+from drct.datasets.sources import EnlargedSource, check_pairs, open_source
 from drct.engine.accelerate import accelerate
 from drct.errors import CheckpointError, DeviceError, Error, OptionError
 from drct.networks import SuperResolutionNetwork, create_network
@@ -111,6 +111,8 @@ class Run:
         lq = None if data.dataroot_lq is None else open_source(data.dataroot_lq)
         if lq is not None:
             check_pairs(gt, lq, options.scale)
+        if data.type == "ImageNetPairedDataset":
+            gt = EnlargedSource(gt, data.gt_size)
         self.patches = PatchSet(
             gt,
             lq,
@@ -121,6 +123,8 @@ class Run:
             hflip=data.use_hflip,
             rotate=data.use_rot,
         )
+        if data.type != "ImageNetPairedDataset":
+            self.patches.check()
         self.val_sets = [ValidationSet(v, options.scale) for v in options.val_sets] if process.is_main else []
 
         self.network = build_network(options, say)
@@ -322,15 +326,15 @@ def build_network(options: TrainOptions, say: Callable[[str], None]) -> SuperRes
     network = create_network(kind.lower(), scale=options.scale, **chosen)
     path = options.path
     if path.pretrain_network_g is not None:
-        from drct.weights import find_model, load_into, read_weights
+        from drct.weights import detect, find_model, load_into, read_weights
 
-        report = load_into(
-            network,
-            read_weights(find_model(path.pretrain_network_g), key=path.param_key_g),
-            strict=path.strict_load_g,
-            skip_upsampler=path.skip_upsampler_g,
-        )
-        say(str(report))
+        file = Path(path.pretrain_network_g)
+        weights = read_weights(file if file.suffix else find_model(path.pretrain_network_g), key=path.param_key_g)
+        skip = path.skip_upsampler_g
+        if not skip and int(detect(weights.tensors)[1].get("upscale", options.scale)) != options.scale:
+            skip = True
+            say(f"warning: {path.pretrain_network_g} is of another scale: loading all but the upsampler")
+        say(str(load_into(network, weights, strict=path.strict_load_g, skip_upsampler=skip)))
     elif options.train.linear_start:
         linear_start(network)
     return network

@@ -1,0 +1,146 @@
+"""Packs, sampling, and LR made on the fly."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from drct.datasets.loader import PatchSet, batches, mirror
+from drct.datasets.pack import Pack, write_pack
+from drct.datasets.prepare import prepare
+from drct.datasets.sampling import PatchSampler
+from drct.datasets.sources import EnlargedSource, FolderSource, open_source
+from drct.errors import DataError, OptionError
+from drct.imaging import Picture, write
+
+rng = np.random.default_rng(0)
+
+
+def noise(h: int, w: int) -> np.ndarray:
+    return rng.integers(0, 256, (h, w, 3), np.uint8)
+
+
+def test_pack_round_trip_and_append(tmp_path: Path) -> None:
+    images = [("a", noise(5, 7)), ("b", noise(3, 2))]
+    assert write_pack(tmp_path, images) == 2
+    assert write_pack(tmp_path, [("c", noise(4, 4))], append=True) == 3
+    pack = Pack(tmp_path)
+    assert [pack.name(i) for i in range(3)] == ["a", "b", "c"]
+    for i, (_, image) in enumerate(images):
+        assert np.array_equal(pack[i], image)
+
+
+def test_a_pack_cut_short_is_refused(tmp_path: Path) -> None:
+    write_pack(tmp_path, [("a", noise(5, 7))])
+    (tmp_path / "pixels.bin").write_bytes(b"short")
+    with pytest.raises(DataError, match="5 bytes"):
+        Pack(tmp_path)
+
+
+def test_sampler_is_a_function_of_seed_and_number() -> None:
+    sizes = [(20, 30), (40, 40), (16, 100)]
+    a = PatchSampler(3, sizes.__getitem__, 16, seed=1)
+    b = PatchSampler(3, sizes.__getitem__, 16, seed=1)
+    forward = [a[k] for k in range(30)]
+    assert forward == [b[k] for k in reversed(range(30))][::-1]
+    assert forward != [PatchSampler(3, sizes.__getitem__, 16, seed=2)[k] for k in range(30)]
+    assert {p.image for p in forward[:3]} == {0, 1, 2}  # each image once per epoch
+
+
+def test_sampling_by_area_shows_every_pixel_equally_often() -> None:
+    sizes = [(10, 10), (10, 40)]
+    sampler = PatchSampler(2, sizes.__getitem__, 8, seed=0, by_area=True)
+    drawn = [sampler[k].image for k in range(len(sampler))]
+    assert drawn.count(1) == 4 * drawn.count(0)
+
+
+def test_all_eight_orientations_occur() -> None:
+    sampler = PatchSampler(1, lambda i: (64, 64), 8, seed=0)
+    assert len({(sampler[k].flip, sampler[k].rotations) for k in range(100)}) == 8
+    plain = PatchSampler(1, lambda i: (64, 64), 8, seed=0, hflip=False, rotate=False)
+    assert {(plain[k].flip, plain[k].rotations) for k in range(20)} == {(False, 0)}
+
+
+def test_workers_do_not_change_the_batches(tmp_path: Path) -> None:
+    write_pack(tmp_path, [(str(i), noise(40 + i, 50)) for i in range(5)])
+    patches = PatchSet(Pack(tmp_path), None, 4, 32, seed=3)
+    one, four = (itertools.islice(batches(patches, 2, 4, workers=n), 6) for n in (0, 4))
+    for a, b in zip(one, four, strict=True):
+        assert a.patches == b.patches
+        assert torch.equal(a.gt, b.gt)
+
+
+def test_processes_share_a_batch_without_overlap(tmp_path: Path) -> None:
+    write_pack(tmp_path, [(str(i), noise(40, 50)) for i in range(5)])
+    patches = PatchSet(Pack(tmp_path), None, 2, 32, seed=3)
+    whole = [p for b in itertools.islice(batches(patches, 0, 8, workers=0), 2) for p in b.patches]
+    ranks = [list(itertools.islice(batches(patches, 0, 4, rank=r, world_size=2, workers=0), 2)) for r in range(2)]
+    assert [p for n in range(2) for r in range(2) for p in ranks[r][n].patches] == whole
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_lr_patches_equal_the_published_lr_files(scale: int, shared: Path) -> None:
+    """Also at image borders, and after flips and turns: LR is made first and turned with GT."""
+    root = shared / "data" / "benchmarks" / "Set5"
+    gt, lq = open_source(root / "HR"), open_source(root / "LR_bicubic" / f"X{scale}")
+    patch = min(min(lq.shape(i)) for i in range(len(lq)))  # so large that many patches touch the border
+    made = PatchSet(gt, None, scale, patch * scale, seed=0)
+    read = PatchSet(gt, lq, scale, patch * scale, seed=0)
+    for n in range(3):
+        samples = range(5 * n, 5 * n + 5)
+        (a_lq, a_gt), (b_lq, b_gt) = (s.finish(s.raw_batch(samples), torch.device("cpu")) for s in (made, read))
+        assert torch.equal(a_lq, b_lq)
+        assert torch.equal(a_gt, b_gt)
+
+
+def test_mirror_repeats_the_edge_pixel() -> None:
+    assert mirror(-2, 7, 3).tolist() == [1, 0, 0, 1, 2, 2, 1]
+
+
+def test_small_images_are_enlarged_for_pretraining() -> None:
+    class One:
+        def __len__(self) -> int:
+            return 1
+
+        def name(self, i: int) -> str:
+            return "small.png"
+
+        def shape(self, i: int) -> tuple[int, int]:
+            return (30, 61)
+
+        def __getitem__(self, i: int) -> np.ndarray:
+            return noise(30, 61)
+
+    source = EnlargedSource(One(), 48)
+    assert source.shape(0) == source[0].shape[:2] == (48, 98)
+    with pytest.raises(DataError, match=r"small.png is 61 x 30.*48"):
+        PatchSet(One(), None, 4, 48, seed=0).check()
+
+
+def test_prepare_names_what_it_leaves_out(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    write(folder / "good.png", Picture(pixels=noise(100, 130)))
+    write(folder / "tiny.png", Picture(pixels=noise(10, 130)))
+    (folder / "broken.png").write_bytes(b"no image")
+    report = prepare(folder, tmp_path / "pack", crop=64, step=48)
+    assert (report.images, report.pieces) == (1, 2 * 3)
+    assert any("tiny.png" in line for line in report.left_out)
+    assert any("broken.png" in line for line in report.left_out)
+    assert Pack(tmp_path / "pack").shape(5) == (64, 64)
+    with pytest.raises(OptionError, match="step"):
+        prepare(folder, tmp_path / "pack", crop=64, step=100)
+
+
+def test_bad_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere"):
+        open_source(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="no images"):
+        FolderSource(tmp_path)
+    (tmp_path / "list.txt").write_text("missing.png (4,4,3)\n")
+    with pytest.raises(DataError, match=r"missing.png does not exist"):
+        open_source(tmp_path, tmp_path / "list.txt")

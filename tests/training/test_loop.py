@@ -1,0 +1,180 @@
+"""The training loop: it learns, resumes bit-exactly, survives bad steps and bad data."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from drct.errors import CheckpointError, DataError, Error, OptionError
+from drct.networks import create_network
+from drct.training.checkpoint import list_states, load_state
+from drct.training.log import read_log
+from drct.training.loop import Run, TrainingError, train
+from drct.training.options import parse_options
+from drct.weights import load_network, save_network
+
+Make = Callable[..., dict[str, Any]]
+
+
+def run(data: dict[str, Any], folder: Path, **more: Any) -> Path:
+    options, _ = parse_options(data)
+    return train(options, folder, device="cpu", echo=lambda line: None, **more).folder
+
+
+def states_equal(a: Path, b: Path) -> bool:
+    one, two = load_state(a), load_state(b)
+
+    def same(x: Any, y: Any) -> bool:
+        if isinstance(x, torch.Tensor):
+            return torch.equal(x, y)
+        if isinstance(x, dict):
+            return x.keys() == y.keys() and all(same(x[k], y[k]) for k in x)
+        if isinstance(x, list):
+            return len(x) == len(y) and all(map(same, x, y))
+        return bool(x == y)
+
+    return same(vars(one), vars(two))
+
+
+def test_learns_and_leaves_everything_behind(option_dict: Make, tmp_path: Path) -> None:
+    folder = run(option_dict(total_iter=60, linear_start=True), tmp_path / "run")
+    losses = [r["loss"] for r in read_log(folder) if "loss" in r]
+    assert losses[-1] < 0.8 * losses[0]
+    scores = [r["validation"]["val"] for r in read_log(folder) if "validation" in r]
+    assert len(scores) == 6
+    assert scores[-1]["psnr"] > scores[0]["psnr"]
+    for name in ("curve.png", "best.safetensors", "latest.safetensors", "sheets/00000060.png"):
+        assert (folder / name).stat().st_size > 0, name
+    state = load_state(list_states(folder)[-1])
+    network = load_network(folder / "latest.safetensors")
+    assert all(torch.equal(p, state.ema[n]) for n, p in network.named_parameters())
+
+
+def test_killed_and_resumed_equals_one_go(option_dict: Make, tmp_path: Path) -> None:
+    data = option_dict()
+    whole = run(data, tmp_path / "whole")
+    (tmp_path / "options.yml").write_text(yaml.safe_dump(data))
+    command = [sys.executable, "-m", "drct", "train", "-opt", str(tmp_path / "options.yml"), "--device", "cpu"]
+    command += ["--output", str(tmp_path / "halves"), "--resume", "auto"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while not any(s.name == "iteration_00000010.state" for s in list_states(tmp_path / "halves")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    reached = load_state(list_states(tmp_path / "halves")[-1]).iteration
+    assert reached >= 10
+    for late in list_states(tmp_path / "halves"):
+        if load_state(late).iteration > 10:  # the kill came a moment too late: go back to where it was meant
+            late.unlink()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "resumed iteration_00000010.state" in done.stdout
+    assert states_equal(list_states(whole)[-1], list_states(tmp_path / "halves")[-1])
+    assert [r for r in read_log(whole) if "validation" in r] == [r for r in read_log(tmp_path / "halves") if "validation" in r]
+
+
+def test_a_run_is_not_overwritten_by_mistake(option_dict: Make, tmp_path: Path) -> None:
+    run(option_dict(total_iter=5), tmp_path / "run")
+    with pytest.raises(OptionError, match="--resume auto"):
+        run(option_dict(total_iter=5), tmp_path / "run")
+    with pytest.raises(CheckpointError, match="other options"):
+        run(option_dict(optim_g={"type": "Adam"}), tmp_path / "run", resume="auto")
+
+
+def test_accumulated_batches_equal_one_large_batch(option_dict: Make, tmp_path: Path) -> None:
+    small, large = option_dict(accumulate=4), option_dict()
+    large["datasets"]["train"]["batch_size_per_gpu"] = 8
+    for data in (small, large):
+        data["network_g"]["drop_path_rate"] = 0.0
+        data["train"]["total_iter"] = 5
+    a, b = (load_state(list_states(run(d, tmp_path / n))[-1]).network for n, d in (("a", small), ("b", large)))
+    assert all((a[k] - b[k]).abs().max() < 1e-3 for k in a)
+
+
+def test_skips_bad_steps_and_stops_after_ten(option_dict: Make, tmp_path: Path) -> None:
+    options, _ = parse_options(option_dict())
+    from drct.training.loop import Process
+
+    instance = Run(options, tmp_path / "run", Process(0, 1, torch.device("cpu")), lambda line: None)
+    before = {k: v.clone() for k, v in instance.network.state_dict().items()}
+    instance.losses = [lambda sr, gt: sr.sum() * float("nan")]  # type: ignore[list-item]
+    with pytest.raises(TrainingError, match="10 steps in a row"):
+        instance.go(None)
+    state = load_state(list_states(tmp_path / "run")[-1])
+    assert all(torch.equal(v, before[k]) for k, v in state.network.items())
+    assert [r["in_a_row"] for r in read_log(tmp_path / "run")] == list(range(1, 11))
+
+
+def test_x4_takes_the_body_of_x2(option_dict: Make, tmp_path: Path) -> None:
+    data = option_dict()
+    small = {k: v for k, v in data["network_g"].items() if k != "type"}
+    x2 = create_network("drct_light", scale=2, **small)
+    save_network(x2, tmp_path / "x2.safetensors")
+    data["scale"] = 4
+    data["path"] = {"pretrain_network_g": str(tmp_path / "x2.safetensors"), "strict_load_g": True}
+    from drct.training.loop import build_network
+
+    lines: list[str] = []
+    x4 = build_network(parse_options(data)[0], lines.append)
+    assert any("all but the upsampler" in line for line in lines)
+    own, given = x4.state_dict(), x2.state_dict()
+    assert all(torch.equal(own[k], given[k]) for k in own if not k.startswith("upsample"))
+    assert own["upsample.0.weight"].shape != given["upsample.0.weight"].shape
+
+
+def test_two_processes_train_together(option_dict: Make, tmp_path: Path) -> None:
+    data = option_dict(total_iter=4)
+    data["network_g"]["drop_path_rate"] = 0.0
+    (tmp_path / "options.yml").write_text(yaml.safe_dump(data))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "drct", "train"]
+    command += ["-opt", str(tmp_path / "options.yml"), "--device", "cpu", "--output", str(tmp_path / "two")]
+    subprocess.run(command, check=True, capture_output=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    one = option_dict(total_iter=4)
+    one["network_g"]["drop_path_rate"] = 0.0
+    one["datasets"]["train"]["batch_size_per_gpu"] = 4
+    a = load_state(list_states(tmp_path / "two")[-1]).network
+    b = load_state(list_states(run(one, tmp_path / "one"))[-1]).network
+    assert all((a[k] - b[k]).abs().max() < 1e-3 for k in a)
+
+
+def test_a_full_disk_leaves_earlier_checkpoints(option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run(option_dict(total_iter=5), tmp_path / "run")
+    earlier = list_states(folder)[-1]
+    content = earlier.read_bytes()
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("drct.training.checkpoint.os.fsync", full)
+    with pytest.raises(Error, match="No space left on device"):
+        run(option_dict(total_iter=10), folder, resume="auto")
+    assert list_states(folder) == [earlier]
+    assert earlier.read_bytes() == content
+    assert not list(folder.glob(".*.part"))
+
+
+def test_bad_data_is_named_before_the_first_step(option_dict: Make, tmp_path: Path) -> None:
+    data = option_dict()
+    data["datasets"]["train"]["gt_size"] = 128
+    with pytest.raises(DataError, match="smaller than a patch"):
+        run(data, tmp_path / "run")
+    data["datasets"]["train"]["dataroot_gt"] = str(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="nowhere does not exist"):
+        run(data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_log_survives_a_line_cut_short(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(json.dumps({"iteration": 1}) + '\n{"iter')
+    assert read_log(tmp_path) == [{"iteration": 1}]

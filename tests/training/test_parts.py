@@ -1,0 +1,128 @@
+"""Options, schedules, losses, averages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from drct.errors import OptionError
+from drct.networks import create_network
+from drct.training.ema import EMA
+from drct.training.linear_start import interpolation_kernels, linear_start
+from drct.training.losses import LOSSES
+from drct.training.options import parse_options, read_options
+from drct.training.schedule import Schedule
+
+MINIMAL: dict[str, Any] = {
+    "name": "x",
+    "scale": 4,
+    "datasets": {"train": {"type": "PairedImageDataset", "dataroot_gt": "gt", "dataroot_lq": "lq"}},
+    "network_g": {"type": "DRCT"},
+    "train": {"optim_g": {"type": "Adam", "lr": "2e-4"}},
+}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    keys = path.split(".")
+    data: dict[str, Any] = {**MINIMAL}
+    place = data
+    for key in keys[:-1]:
+        place[key] = dict(place.get(key, {}))
+        place = place[key]
+    place[keys[-1]] = value
+    return data
+
+
+def test_numbers_written_as_text_are_numbers() -> None:
+    options, warnings = parse_options(MINIMAL)
+    assert options.train.optim_g.lr == 2e-4
+    assert warnings == []
+
+
+def test_dead_keys_warn() -> None:
+    _, warnings = parse_options(changed("dist_params", {"backend": "nccl", "port": 29500}), "file.yml")
+    assert len(warnings) == 1
+    assert warnings[0].startswith("file.yml: 'dist_params' has no effect")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("train.totl_iter", 10, "train.totl_iter.*did you mean 'total_iter'"),
+        ("datasets.train.gt_sise", 256, "gt_sise.*did you mean 'gt_size'"),
+        ("datasets.train.gt_size", 255, "gt_size 255 is not a multiple of scale 4"),
+        ("train.optim_g", {"type": "Adan"}, "Adam.*Adan"),
+        ("scale", 0, "scale.*greater than 0"),
+        ("datasets.train.dataroot_gt", None, "dataroot_gt"),
+        ("val.metrics", {"psnr": {"type": "calculate_lpips"}}, "calculate_psnr"),
+    ],
+)
+def test_mistakes_are_named(path: str, value: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message) as caught:
+        parse_options(changed(path, value), "file.yml")
+    assert str(caught.value).startswith("file.yml: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_yaml(tmp_path: Path) -> None:
+    (tmp_path / "bad.yml").write_text("a: [1")
+    with pytest.raises(OptionError, match=r"bad\.yml is not valid YAML"):
+        read_options(tmp_path / "bad.yml")
+    with pytest.raises(OptionError, match="cannot be read"):
+        read_options(tmp_path / "none.yml")
+
+
+def test_schedules() -> None:
+    steps = Schedule("MultiStepLR", 100, 0, (50, 80), 0.5)
+    assert [steps(i) for i in (0, 49, 50, 79, 80)] == [1, 1, 0.5, 0.5, 0.25]
+    cosine = Schedule("CosineAnnealingLR", 110, 10, eta_min=0.1)
+    assert cosine(0) == pytest.approx(0.1)
+    assert cosine(10) == pytest.approx(1.0)
+    assert cosine(60) == pytest.approx(0.55)
+    assert cosine(110) == pytest.approx(0.1)
+
+
+def test_losses_by_hand() -> None:
+    sr, gt = torch.tensor([[[[0.0, 1.0], [0.5, 0.5]]]]), torch.tensor([[[[0.5, 1.0], [0.5, 0.0]]]])
+    assert LOSSES["L1Loss"](2.0)(sr, gt).item() == pytest.approx(0.5)
+    assert LOSSES["MSELoss"](1.0)(sr, gt).item() == pytest.approx(0.125)
+    assert LOSSES["CharbonnierLoss"](1.0)(sr, gt).item() == pytest.approx(0.25, abs=1e-5)
+    # the orthonormal spectrum of the difference [[-.5, 0], [0, .5]] is [[0, -.5], [-.5, 0]], real
+    assert LOSSES["FrequencyLoss"](1.0)(sr, gt).item() == pytest.approx(0.125, abs=1e-6)
+
+
+def test_ema_follows_and_swaps() -> None:
+    layer = torch.nn.Linear(2, 2)
+    ema = EMA(layer, 0.5, ramp=False)
+    start = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.weight.add_(1.0)
+    ema.update(layer)
+    assert torch.allclose(ema.shadow["weight"], start + 0.5)
+    ema.swap(layer)
+    assert torch.allclose(layer.weight, start + 0.5)
+    ema.swap(layer)
+    assert torch.allclose(layer.weight, start + 1.0)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_linear_start_interpolates(scale: int) -> None:
+    torch.manual_seed(0)
+    network = create_network("drct_light", scale=scale, embed_dim=16, depths=[1], num_heads=[1], window_size=8).eval()
+    linear_start(network)
+    y, x = torch.meshgrid(torch.linspace(0, 1, 24), torch.linspace(0, 1, 24), indexing="ij")
+    with torch.no_grad():
+        out = network(torch.stack([x, y, x * y])[None])[0]
+    t = ((torch.arange(24 * scale) + 0.5) / scale - 0.5) / 23  # where output pixels lie on the input's axes
+    inner = slice(3 * scale, -3 * scale)
+    expected = torch.stack([t.expand(24 * scale, -1), t[:, None].expand(-1, 24 * scale), t[:, None] * t])
+    assert (out - expected)[:, inner, inner].abs().max() < 1e-5
+    assert interpolation_kernels(scale).sum((-1, -2)).sub(1).abs().max() < 1e-6
+
+
+def test_linear_start_needs_its_tail() -> None:
+    with pytest.raises(OptionError, match="pixelshuffledirect"):
+        linear_start(create_network("drct", scale=2, embed_dim=24, gc=8, depths=[1], num_heads=[2], window_size=8))
