@@ -75,7 +75,8 @@ def _fetch_all(url: str, partial: Path, size: int | None, report: Progress) -> N
     while True:
         before = _length(partial)
         try:
-            return _fetch(url, partial, size, report)
+            _fetch(url, partial, size, report)
+            return
         except (TimeoutError, ConnectionError, http.client.IncompleteRead):
             if _length(partial) <= before:
                 raise
@@ -85,7 +86,7 @@ def _fetch(url: str, partial: Path, size: int | None, report: Progress) -> None:
     """One request for what ``partial`` still lacks."""
     done = _length(partial)
     if size is not None and done == size:
-        return None
+        return
     if size is not None and done > size:
         done = 0
     headers = {"User-Agent": "drct", "Accept-Encoding": "identity"}
@@ -97,7 +98,8 @@ def _fetch(url: str, partial: Path, size: int | None, report: Progress) -> None:
         error.close()
         if error.code == 416 and done:  # the server has no bytes beyond ours: start again
             partial.unlink()
-            return _fetch(url, partial, size, report)
+            _fetch(url, partial, size, report)
+            return
         raise
     with answer:
         if "text/html" in answer.headers.get("Content-Type", ""):

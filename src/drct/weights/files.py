@@ -11,6 +11,7 @@ import hashlib
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -182,14 +183,19 @@ def _read_safetensors(path: Path, shapes_only: bool) -> tuple[dict[str, Tensor],
 
 def _read_pickle(path: Path, mmap: bool) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with warnings.catch_warnings(), open(path, "rb") as file:
+            warnings.simplefilter("ignore")  # torch wonders about pickle protocols; what follows is checked anyway
+            # given a name, torch goes by its suffix
+            source = str(path) if mmap and path.suffix != ".safetensors" else file
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=source is not file)
     except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|class|global) `?([\w.]+)", str(error))
-        if "Unsupported" in str(error) and found:
+        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise CheckpointError(
-                f"{path} was refused: reading it would run code ({found[1]}); ask its author for a .safetensors file"
+                f"{path} was refused: it holds more than plain weights ({found[1]}), and reading it could run code; "
+                "ask its author for a .safetensors file"
             ) from error
-        raise CheckpointError(f"{path} is damaged or no weight file ({_line(error)})") from error
+        reason = str(error).partition("WeightsUnpickler error: ")[2].partition("\n")[0]
+        raise CheckpointError(f"{path} is damaged or no weight file ({reason.strip() or 'its pickle cannot be read'})") from error
     except MemoryError as error:
         raise CheckpointError(f"{path} claims more data than fits into memory: it is damaged") from error
     # the unpickler walks whatever bytes a damaged file holds, so any error type can come out of it
