@@ -1,0 +1,32 @@
+"""Small networks and a models folder of the test's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from drct.networks import SuperResolutionNetwork, create_network
+
+TINY = {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 2], "window_size": 4, "gc": 4, "drop_path_rate": 0.0}
+
+
+@pytest.fixture
+def tiny() -> SuperResolutionNetwork:
+    """A DRCT by the published rules with weights that differ everywhere."""
+    torch.manual_seed(0)
+    network = create_network("drct", scale=2, **TINY).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return network
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty models folder."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    monkeypatch.setenv("DRCT_MODELS", str(folder))
+    return folder

@@ -1,0 +1,227 @@
+"""Reading: every layout, and every way in which a file can be bad."""
+
+from __future__ import annotations
+
+import collections
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from drct.errors import CheckpointError
+from drct.networks import SuperResolutionNetwork
+from drct.weights import load_network, read_weights, save_network, weights_sha256
+from drct.weights.save import compat_state_dict
+
+
+class Malicious:
+    """Creates a file when it is unpickled by an unpickler that runs code."""
+
+    def __init__(self, victim: Path) -> None:
+        self.victim = victim
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.victim),)
+
+
+def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[k], expected[k]) for k in expected)
+
+
+@pytest.mark.parametrize("key", ["params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_keys(key: str, zipped: bool, tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    torch.save({key: tiny.state_dict(), "iter": 5}, path, _use_new_zipfile_serialization=zipped)
+    file = read_weights(path)
+    assert file.layout == key
+    assert same(file.tensors, tiny.state_dict())
+    assert load_network(path).options.window_size == 4
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".ckpt"])
+def test_bare_state_dict(suffix: str, tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    path = (tmp_path / "net").with_suffix(suffix)
+    torch.save(collections.OrderedDict(tiny.state_dict()), path)
+    file = read_weights(path)
+    assert file.layout == ""
+    assert same(file.tensors, tiny.state_dict())
+
+
+@pytest.mark.parametrize("prefix", ["module.", "netG.", "module.netG.", "_orig_mod.", "netG.module.", "model."])
+def test_prefixes(prefix: str, tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    torch.save({"params": {prefix + k: v for k, v in tiny.state_dict().items()}}, path)
+    assert same(read_weights(path).tensors, tiny.state_dict())
+
+
+def test_of_a_gan_only_the_generator_is_kept(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    state = {f"netG.{k}": v for k, v in tiny.state_dict().items()} | {"netD.conv0.weight": torch.zeros(3)}
+    torch.save({"state_dict": state}, tmp_path / "gan.pth")
+    assert same(read_weights(tmp_path / "gan.pth").tensors, tiny.state_dict())
+
+
+def test_averaged_weights_come_first_and_key_overrides(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    ema = {k: v + 1 for k, v in tiny.state_dict().items()}
+    torch.save({"params": tiny.state_dict(), "params_ema": ema}, path)
+    assert same(read_weights(path).tensors, ema)
+    assert same(read_weights(path, key="params").tensors, tiny.state_dict())
+    with pytest.raises(CheckpointError, match=r"no weights under 'param' \(did you mean 'params'\?\); it has params, params_ema"):
+        read_weights(path, key="param")
+
+
+def test_an_empty_average_is_passed_over(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    torch.save({"params_ema": {}, "params": tiny.state_dict()}, tmp_path / "net.pth")
+    assert read_weights(tmp_path / "net.pth").layout == "params"
+
+
+def test_unknown_key_is_named(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    torch.save({"weights_v3": tiny.state_dict()}, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match="weights under weights_v3: say which by key"):
+        read_weights(tmp_path / "net.pth")
+    assert read_weights(tmp_path / "net.pth", key="weights_v3").layout == "weights_v3"
+
+
+def test_buffers_are_told_from_weights(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    torch.save({"params_ema": compat_state_dict(tiny)}, tmp_path / "net.pth")
+    file = read_weights(tmp_path / "net.pth")
+    assert same(file.tensors, tiny.state_dict())
+    assert len(file.buffers) == 2 * 5 + 2 * 2
+
+
+def test_foreign_safetensors(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    save_file({k: v.half() for k, v in tiny.state_dict().items()}, path, metadata={"format": "pt", "sha256": "of something else"})
+    assert read_weights(path).dtype == torch.float16
+    network = load_network(path)
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert not network.training
+
+
+def test_the_name_does_not_decide_what_a_file_is(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    save_network(tiny, tmp_path / "really_safetensors.pth")
+    torch.save(tiny.state_dict(), tmp_path / "really_torch.safetensors")
+    for path in tmp_path.iterdir():
+        assert same(read_weights(path).tensors, tiny.state_dict())
+
+
+@pytest.mark.parametrize("inside", ["alone", "zip", "legacy"])
+def test_code_is_refused_and_not_run(inside: str, tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "net.pth"
+    payload = Malicious(victim)
+    if inside == "alone":
+        path.write_bytes(pickle.dumps(payload))
+    else:
+        torch.save({"params": tiny.state_dict(), "x": payload}, path, _use_new_zipfile_serialization=inside == "zip")
+    with pytest.raises(
+        CheckpointError, match=r"net\.pth was refused: .*\((posix|nt)\.mkdir\), and reading it could run code"
+    ) as error:
+        read_weights(path)
+    assert "\n" not in str(error.value)
+    assert not victim.exists()
+    # the file is a real danger: an unpickler that trusts it runs the code
+    torch.load(path, weights_only=False) if inside != "alone" else pickle.loads(path.read_bytes())
+    assert victim.exists()
+
+
+def test_a_pickled_network_is_refused(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    torch.save(tiny, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=r"was refused: .*\(drct\.networks"):
+        read_weights(tmp_path / "net.pth")
+
+
+def bytes_of(network: SuperResolutionNetwork, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(network.state_dict(), buffer, _use_new_zipfile_serialization=kind == "zip")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+@pytest.mark.parametrize("kept", [0, 1, 9, 100, 0.3, 0.9, 0.999])
+def test_truncated(kind: str, kept: float, tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    if kind == "safetensors":
+        save_network(tiny, path)
+        content = path.read_bytes()
+    else:
+        content = bytes_of(tiny, kind)
+    path.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
+    with pytest.raises(CheckpointError, match=r"net\.pth is (empty|no weight file|truncated|damaged)") as error:
+        read_weights(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("text", b"these are no weights\n"),
+        ("html", b"<!DOCTYPE html><html><body>quota exceeded</body></html>"),
+        ("png", b"\x89PNG\r\n\x1a\n" + bytes(100)),
+        ("zeros", bytes(1000)),
+        ("zip", b"PK\x03\x04" + bytes(1000)),
+        ("pickle", pickle.dumps([1, 2, 3])),
+        ("brace", b"12345678{not json"),
+        ("huge header", (1 << 60).to_bytes(8, "little") + b"{}"),
+        ("old pickle", pickle.dumps({"a": 1}, protocol=0)),
+        ("stack", b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b"."),
+    ],
+)
+def test_other_files(name: str, content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"net\.pth") as error:
+        read_weights(path)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([torch.zeros(2)], "holds a list, not a dictionary of weights"),
+        (torch.zeros(2), "holds a Tensor, not a dictionary of weights"),
+        ({"iter": 5}, "holds no weights"),
+        ({"params": {}}, "holds no weights"),
+        ({"w": torch.zeros(2, 2).to_sparse()}, r"sparse or quantized tensor \(w\)"),
+    ],
+)
+def test_no_weights(content: Any, message: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=message):
+        read_weights(tmp_path / "net.pth")
+
+
+def test_missing_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nowhere.pth does not exist"):
+        read_weights(tmp_path / "nowhere.pth")
+    with pytest.raises(CheckpointError, match="is a folder"):
+        read_weights(tmp_path)
+
+
+def test_a_flipped_bit_in_our_own_file_is_noticed(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    save_network(tiny, path)
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged: its weights no longer match the sha256"):
+        read_weights(path)
+
+
+def test_hash_depends_on_names_types_shapes_and_values_only() -> None:
+    a, b = torch.arange(6.0).view(2, 3), torch.ones(1)
+    known = weights_sha256({"a": a, "b": b})
+    assert known == weights_sha256({"b": b, "a": a.t().contiguous().t()})
+    others = [{"a": a}, {"a": a, "c": b}, {"a": a.half(), "b": b}, {"a": a.view(3, 2), "b": b}, {"a": a + 1, "b": b}]
+    assert known not in [weights_sha256(other) for other in others]
+    # the definition, spelled out
+    import hashlib
+
+    text = b"a F32 2x3\n" + a.numpy().astype("<f4").tobytes() + b"b F32 1\n" + b.numpy().astype("<f4").tobytes()
+    assert known == hashlib.sha256(text).hexdigest()
