@@ -1,0 +1,172 @@
+"""Write the option files of the published trainings from one table, so that no copy can drift.
+
+    python options/make.py           # write options/train/*.yml
+    python options/make.py --check   # say which files differ from the table, exit code 1 if any does
+
+Recipes: arXiv 2404.00722 and the option files published with it, with their slips corrected: every file trains DRCT, validates with a
+border of the scale, reads its LR from the folder of its scale, and x4 from x2 leaves the upsampler out.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "train"
+GROUPS = {"DRCT": 6, "DRCT-L": 12}
+
+TEMPLATE = """\
+# {title}
+# Written by options/make.py: change the table there, not this file.
+# torchrun --nproc-per-node 8 -m drct train -opt options/train/{name}.yml --resume auto
+name: {name}
+scale: {scale}
+manual_seed: 0
+
+datasets:
+  train:
+{train_set}
+    gt_size: {gt_size}
+    use_hflip: true
+    use_rot: true
+    num_worker_per_gpu: 6
+    batch_size_per_gpu: 4
+  val_1:
+    name: Set5
+    type: PairedImageDataset
+    dataroot_gt: datasets/Set5/GTmod{scale}
+    dataroot_lq: datasets/Set5/LRbicx{scale}
+  val_2:
+    name: Set14
+    type: PairedImageDataset
+    dataroot_gt: datasets/Set14/GTmod{scale}
+    dataroot_lq: datasets/Set14/LRbicx{scale}
+
+network_g:
+  type: DRCT
+  upscale: {scale}
+  in_chans: 3
+  img_size: 64
+  window_size: 16
+  img_range: 1.0
+  depths: {depths}
+  embed_dim: 180
+  num_heads: {depths}
+  mlp_ratio: 2
+  gc: 32
+  upsampler: pixelshuffle
+  resi_connection: 1conv
+
+path:
+{path}
+
+train:
+  ema_decay: 0.999
+  optim_g:
+    type: Adam
+    lr: {lr}
+    weight_decay: 0
+    betas: [0.9, 0.99]
+  scheduler:
+    type: MultiStepLR
+    milestones: {milestones}
+    gamma: 0.5
+  total_iter: {total}
+  warmup_iter: -1
+  pixel_opt:
+    type: L1Loss
+    loss_weight: 1.0
+    reduction: mean
+
+val:
+  val_freq: {val_freq}
+  metrics:
+    psnr:
+      type: calculate_psnr
+      crop_border: {scale}
+      test_y_channel: true
+      better: higher
+    ssim:
+      type: calculate_ssim
+      crop_border: {scale}
+      test_y_channel: true
+      better: higher
+
+logger:
+  print_freq: 100
+  save_checkpoint_freq: {val_freq}
+"""
+
+DF2K = """\
+    name: DF2K
+    type: PairedImageDataset
+    dataroot_gt: datasets/DF2K/DF2K_HR_sub
+    dataroot_lq: datasets/DF2K/DF2K_bicx{scale}_sub"""
+IMAGENET = """\
+    name: ImageNet
+    type: ImageNetPairedDataset
+    dataroot_gt: datasets/ImageNet/GT"""
+
+# kind: title, training set, learning rate, milestones and length in thousands, validation every so many iterations
+RECIPES = {
+    "from_scratch": ("on DF2K from scratch", DF2K, "2e-4", (250, 400, 450, 475), 500, 5000),
+    "ImageNet_from_scratch": ("pretraining on ImageNet", IMAGENET, "2e-4", (300, 500, 650, 700, 750), 800, 10000),
+    "finetune_from_ImageNet_pretrain": ("on DF2K after ImageNet", DF2K, "1e-5", (125, 200, 225, 240), 250, 5000),
+    "finetune_from_SRx2": ("on DF2K, body taken from x2", DF2K, "1e-4", (125, 200, 225, 240), 250, 5000),
+}
+
+
+def runs() -> Iterator[tuple[str, str, int]]:
+    """Network, recipe and scale of each published training."""
+    for scale in (2, 3, 4):
+        yield "DRCT", "from_scratch", scale
+        for network in GROUPS:
+            yield network, "ImageNet_from_scratch", scale
+            yield network, "finetune_from_ImageNet_pretrain", scale
+    yield "DRCT", "finetune_from_SRx2", 4
+
+
+def option_file(network: str, recipe: str, scale: int) -> tuple[str, str]:
+    """Name and text of one option file."""
+    kind, train_set, lr, milestones, total, val_freq = RECIPES[recipe]
+    name = f"train_{network}_SRx{scale}_{recipe}"
+    path = "  resume_state: ~"
+    if recipe == "finetune_from_ImageNet_pretrain":
+        path = (
+            f"  pretrain_network_g: runs/train_{network}_SRx{scale}_ImageNet_from_scratch/latest.safetensors\n  strict_load_g: true"
+        )
+    elif recipe == "finetune_from_SRx2":
+        path = f"  pretrain_network_g: runs/train_{network}_SRx2_from_scratch/latest.safetensors\n  skip_upsampler_g: true"
+    return name, TEMPLATE.format(
+        title=f"{network} x{scale}: {kind}",
+        name=name,
+        scale=scale,
+        train_set=train_set.format(scale=scale),
+        gt_size=64 * scale,
+        depths=[6] * GROUPS[network],
+        path=path,
+        lr=lr,
+        milestones=[1000 * m for m in milestones],
+        total=1000 * total,
+        val_freq=val_freq,
+    )
+
+
+def main(arguments: list[str]) -> int:
+    different = 0
+    for name, text in (option_file(*run) for run in runs()):
+        path = FOLDER / f"{name}.yml"
+        if path.exists() and path.read_text() == text:
+            continue
+        different += 1
+        if "--check" in arguments:
+            print(f"{path} differs from the table")
+        else:
+            path.write_text(text)
+            print(f"wrote {path}")
+    return int("--check" in arguments and different > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
