@@ -1,0 +1,98 @@
+"""``drct upscale``: images in, larger images out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from drct.cli.console import Console
+
+if TYPE_CHECKING:
+    from drct.upscaling import FileResult
+    from drct.upscaling.jobs import Job, Jobs
+
+
+@click.command(
+    epilog="Results are named NAME_x4.png and lie beside the images, or in the output folder; those of a folder lie in FOLDER_x4. "
+    "Exit code: 0 all done, 1 some files failed, 2 wrong usage."
+)
+@click.argument("inputs", nargs=-1, required=True, type=click.Path())
+@click.option("-o", "--output", type=click.Path(), help="File for a single image, else folder.")
+@click.option("-m", "--model", default="drct-light", show_default=True, help="Name of a model ('drct models') or weight file.")
+@click.option("-s", "--scale", type=float, help="Any number above 0, up to 16.  [default: the model's own]")
+@click.option("--width", type=int, help="Exact width instead of a scale; the height follows, or give both.")
+@click.option("--height", type=int, help="Exact height instead of a scale.")
+@click.option("--tile", default="auto", show_default=True, metavar="auto|off|N", help="Side of the tiles in input pixels.")
+@click.option("--overlap", type=int, default=32, show_default=True, help="Input pixels that neighbouring tiles share.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--precision", default="auto", show_default=True, help="auto, fp32, bf16 or fp16.")
+@click.option("--ensemble", is_flag=True, help="Average over 8 flips and rotations: a little better, 8 times slower.")
+@click.option("--alpha", default="network", show_default=True, metavar="network|resize", help="How transparency is enlarged.")
+@click.option("-r", "--recursive", is_flag=True, help="Take folders inside of folders too; the results mirror the tree.")
+@click.option("--overwrite", is_flag=True, help="Replace results that exist instead of skipping them.")
+@click.option("--format", metavar="same|png|jpg|webp|tiff", help="Format of the results.  [default: png; float TIFF stays TIFF]")
+@click.option("--quality", type=int, help="1 to 100, for JPEG and WebP.")
+@click.option("--verify-tiles", is_flag=True, help="Print how much tiles change the result; needs memory for the whole image.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead.")
+def command(inputs: tuple[str, ...], tile: str, quiet: bool, as_json: bool, **values: Any) -> int:
+    """Make images larger and sharper: files, folders, any size."""
+    from drct.upscaling import Listener, UpscaleOptions, upscale
+
+    options = UpscaleOptions(inputs=inputs, tile=int(tile) if tile.isdecimal() else tile, **values)
+    console = Console(quiet=quiet, as_json=as_json)
+
+    class Printer(Listener):
+        """Lines and the progress bar."""
+
+        total = 0
+        done = 0
+
+        def started(self, jobs: Jobs) -> None:
+            self.total = len(jobs.jobs)
+            if jobs.others:
+                names = ", ".join(path.name for path in jobs.others[:3]) + (", ..." if len(jobs.others) > 3 else "")
+                console.note(f"{_files(len(jobs.others))} in the folders left alone, no images by name ({names})")
+            if not self.total:
+                console.note("there is nothing to do: no images found" + ("" if options.recursive else " (-r looks into folders)"))
+
+        def progress(self, job: Job, done: float) -> None:
+            console.progress("files", self.done + done, self.total, f"{self.done + 1} of {self.total}  {job.source.name}")
+
+        def finished(self, result: FileResult) -> None:
+            self.done += 1
+            for notice in result.notices:
+                console.note(f"{result.source}: {notice}")
+            if result.error is not None:
+                console.error(result.error)
+            elif result.status == "skipped":
+                console.say(f"{result.target} exists, skipped")
+            else:
+                console.say(_line(result))
+
+    with console:
+        report = upscale(options, Printer())
+    for notice in report.notices:
+        console.note(notice)
+    if as_json:
+        console.document(report.to_json())
+    failed = [result for result in report.results if result.status == "failed"]
+    if len(report.results) > 1:
+        console.say(f"{report.count('done')} done, {report.count('skipped')} skipped, {len(failed)} failed")
+    if failed and len(report.results) > 1:
+        console.error(f"{len(failed)} of {_files(len(report.results))} failed: {', '.join(str(r.source) for r in failed)}")
+    return report.exit_code
+
+
+def _line(result: FileResult) -> str:
+    sizes = " -> ".join(f"{size[0]} x {size[1]}" for size in (result.input_size, result.output_size) if size is not None)
+    line = f"{result.source} -> {result.target}  ({sizes}, {result.seconds:.1f} s)"
+    if result.tile_difference is not None:
+        mean, largest = result.tile_difference
+        line += f"\n  tiled against whole: mean difference {mean:.2e}, largest {largest:.2e} (of 0..1)"
+    return line
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"

@@ -1,0 +1,202 @@
+"""Which files are read and what the results are called, decided before anything is computed.
+
+* One image and ``-o`` with an image suffix: that file.
+* Otherwise a folder: the one given, else beside each image; for a folder as input, ``FOLDER_x4`` beside it.
+* Names are ``NAME_x4.png``. Two inputs that would get one name keep their old suffix in it: ``a.jpg_x4.png``, ``a.png_x4.png``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from drct.errors import OptionError
+from drct.imaging import FORMATS, format_of, is_image_file
+from drct.upscaling.options import UpscaleOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One image to upscale.
+
+    Attributes:
+        source: file to read.
+        target: file to write.
+        float_target: file to write instead if the image turns out to hold floats; None to write ``target`` in any case.
+        notices: what a user should know about the choice of names.
+    """
+
+    source: Path
+    target: Path
+    float_target: Path | None = None
+    notices: tuple[str, ...] = ()
+
+    @property
+    def existing(self) -> Path | None:
+        """The result, if it is already there."""
+        return next((path for path in (self.target, self.float_target) if path is not None and path.is_file()), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Jobs:
+    """What is to be done.
+
+    Attributes:
+        jobs: in the order of the inputs; files of a folder sorted by name.
+        others: files in the input folders that are no images by their names.
+        unreadable: folders that could not be listed, and why.
+    """
+
+    jobs: tuple[Job, ...]
+    others: tuple[Path, ...]
+    unreadable: tuple[tuple[Path, str], ...]
+
+
+def plan_jobs(options: UpscaleOptions, default_scale: float) -> Jobs:
+    """Find the input files and name their results.
+
+    Args:
+        options: of the run.
+        default_scale: stands in the names if the options give no size.
+
+    Raises:
+        OptionError: inputs and output do not go together, two results would have one name, or a result would replace an input.
+    """
+    label = size_label(options, default_scale)
+    file_target = _file_target(options)
+    others: list[Path] = []
+    unreadable: list[tuple[Path, str]] = []
+    if file_target is not None:
+        return Jobs(tuple(_checked([Job(options.inputs[0], file_target)])), (), ())
+
+    folder = None if options.output is None else Path(options.output)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise OptionError(f"output {folder} is a file: a folder is needed for the results of several images")
+    found: list[tuple[Path, Path]] = []  # source, folder of its target
+    for source in options.inputs:
+        if not source.is_dir():
+            found.append((source, source.parent if folder is None else folder))
+            continue
+        # resolved, so that "." and ".." have a name
+        top = source if source.name not in ("", "..") else source.resolve()
+        results = top.with_name(f"{top.name}{label}") if folder is None else folder
+        images = _walk(source, options.recursive, results, others, unreadable)
+        found.extend((path, results / path.parent.relative_to(source)) for path in images)
+    return Jobs(tuple(_checked(_named(found, options, label))), tuple(others), tuple(unreadable))
+
+
+def size_label(options: UpscaleOptions, default_scale: float) -> str:
+    """``_x4``, ``_x2.5``, ``_1920x1080``; ``_w1920`` or ``_h1080`` where only one side was given."""
+    if options.width is not None and options.height is not None:
+        return f"_{options.width}x{options.height}"
+    if options.width is not None:
+        return f"_w{options.width}"
+    if options.height is not None:
+        return f"_h{options.height}"
+    return f"_x{options.scale if options.scale is not None else default_scale:g}"
+
+
+def _file_target(options: UpscaleOptions) -> Path | None:
+    """The output, if it means a file."""
+    if options.output is None:
+        return None
+    target = Path(options.output)
+    named_as_file = re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{1,4}", target.suffix) and not str(options.output).endswith(("/", os.sep))
+    if target.is_dir() or not named_as_file:
+        return None
+    if len(options.inputs) > 1 or options.inputs[0].is_dir():
+        if format_of(target) is None:
+            return None
+        raise OptionError(f"output {target} is a file name: a folder is needed for the results of several images")
+    format = format_of(target)
+    if format is None or not FORMATS[format].saver:
+        writable = ", ".join(f.suffixes[0] for f in FORMATS.values() if f.saver)
+        raise OptionError(f"output {target} has a suffix that is not written: use {writable} (or end a folder's name with /)")
+    wanted = {None: format, "same": format_of(options.inputs[0]), "jpg": "jpeg"}.get(options.format, options.format)
+    if wanted != format:
+        raise OptionError(
+            f"output {target} is {format} by its name, but format {options.format} was asked for: leave out one of them"
+        )
+    return target
+
+
+def _named(found: list[tuple[Path, Path]], options: UpscaleOptions, label: str) -> Iterator[Job]:
+    """Jobs with the names of their results; the same file given twice is taken once."""
+    found = list({os.path.abspath(source): (source, folder) for source, folder in found}.values())
+    plain = [folder / f"{source.stem}{label}{_suffix(source, options)}" for source, folder in found]
+    count: dict[str, int] = {}
+    for target in plain:
+        count[_key(target)] = count.get(_key(target), 0) + 1
+    for (source, folder), target in zip(found, plain, strict=True):
+        if count[_key(target)] > 1:
+            target = folder / f"{source.name}{label}{_suffix(source, options)}"
+        notices: tuple[str, ...] = ()
+        if options.format == "same" and format_of(target) != format_of(source):
+            notices = (f"{source.suffix.lstrip('.').upper() or 'this format'} is not written: the result is a PNG",)
+        # only TIFF holds floats, and only the file itself tells whether it does
+        keeps_floats = options.format is None and format_of(source) == "tiff"
+        yield Job(source, target, target.with_suffix(".tiff") if keeps_floats else None, notices)
+
+
+def _suffix(source: Path, options: UpscaleOptions) -> str:
+    if options.format == "same":
+        format = format_of(source)
+        return source.suffix if format is not None and FORMATS[format].saver else ".png"
+    return f".{options.format or 'png'}"
+
+
+def _checked(jobs: Iterator[Job] | list[Job]) -> Iterator[Job]:
+    """The jobs, if no result replaces another one or an input."""
+    jobs = list(jobs)
+    sources = {_key(job.source): job.source for job in jobs}
+    taken: dict[str, Job] = {}
+    for job in jobs:
+        for target in (job.target, job.float_target):
+            if target is None:
+                continue
+            key = _key(target)
+            if key in sources:
+                raise OptionError(f"the result of {job.source} would replace the input {sources[key]}: give another output")
+            if key in taken:
+                raise OptionError(
+                    f"the results of {taken[key].source} and {job.source} would both be {target}: use different output folders"
+                )
+            taken[key] = job
+        yield job
+
+
+def _key(path: Path) -> str:
+    """What tells whether two paths are one file, also where letters' case makes no difference."""
+    return os.path.normcase(os.path.realpath(path))
+
+
+def _walk(folder: Path, recursive: bool, results: Path, others: list[Path], unreadable: list[tuple[Path, str]]) -> Iterator[Path]:
+    """Image files of a folder, sorted; hidden folders, the folder of the results and loops of links are left out."""
+    seen: set[tuple[int, int]] = set()
+    own = os.path.realpath(results)
+    pending = [folder]
+    while pending:
+        current = pending.pop()
+        try:
+            status = current.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            entries = sorted(os.scandir(current), key=lambda entry: entry.name)
+        except OSError as error:
+            unreadable.append((current, f"{current}: cannot be listed ({error.strerror})"))
+            continue
+        folders = []
+        for entry in entries:
+            path = current / entry.name
+            if path.is_dir():
+                if recursive and not entry.name.startswith(".") and os.path.realpath(path) != own:
+                    folders.append(path)
+            elif is_image_file(path):
+                yield path
+            elif not entry.name.startswith("."):
+                others.append(path)
+        pending += reversed(folders)

@@ -1,0 +1,68 @@
+"""What ``drct upscale`` can be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from drct.errors import OptionError, did_you_mean
+
+DEFAULT_MODEL = "drct-light"
+LARGEST_SCALE = 16.0
+OVERLAP = 32  # input pixels that neighbouring tiles share
+
+
+class UpscaleOptions(BaseModel):
+    """Options of :func:`drct.upscale`.
+
+    Raises:
+        OptionError: an unknown option (the nearest valid one is named) or a value that is not possible.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    inputs: tuple[Path, ...] = Field(min_length=1, description="image files and folders")
+    output: str | Path | None = Field(None, description="file for a single image, else folder; default beside the input")
+    model: str | Path = Field(DEFAULT_MODEL, description="name of a model, or weight file")
+    scale: float | None = Field(None, gt=0, le=LARGEST_SCALE, description="magnification; default is the model's own")
+    width: int | None = Field(None, ge=1, description="exact width of the result in pixels")
+    height: int | None = Field(None, ge=1, description="exact height of the result in pixels")
+    tile: Annotated[int, Field(ge=1)] | Literal["auto", "off"] = Field("auto", description="side of the tiles in input pixels")
+    overlap: int = Field(OVERLAP, ge=0, description="input pixels that neighbouring tiles share")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    precision: str = Field("auto", description="auto, fp32, bf16 or fp16")
+    ensemble: bool = Field(False, description="average over eight flips and rotations")
+    alpha: Literal["network", "resize"] = Field("network", description="how transparency is enlarged")
+    recursive: bool = Field(False, description="take the folders inside of folders too")
+    overwrite: bool = Field(False, description="replace results that exist")
+    format: Literal["same", "png", "jpg", "webp", "tiff"] | None = Field(None, description="of the results; default png")
+    quality: int | None = Field(None, ge=1, le=100, description="of JPEG and WebP")
+    verify_tiles: bool = Field(False, description="measure the difference between tiled and whole")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise OptionError(_describe(error)) from None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> UpscaleOptions:
+        if self.scale is not None and (self.width is not None or self.height is not None):
+            raise ValueError("give either scale or width and height, not both")
+        return self
+
+
+def _describe(error: ValidationError) -> str:
+    """The first problem of a validation error in one line."""
+    first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        return f"option '{name}' is unknown{did_you_mean(name, UpscaleOptions.model_fields)}"
+    if first["type"] == "missing":
+        return f"option '{name}' is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    if name == "tile":
+        message = "must be 'auto', 'off' or a number of pixels"
+    return f"{name} is {first['input']!r}: {message}" if name else message

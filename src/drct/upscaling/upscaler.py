@@ -1,0 +1,525 @@
+"""One picture in, one larger picture out: networks chosen for the scale, tiles, and what pictures carry beside their colours."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drct import engine
+from drct.errors import ImageError, OptionError, OutOfMemoryError
+from drct.imaging import Picture, read, resize, to_depth, write
+from drct.networks import SuperResolutionNetwork
+from drct.upscaling import memory
+from drct.upscaling.alpha import bleed
+from drct.upscaling.options import DEFAULT_MODEL, LARGEST_SCALE, OVERLAP
+from drct.upscaling.tiles import Program, Source, TilePlan, ladder, plan_tiles, upscale_strips
+from drct.weights import ModelCard, list_models, load_network
+
+DEFAULT_SCALE = 4
+STRETCH = 1.02  # an exact size this little beyond a network's is reached by the resize, not by another pass through a network
+
+Progress = Callable[[float], None]  # called with the finished part of the work, 0..1
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """One run of a network over an image.
+
+    Attributes:
+        model: name or file of the network.
+        scale: its magnification.
+        plan: the tiles.
+    """
+
+    model: str
+    scale: int
+    plan: TilePlan
+
+
+@dataclasses.dataclass(frozen=True)
+class Upscaled:
+    """What became of an image.
+
+    Attributes:
+        pixels: the result.
+        passes: networks that it went through, in order; a resize to the exact size may have followed.
+        notices: what a user should know, one sentence each.
+    """
+
+    pixels: np.ndarray
+    passes: tuple[Pass, ...]
+    notices: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class UpscaledPicture:
+    """As :class:`Upscaled`, for a picture with all that it carries."""
+
+    picture: Picture
+    passes: tuple[Pass, ...]
+    notices: tuple[str, ...]
+
+
+class Upscaler:
+    """Makes images larger. The networks are loaded when they are first needed and stay loaded.
+
+    Args:
+        model: name of a model (see :func:`drct.list_models`), a weight file, or a network. A family name such as ``"drct-light"``
+            stands for its networks of all scales, of which the one that fits the wanted scale best is used.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``.
+        precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        tile: ``"auto"`` chooses by the device's memory and takes the next smaller size when memory runs out; ``"off"`` takes images
+            whole; a number is the side of the tiles in input pixels.
+        overlap: what neighbouring tiles share, in input pixels.
+        ensemble: average over the eight flips and rotations of the image: slightly better, eight times slower.
+        alpha: ``"network"`` upscales transparency like a grey image, ``"resize"`` by bicubic interpolation.
+
+    Raises:
+        OptionError: an option is out of range.
+        ModelNotFoundError, CheckpointError, DownloadError: the model cannot be had.
+        DeviceError: device or precision are not available here.
+
+    Example:
+        >>> upscaler = Upscaler("drct-light-x4")                  # doctest: +SKIP
+        >>> upscaler(rgb).shape                                   # doctest: +SKIP
+        (1920, 2560, 3)
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | SuperResolutionNetwork = DEFAULT_MODEL,
+        *,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        tile: int | Literal["auto", "off"] = "auto",
+        overlap: int = OVERLAP,
+        ensemble: bool = False,
+        alpha: Literal["network", "resize"] = "network",
+    ) -> None:
+        if alpha not in ("network", "resize"):
+            raise OptionError(f"alpha is {alpha!r}, but must be 'network' or 'resize'")
+        if not (tile in ("auto", "off") or (isinstance(tile, int) and not isinstance(tile, bool) and tile > 0)):
+            raise OptionError(f"tile is {tile!r}, but must be 'auto', 'off' or a number of pixels")
+        if overlap < 0:
+            raise OptionError(f"overlap is {overlap}, but must not be negative")
+        self.device = engine.resolve_device(device)
+        self.precision = engine.resolve_precision(precision, self.device)
+        self.tile = tile
+        self.overlap = overlap
+        self.ensemble = ensemble
+        self.alpha = alpha
+        self.notices: list[str] = []
+        # by magnification: what is shown to users, and the network or where it lies
+        self._networks: dict[int, tuple[str, Path | SuperResolutionNetwork]] = self._find(model)
+        self._programs: dict[int, engine.Program] = {}
+        self._largest_tile: dict[int, int] = {}  # by scale, once memory ran out
+
+    def _find(self, model: str | os.PathLike[str] | SuperResolutionNetwork) -> dict[int, tuple[str, Path | SuperResolutionNetwork]]:
+        """Networks by scale. A single model is loaded at once, since only its file knows its scale."""
+        if isinstance(model, SuperResolutionNetwork):
+            return {model.scale: (model.architecture, model)}
+        family = {} if Path(model).exists() else _family(str(model))
+        if family:
+            return {scale: (card.name, card.path) for scale, card in family.items() if card.path is not None}
+        network = self._load(model)
+        return {network.scale: (str(model), network)}
+
+    def _load(self, model: str | os.PathLike[str]) -> SuperResolutionNetwork:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            network = load_network(model)
+        self.notices += [str(warning.message) for warning in caught]
+        return network
+
+    def program(self, scale: int) -> engine.Program:
+        """The program of the network with this magnification, loaded and compiled on first use."""
+        if scale not in self._programs:
+            _, network = self._networks[scale]
+            if not isinstance(network, SuperResolutionNetwork):
+                network = self._load(network)
+            if network.in_chans not in (1, 3):
+                raise OptionError(f"the network has {network.in_chans} image channels: only grey and RGB networks upscale pictures")
+            self._programs[scale] = engine.compile(network, self.device, self.precision)
+        return self._programs[scale]
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Magnifications of the networks at hand, smallest first."""
+        return tuple(sorted(self._networks))
+
+    @property
+    def default_scale(self) -> int:
+        """The scale that is used when none is asked for: 4, or that of the one network."""
+        return DEFAULT_SCALE if DEFAULT_SCALE in self._networks else self.scales[-1]
+
+    def name(self, scale: int) -> str:
+        """Name or file of the network with this magnification."""
+        return self._networks[scale][0]
+
+    def target(
+        self, height: int, width: int, *, scale: float | None = None, to_width: int | None = None, to_height: int | None = None
+    ) -> tuple[int, int]:
+        """Height and width of the result for an image of ``height x width``; see :meth:`upscale` for the options and errors."""
+        return target_size(height, width, self.default_scale if scale is None else scale, to_width, to_height)
+
+    def __call__(
+        self, image: np.ndarray, *, scale: float | None = None, width: int | None = None, height: int | None = None
+    ) -> np.ndarray:
+        """Upscale an image; as :meth:`upscale`, but only its pixels are returned."""
+        return self.upscale(image, scale=scale, width=width, height=height).pixels
+
+    def upscale(
+        self,
+        image: np.ndarray,
+        *,
+        scale: float | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        progress: Progress | None = None,
+    ) -> Upscaled:
+        """Upscale an image.
+
+        Args:
+            image: RGB ``(H, W, 3)`` or grey ``(H, W)`` or ``(H, W, 1)``; uint8 0..255, uint16 0..65535, or float32, usually
+                0..1. Floats beyond are brought to 0..1 linearly for the network and back again after it.
+            scale: any number in (0, 16]; default is the network's own. Sides are rounded to whole pixels.
+            width, height: exact size of the result instead of a scale; with one of them the other follows.
+            progress: called with the finished part of the work.
+
+        Returns:
+            The result in the type and number of dimensions of ``image``; float results are not clipped. If the wanted size is not
+            the networks' own, the network goes first and one bicubic resize (antialiased when it shrinks) follows.
+
+        Raises:
+            OptionError: scale out of range, or options that do not go together.
+            ImageError: the array is not an image.
+            OutOfMemoryError: even the smallest tile does not fit, or the result does not.
+        """
+        _check_image(image)
+        pixels = image[:, :, None] if image.ndim == 2 else image
+        size = self.target(*pixels.shape[:2], scale=scale, to_width=width, to_height=height)
+        low, span = _range(pixels)
+        if (low, span) != (0.0, 1.0):
+            pixels = (pixels - np.float32(low)) / np.float32(span)
+        result, passes, notices = self._to_size(pixels, size, progress)
+        if (low, span) != (0.0, 1.0):
+            result = result * np.float32(span) + np.float32(low)
+        return Upscaled(result[:, :, 0] if image.ndim == 2 else result, tuple(passes), tuple(notices))
+
+    def picture(
+        self,
+        picture: Picture,
+        *,
+        scale: float | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        progress: Progress | None = None,
+    ) -> UpscaledPicture:
+        """Upscale a picture: grey stays grey, alpha is upscaled too, profiles and EXIF are kept.
+
+        The resolution grows with the size, so that a print stays as large as it was. Arguments and errors as :meth:`upscale`.
+        """
+        pixels, alpha = picture.pixels, picture.alpha
+        if alpha is not None:
+            pixels = bleed(pixels, alpha)
+        # Alpha costs what a grey image costs, which is what a colour image costs.
+        by_network = alpha is not None and self.alpha == "network" and not _constant(alpha)
+        parts = 2 if by_network else 1
+        colours = self.upscale(pixels, scale=scale, width=width, height=height, progress=_part(progress, 0, parts))
+        passes, notices = list(colours.passes), list(colours.notices)
+        size = colours.pixels.shape[:2]
+        new_alpha: np.ndarray | None = None
+        if alpha is not None and _constant(alpha):
+            new_alpha = np.full(size, alpha.flat[0], alpha.dtype)
+        elif alpha is not None and by_network:
+            upscaled = self.upscale(alpha, width=size[1], height=size[0], progress=_part(progress, 1, parts))
+            passes += upscaled.passes
+            notices += [n for n in upscaled.notices if n not in notices]
+            new_alpha = upscaled.pixels
+        elif alpha is not None:
+            new_alpha = resize(alpha, size=size)
+        if new_alpha is not None and new_alpha.dtype == np.float32:
+            new_alpha = new_alpha.clip(0, 1)
+        resolution = picture.resolution
+        if resolution is not None:
+            resolution = (resolution[0] * size[1] / picture.width, resolution[1] * size[0] / picture.height)
+        larger = dataclasses.replace(picture, pixels=colours.pixels, alpha=new_alpha, resolution=resolution, notices=[])
+        return UpscaledPicture(larger, tuple(passes), tuple(notices))
+
+    def file(
+        self,
+        source: str | os.PathLike[str],
+        target: str | os.PathLike[str],
+        *,
+        scale: float | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        format: str | None = None,
+        quality: int | None = None,
+        progress: Progress | None = None,
+    ) -> UpscaledPicture:
+        """Upscale an image file.
+
+        Args:
+            source, target: files; ``target`` is replaced if it exists, and appears complete or not at all.
+            format: ``"png"``, ``"jpeg"``, ``"webp"`` or ``"tiff"``; default by the suffix of ``target``.
+            quality: 1..100 for JPEG and WebP.
+
+        The other arguments and the errors are those of :meth:`upscale`; besides:
+
+        Raises:
+            ImageError: a file cannot be read or written; the message names it.
+        """
+        picture = read(source)
+        result = self.picture(picture, scale=scale, width=width, height=height, progress=progress)
+        written = write(target, result.picture, format, quality=quality)
+        return dataclasses.replace(result, notices=(*picture.notices, *result.notices, *written))
+
+    def compare_whole(self, image: np.ndarray) -> tuple[float, float]:
+        """Mean and largest absolute difference between the tiled and the whole result of the first network, in values 0..1.
+
+        Needs the memory of the whole image.
+        """
+        _check_image(image)
+        pixels = image[:, :, None] if image.ndim == 2 else image
+        scale = self._passes(self.default_scale)[0]
+        program = self.program(scale)
+        tiled, _ = self._run(pixels, scale, np.dtype(np.float32), None, [])
+        plan = plan_tiles(*pixels.shape[:2], tile=None, pad_multiple=program.pad_multiple)
+        (whole,) = upscale_strips(self._steps(program), pixels, plan, scale=scale, dtype=np.float32)
+        difference = np.abs(whole - tiled)
+        return float(difference.mean(dtype=np.float64)), float(difference.max())
+
+    def _to_size(
+        self, pixels: np.ndarray, size: tuple[int, int], progress: Progress | None
+    ) -> tuple[np.ndarray, list[Pass], list[str]]:
+        """All passes and the resize that lead from an image ``(H, W, C)`` to a size."""
+        height, width = pixels.shape[:2]
+        scales = self._passes(max(size[0] / height, size[1] / width))
+        # Work grows with the area that each pass starts from.
+        work = [math.prod(scales[:i]) ** 2 for i in range(len(scales))]
+        dtype = pixels.dtype
+        passes: list[Pass] = []
+        notices: list[str] = []
+        for i, scale in enumerate(scales):
+            last = i == len(scales) - 1
+            exact = last and size == (pixels.shape[0] * scale, pixels.shape[1] * scale)
+            # 16 bits between the steps, so that an 8-bit image is rounded once
+            step_dtype = dtype if exact or dtype == np.float32 else np.dtype(np.uint16)
+            share = _part(progress, sum(work[:i]), sum(work), work[i])
+            pixels, plan = self._run(pixels, scale, step_dtype, share, notices)
+            passes.append(Pass(self.name(scale), scale, plan))
+        if pixels.shape[:2] != size:
+            pixels = resize(pixels, size=size)
+        return _to_dtype(pixels, dtype), passes, notices
+
+    def _passes(self, factor: float) -> list[int]:
+        """Scales of the networks that together reach a factor: as few as possible, then the smallest product, small ones first."""
+        products = {scale: [scale] for scale in self.scales}
+        while max(products) * STRETCH < factor:
+            longer = {p * scale: sorted([*scales, scale]) for p, scales in products.items() for scale in self.scales}
+            if max(longer) == max(products):
+                raise OptionError(f"a network of scale 1 cannot enlarge an image {factor:g} times")
+            products = longer
+        return products[min(product for product in products if product * STRETCH >= factor)]
+
+    def _run(
+        self, pixels: np.ndarray, scale: int, dtype: np.dtype[Any], progress: Progress | None, notices: list[str]
+    ) -> tuple[np.ndarray, TilePlan]:
+        """One pass; with ``tile="auto"`` again with smaller tiles as long as memory runs out."""
+        program = self.program(scale)
+        height, width, channels = pixels.shape
+        shape = (height * scale, width * scale, channels)
+        _check_room(shape, dtype)
+        result = np.empty(shape, dtype)
+        tile = self._choose_tile(program, scale, height, width, notices)
+        while True:
+            plan = plan_tiles(
+                height,
+                width,
+                tile=tile,
+                pad_multiple=program.pad_multiple,
+                overlap=self.overlap,
+                batch=memory.choose_batch(program, tile),
+            )
+            try:
+                self._fill(result, program, pixels, plan, progress)
+                return result, plan
+            except (OutOfMemoryError, torch.OutOfMemoryError, MemoryError) as error:
+                smaller = self._smaller(program, tile, height, width)
+                if smaller is None:
+                    raise _out_of_memory(tile, height, width) from error
+            # outside of the handler, whose exception would keep the tensors alive
+            notices.append(f"memory ran out with {_tile_name(tile)}: went on with tiles of {smaller}")
+            tile = self._largest_tile[scale] = smaller
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _fill(self, result: np.ndarray, program: engine.Program, pixels: Source, plan: TilePlan, progress: Progress | None) -> None:
+        done = 0
+
+        def count(tiles: int) -> None:
+            nonlocal done
+            done += tiles
+            if progress is not None:
+                progress(done / plan.tiles)
+
+        row = 0
+        for strip in upscale_strips(self._steps(program), pixels, plan, scale=program.scale, dtype=result.dtype, on_tiles=count):
+            result[row : row + len(strip)] = strip
+            row += len(strip)
+
+    def _steps(self, program: engine.Program) -> Program:
+        """The program as tiles need it: RGB in and out, ensemble included."""
+        run: Program = (
+            program if program.in_chans == 3 else lambda x: program(x.flatten(0, 1)[:, None]).unflatten(0, x.shape[:2])[:, :, 0]
+        )
+        return self_ensemble(run) if self.ensemble else run
+
+    def _choose_tile(self, program: engine.Program, scale: int, height: int, width: int, notices: list[str]) -> int | None:
+        if self.tile == "off":
+            return None
+        if self.tile != "auto":
+            return int(self.tile)
+        tile = memory.choose_tile(program, height, width)
+        known = self._largest_tile.get(scale)
+        if known is not None and (tile is None or tile > known) and max(height, width) > known:
+            tile = known
+        while memory.need(program, tile, height, width) > memory.free_memory(self.device):
+            smaller = self._smaller(program, tile, height, width)
+            if smaller is None:
+                break
+            notices.append(f"too little memory is free for {_tile_name(tile)}: tiles of {smaller} are used")
+            tile = smaller
+        return tile
+
+    def _smaller(self, program: engine.Program, tile: int | None, height: int, width: int) -> int | None:
+        """The next smaller size of the ladder that makes a difference for this image, or None."""
+        if self.tile != "auto":
+            return None
+        bound = max(height, width) if tile is None else min(tile, max(height, width))
+        return max((size for size in ladder(program.pad_multiple) if size < bound), default=None)
+
+
+def self_ensemble(program: Program) -> Program:
+    """The mean of a program over the eight flips and rotations of its input (EDSR's geometric self-ensemble, arXiv 1707.02921)."""
+
+    def run(x: Tensor) -> Tensor:
+        total: Tensor | None = None
+        for flip in (False, True):
+            for turns in range(4):
+                y = program(torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1)).contiguous())
+                y = torch.rot90(y, -turns, (-2, -1)).float()
+                y = y.flip(-1) if flip else y
+                total = y.clone() if total is None else total.add_(y)
+        assert total is not None
+        return total / 8
+
+    return run
+
+
+def target_size(
+    height: int, width: int, scale: float, to_width: int | None = None, to_height: int | None = None
+) -> tuple[int, int]:
+    """Height and width of the result: the exact ones where given, else ``scale`` times the image's, rounded half up, at least 1.
+
+    Raises:
+        OptionError: the scale, given or resulting, is not in (0, 16].
+    """
+    for name, side in (("width", to_width), ("height", to_height)):
+        if side is not None and side < 1:
+            raise OptionError(f"{name} is {side}, but must be at least 1")
+    if to_width is None and to_height is None:
+        if not 0 < scale <= LARGEST_SCALE:
+            raise OptionError(f"scale is {scale:g}, but must be above 0 and at most {LARGEST_SCALE:g}")
+        return max(1, math.floor(height * scale + 0.5)), max(1, math.floor(width * scale + 0.5))
+    new_height = to_height if to_height is not None else max(1, math.floor(height * (to_width or 1) / width + 0.5))
+    new_width = to_width if to_width is not None else max(1, math.floor(width * new_height / height + 0.5))
+    factor = max(new_height / height, new_width / width)
+    if factor > LARGEST_SCALE:
+        raise OptionError(
+            f"{new_width} x {new_height} is {factor:.4g} times the size of the image ({width} x {height}): "
+            f"at most {LARGEST_SCALE:g} times is possible"
+        )
+    return new_height, new_width
+
+
+def _family(name: str) -> dict[int, ModelCard]:
+    """By scale, the models ``NAME-x2``, ``NAME-x3``, ... that lie on this machine."""
+    found: dict[int, ModelCard] = {}
+    for card in list_models():
+        match = re.fullmatch(re.escape(name) + r"-x(\d+)", card.name, re.IGNORECASE)
+        if match and card.path is not None:
+            found.setdefault(int(match[1]), card)
+    return found
+
+
+def _check_image(image: np.ndarray) -> None:
+    if not isinstance(image, np.ndarray):
+        raise ImageError(f"the image is a {type(image).__name__}, not a numpy array")
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)) or 0 in image.shape:
+        raise ImageError(f"an array of shape {image.shape} is not an image: (H, W, 3) or (H, W) is needed, with at least one pixel")
+    if image.dtype not in (np.uint8, np.uint16, np.float32):
+        raise ImageError(f"pixels of type {image.dtype} are not supported: use uint8, uint16 or float32")
+
+
+def _range(pixels: np.ndarray) -> tuple[float, float]:
+    """Lowest value and span that floats beyond 0..1 are normalized by; (0, 1) for all other images."""
+    if pixels.dtype != np.float32:
+        return 0.0, 1.0
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ImageError("the pixels hold NaN or infinite values")
+    low, high = min(low, 0.0), max(high, 1.0)
+    return low, high - low
+
+
+def _constant(plane: np.ndarray) -> bool:
+    return bool((plane == plane.flat[0]).all())
+
+
+def _to_dtype(pixels: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """Integers of one depth in another, by strips, since there are floats in between."""
+    if pixels.dtype == dtype:
+        return pixels
+    result = np.empty(pixels.shape, dtype)
+    rows = max(1, 2**20 // (pixels.shape[1] * pixels.shape[2]))
+    for row in range(0, len(pixels), rows):
+        result[row : row + rows] = to_depth(pixels[row : row + rows], dtype.name)
+    return result
+
+
+def _check_room(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
+    need, have = math.prod(shape) * dtype.itemsize, memory.system_memory()
+    if need > have:
+        raise OutOfMemoryError(
+            f"the result of {shape[1]} x {shape[0]} pixels needs {need / 2**30:.1f} GiB, "
+            f"but this machine has {have / 2**30:.1f} GiB: use a smaller scale"
+        )
+
+
+def _out_of_memory(tile: int | None, height: int, width: int) -> OutOfMemoryError:
+    if tile is None:
+        return OutOfMemoryError(f"not enough memory for {width} x {height} pixels at once: use --tile auto")
+    return OutOfMemoryError(f"not enough memory for tiles of {tile} pixels: use --tile auto, a smaller tile or a smaller model")
+
+
+def _tile_name(tile: int | None) -> str:
+    return "the whole image" if tile is None else f"tiles of {tile}"
+
+
+def _part(progress: Progress | None, before: float, total: float, size: float = 1) -> Progress | None:
+    """Progress of a part of the work: ``size`` of ``total``, after ``before``."""
+    if progress is None:
+        return None
+    return lambda done: progress((before + size * done) / total)
