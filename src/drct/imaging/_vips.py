@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 
 import pyvips
+
+from drct.errors import ImageError
 
 # libvips' own warnings reach Python through this logger; without a handler Python would print them to stderr.
 logging.getLogger("pyvips").addHandler(logging.NullHandler())
@@ -26,6 +29,34 @@ CAUSES = (
 )
 
 
+class _Process:
+    """Whether libvips works in this process: its threads do not survive a fork, and a child would wait for them for ever."""
+
+    used = False
+    forked = False
+
+
+def _after_fork() -> None:
+    _Process.forked = _Process.used
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def enter(what: object) -> None:
+    """To be called before libvips computes anything.
+
+    Raises:
+        ImageError: in a process that was forked from one that had used libvips.
+    """
+    if _Process.forked:
+        raise ImageError(
+            f"{what}: images cannot be processed in a process forked after its parent did: start it by spawn or forkserver"
+        )
+    _Process.used = True
+
+
 def cause(error: pyvips.Error) -> str:
     """The one thing in libvips' many lines that a person wants to know."""
     lines = [line.strip() for line in str(error.detail).splitlines() if line.strip()]
@@ -43,4 +74,4 @@ def has_operation(name: str) -> bool:
     return bool(pyvips.type_find("VipsOperation", name))
 
 
-__all__ = ["cause", "has_operation", "pyvips"]
+__all__ = ["cause", "enter", "has_operation", "pyvips"]

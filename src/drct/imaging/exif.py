@@ -7,6 +7,7 @@ structure is that of TIFF 6.0 (section 2) with the tags of EXIF 2.32 (CIPA DC-00
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -134,3 +135,13 @@ def corrected(
             elif entry.tag in rationals:
                 exif.set_rational(entry, rationals[entry.tag])
     return bytes(exif.data)
+
+
+def corrected_xmp(data: bytes, width: int | None = None, height: int | None = None) -> bytes:
+    """The same corrections in an XMP packet, which repeats some EXIF tags as attributes or elements of its XML."""
+    values = {b"tiff:Orientation": 1, b"tiff:ImageWidth": width, b"exif:PixelXDimension": width}
+    values |= {b"tiff:ImageLength": height, b"exif:PixelYDimension": height}
+    for name, value in values.items():
+        if value is not None:
+            data = re.sub(rb"(\b" + name + rb"\s*(?:=\s*[\"']|>)\s*)\d+", rb"\g<1>%d" % value, data)
+    return data

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from drct.errors import ImageError
 from drct.imaging import exif, tiff_exif
-from drct.imaging._vips import cause, has_operation, pyvips
+from drct.imaging._vips import cause, enter, has_operation, pyvips
 from drct.imaging.formats import FORMATS, sniff
 from drct.imaging.picture import Picture
 
@@ -23,6 +23,15 @@ MAX_PIXELS = 500_000_000
 _LEAST_BYTES_PER_PIXEL = {"png": 1 / 8 / 1032, "jpeg": 1 / 512}
 
 _TYPES = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
+
+
+class _Header(NamedTuple):
+    """An image file whose header was read and checked, nothing decoded yet."""
+
+    name: str
+    image: pyvips.Image
+    exif: bytes | None
+    frames: int
 
 
 def read(path: str | os.PathLike[str], max_pixels: int | None = None) -> Picture:
@@ -43,9 +52,10 @@ def read(path: str | os.PathLike[str], max_pixels: int | None = None) -> Picture
     """
     path = Path(path)
     with _opened(path) as file:
-        name, image = _open_image(path, file, max_pixels)
+        header = _open_image(path, file, max_pixels)
+        image = header.image
         try:
-            return _picture(path, name, image, tiff_exif.extract(file) if name == "tiff" else _field(image, "exif-data", None))
+            return _picture(path, header)
         except pyvips.Error as error:
             raise ImageError(f"{path}: {cause(error)}") from None
         except MemoryError:
@@ -60,12 +70,12 @@ def read_size(path: str | os.PathLike[str], max_pixels: int | None = None) -> tu
     """
     path = Path(path)
     with _opened(path) as file:
-        _, image = _open_image(path, file, max_pixels)
+        image = _open_image(path, file, max_pixels).image
         turned = _field(image, "orientation", 1) in (5, 6, 7, 8)
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path) -> BinaryIO:
     try:
         # Looked at before it is opened: opening a pipe would wait for ever.
         mode = path.stat().st_mode
@@ -80,17 +90,21 @@ def _opened(path: Path) -> Any:
         raise ImageError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
 
 
-def _open_image(path: Path, file: Any, max_pixels: int | None) -> tuple[str, pyvips.Image]:
-    """Format, and the image with its header read and checked, nothing decoded yet."""
+def _open_image(path: Path, file: BinaryIO, max_pixels: int | None) -> _Header:
+    enter(path)
     try:
         size = os.fstat(file.fileno()).st_size
         head = file.read(64)
+        name, what = sniff(head)
+        is_raw, exif_data = tiff_exif.inspect(file) if name == "tiff" else (False, None)
+        png_frames = _png_frames(file) if name == "png" else 0
         file.seek(0)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
     if not head:
         raise ImageError(f"{path}: the file is empty")
-    name, what = sniff(head)
+    if is_raw:
+        name, what = None, "a camera raw file"
     if name is None:
         raise ImageError(f"{path}: {what}; {_readable()} are read")
     loader = FORMATS[name].loader
@@ -103,7 +117,19 @@ def _open_image(path: Path, file: Any, max_pixels: int | None) -> tuple[str, pyv
     except pyvips.Error as error:
         raise ImageError(f"{path}: {cause(error)}") from None
     _check_claim(path, name, size, image.width, image.height, max_pixels)
-    return name, image
+    frames = max(1, png_frames, int(_field(image, "n-pages", 1)))
+    return _Header(name, image, exif_data or _field(image, "exif-data", None), frames)
+
+
+def _png_frames(file: BinaryIO) -> int:
+    """Frames that an animated PNG announces before its pixels begin, which libvips does not tell; 0 in a plain one."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
+        length = int.from_bytes(head[:4], "big")
+        if head[4:] == b"acTL":
+            return int.from_bytes(file.read(4), "big")
+        file.seek(length + 4, os.SEEK_CUR)
+    return 0
 
 
 def _check_claim(path: Path, name: str, size: int, width: int, height: int, max_pixels: int | None) -> None:
@@ -135,17 +161,18 @@ def _field(image: pyvips.Image, name: str, default: Any) -> Any:
     return image.get(name) if image.get_typeof(name) else default
 
 
-def _picture(path: Path, name: str, image: pyvips.Image, exif_data: bytes | None) -> Picture:
+def _picture(path: Path, header: _Header) -> Picture:
+    name, image, exif_data, frames = header
     notices: list[str] = []
-    frames = max(1, int(_field(image, "n-pages", 1)))
     if frames > 1:
         kind = "page" if name == "tiff" else "frame"
         notices.append(f"only the first of {frames} {kind}s is used")
     turn = int(_field(image, "orientation", 1))
     exif_data = _upright_exif(exif_data, notices)
-    # libvips' marks for "no resolution given": 1 pixel per millimetre
+    # 1 pixel per millimetre is how libvips says that the file gave none.
     resolution = None if (image.xres, image.yres) == (1.0, 1.0) else (float(image.xres), float(image.yres))
     xmp = _field(image, "xmp-data", None)
+    xmp = exif.corrected_xmp(xmp) if xmp else None
 
     image = _to_rgb_or_grey(path, image, notices)
     icc = _fitting_profile(_field(image, "icc-profile-data", None), image, notices)
@@ -198,8 +225,7 @@ def _to_rgb_or_grey(path: Path, image: pyvips.Image, notices: list[str]) -> pyvi
 
 
 def _fitting_profile(icc: bytes | None, image: pyvips.Image, notices: list[str]) -> bytes | None:
-    """The profile, unless it is made for another number of channels than the picture has (PNG forbids it, others would misread
-    it)."""
+    """The profile, unless it is made for another number of channels than the picture has: PNG forbids that, others misread it."""
     if not icc:
         return None
     if icc[16:20] != (b"GRAY" if image.bands < 3 else b"RGB "):

@@ -2,8 +2,8 @@
 
 Keys' cubic kernel with a = -0.5 ("Cubic convolution interpolation for digital image processing", 1981), stretched by 1/scale when
 an image shrinks (antialiasing), pixel centres at half integers, borders mirrored with the edge pixel repeated. The benchmarks of
-the field are
-defined by this operator: with ``rounding="uint8_per_pass"`` it reproduces their published low-resolution files bit for bit.
+the field are defined by this operator: with ``rounding="uint8_per_pass"`` it reproduces their published low-resolution files bit
+for bit.
 """
 
 from __future__ import annotations
@@ -113,8 +113,7 @@ def cubic(x: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def taps(axis: Axis) -> tuple[np.ndarray, np.ndarray]:
-    """Where each output sample comes from: indices (int64) and weights (float64), both ``(out, taps)``; weights of a sample sum
-    to 1."""
+    """Where each output sample comes from: indices (int64) and weights (float64, summing to 1), both ``(out, taps)``."""
     stretch = min(axis.scale, 1.0) if axis.antialias else 1.0
     support = 4.0 / stretch
     centre = (np.arange(axis.out) + 0.5) / axis.scale - 0.5
@@ -165,8 +164,7 @@ def _tap_tensors(axis: Axis, dtype: torch.dtype, device: torch.device) -> tuple[
 
 
 def _exact_products(x: Tensor) -> bool:
-    """Whether a matrix product of this tensor is computed in its own precision, not in TF32 or bfloat16 as training may have
-    asked for."""
+    """Whether a matrix product of this tensor keeps its precision; training may have asked for TF32 or bfloat16."""
     import torch
 
     return x.dtype == torch.float64 or (x.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest")

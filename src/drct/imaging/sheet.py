@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from drct.errors import ImageError
-from drct.imaging._vips import pyvips
+from drct.imaging._vips import enter, pyvips
 from drct.imaging.picture import Picture
 from drct.imaging.writing import on_white, to_depth
 
@@ -79,6 +79,7 @@ def text(line: str, height: int) -> np.ndarray:
     line = " ".join(line.split())
     if not line:
         return np.zeros((height, 0), np.uint8)
+    enter("text")
     if not _has_fonts():
         return _plain_text(line, height)
     return _vips_text(line, height)

@@ -10,6 +10,7 @@ import struct
 from typing import BinaryIO, NamedTuple
 
 EXIF_POINTER, GPS_POINTER, INTEROPERABILITY_POINTER = 0x8769, 0x8825, 0xA005
+NEW_SUBFILE_TYPE, DNG_VERSION = 0x00FE, 0xC612
 # What a TIFF's main directory says about the photo: description, make, model, resolution, software, date, artist, copyright.
 DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x8298)
 LONGEST = 1 << 20  # bytes of one value; a longer one is damage
@@ -23,10 +24,20 @@ class Value(NamedTuple):
     data: bytes  # little-endian
 
 
-def extract(file: BinaryIO) -> bytes | None:
-    """EXIF data of a TIFF file, beginning with its TIFF header; None when the file has no Exif or GPS directory (or is a
-    BigTIFF)."""
+def inspect(file: BinaryIO) -> tuple[bool, bytes | None]:
+    """What a TIFF file is, beside what libvips reads of it.
+
+    Returns:
+        Whether it is a camera's raw file, whose first image is only a preview (DNG, or a first image that calls itself reduced),
+        and its EXIF data, beginning with a TIFF header; None when it has no Exif or GPS directory. A BigTIFF gives (False, None).
+    """
     main, order = _main_directory(file)
+    reduced = main.get(NEW_SUBFILE_TYPE)
+    is_raw = DNG_VERSION in main or (reduced is not None and bool(reduced.data[0] & 1))
+    return is_raw, _extract(file, main, order)
+
+
+def _extract(file: BinaryIO, main: dict[int, Value], order: str) -> bytes | None:
     parts = {tag: _pointed(file, main, tag, order) for tag in (EXIF_POINTER, GPS_POINTER)}
     parts = {tag: directory for tag, directory in parts.items() if directory}
     if not parts:

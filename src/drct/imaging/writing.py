@@ -6,16 +6,17 @@ import contextlib
 import hashlib
 import os
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from drct.errors import ImageError, OptionError, did_you_mean
 from drct.imaging import exif, tiff_exif
-from drct.imaging._vips import cause, has_operation, pyvips
+from drct.imaging._vips import cause, enter, has_operation, pyvips
 from drct.imaging.formats import ALIASES, FORMATS, Format, format_of
 from drct.imaging.picture import Picture
 
@@ -26,6 +27,8 @@ except ImportError:  # Windows, where an open file cannot be removed anyway
 
 NAME_BYTES = 255  # longest file name of common file systems
 SCREEN_RESOLUTION = (72 / 25.4, 72 / 25.4)
+STALE_SECONDS = 24 * 3600  # where the file system has no locks, a temporary file untouched for so long is taken for left behind
+_LONGEST_SIDE = {"jpeg": 65500, "webp": 16383}
 
 
 def write(
@@ -60,6 +63,7 @@ def write(
         ImageError: the file cannot be written, or the picture does not fit the format; nothing is left behind.
     """
     path = Path(path)
+    enter(path)
     target_format = _format(path, format)
     if quality is not None and not 1 <= quality <= 100:
         raise OptionError(f"quality must be 1 to 100, not {quality}")
@@ -69,7 +73,7 @@ def write(
         picture = Picture(picture)
     notices: list[str] = []
     image = _image(path, picture, target_format, notices)
-    options = _save_options(target_format, image, quality, lossless, compression)
+    options = _save_options(path, target_format, image, quality, lossless, compression)
     metadata = _exif_for(picture, target_format, notices)
     if metadata and options.get("bigtiff"):
         notices.append("EXIF data left out: not written to files that need BigTIFF")
@@ -121,7 +125,8 @@ def _image(path: Path, picture: Picture, target: Format, notices: list[str]) -> 
     image = image.copy(xres=resolution[0], yres=resolution[1])
     if target.name == "tiff":
         image.set_type(pyvips.GValue.gstr_type, "resolution-unit", "in")
-    for name, data in (("icc-profile-data", _profile_for(picture, target, notices)), ("xmp-data", picture.xmp)):
+    xmp = exif.corrected_xmp(picture.xmp, picture.width, picture.height) if picture.xmp else None
+    for name, data in (("icc-profile-data", _profile_for(picture, target, notices)), ("xmp-data", xmp)):
         if data:
             image.set_type(pyvips.GValue.blob_type, name, data)
     return image
@@ -142,10 +147,13 @@ def to_depth(values: np.ndarray, depth: str) -> np.ndarray:
     """Round uint8, uint16 or float32 (0..1) values to the nearest level of another of these types, clipped to its range."""
     if values.dtype.name == depth:
         return values
-    scaled = values.astype(np.float64) * (_PEAK[depth] / _PEAK[values.dtype.name])
     if depth == "float32":
-        return scaled.astype(np.float32)
-    return np.clip(np.floor(scaled + 0.5), 0, _PEAK[depth]).astype(depth)
+        return np.divide(values, _PEAK[values.dtype.name], dtype=np.float32)
+    if values.dtype == np.uint8:
+        return values.astype(np.uint16) * np.uint16(257)
+    if values.dtype == np.uint16:
+        return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    return np.floor(np.clip(values, 0, 1) * np.float32(_PEAK[depth]) + np.float32(0.5)).astype(depth)
 
 
 def on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -176,14 +184,18 @@ def _exif_for(picture: Picture, target: Format, notices: list[str]) -> bytes | N
     return data
 
 
-def _save_options(target: Format, image: pyvips.Image, quality: int | None, lossless: bool, compression: int) -> dict[str, Any]:
+def _save_options(
+    path: Path, target: Format, image: pyvips.Image, quality: int | None, lossless: bool, compression: int
+) -> dict[str, Any]:
+    most = _LONGEST_SIDE.get(target.name)
+    if most and max(image.width, image.height) > most:
+        name = target.name.upper()
+        raise ImageError(f"{path}: cannot be written: {image.width} x {image.height} pixels, {name} holds {most} a side")
     if target.name == "png":
         return {"compression": compression}
     if target.name == "jpeg":
         return {"Q": quality or 95, "optimize_coding": True}
     if target.name == "webp":
-        if max(image.width, image.height) > 16383:
-            raise ImageError(f"{image.width} x {image.height} pixels are more than WEBP holds (16383 a side)")
         return {"lossless": True, "exact": True} if lossless else {"Q": quality or 90, "smart_subsample": True}
     predictor = "float" if image.format == "float" else "horizontal"
     return {"compression": "deflate", "level": max(1, compression), "predictor": predictor, "bigtiff": _bytes(image) > 3 << 30}
@@ -263,8 +275,7 @@ def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def part_path(path: str | os.PathLike[str]) -> Path:
-    """The temporary name ``.NAME.part`` beside ``path``, which no folder walk takes for an image; shortened when NAME is very
-    long."""
+    """The temporary name ``.NAME.part`` beside ``path``, which no folder walk takes for an image; a long NAME becomes a hash."""
     path = Path(path)
     name = f".{path.name}.part"
     if len(os.fsencode(name)) > NAME_BYTES:
@@ -291,7 +302,8 @@ def remove_stale_parts(folder: str | os.PathLike[str]) -> list[Path]:
     for part in candidates:
         try:
             with part.open("r+b") as file:
-                if _lock(file, part):
+                lock = _lock(file, part)
+                if lock == "held" or (lock == "none" and time.time() - part.stat().st_mtime > STALE_SECONDS):
                     part.unlink()
                     removed.append(part)
         except OSError:
@@ -299,16 +311,25 @@ def remove_stale_parts(folder: str | os.PathLike[str]) -> list[Path]:
     return removed
 
 
-def _lock(file: Any, part: Path) -> bool:
-    """Take the lock of a temporary file; the system drops it when its process ends, however it ends."""
+def _lock(file: Any, part: Path) -> Literal["held", "busy", "gone", "none"]:
+    """Try to take the lock of a temporary file, which the system drops when its process ends, however it ends.
+
+    Returns:
+        ``held``; ``busy`` when another process has it; ``gone`` when the file lost its name between opening and locking; ``none``
+        when there are no locks on this system.
+    """
     if fcntl is None:
-        return True
+        return "none"
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Between opening and locking another process may have finished or removed the file of that name.
-        return os.path.samestat(os.fstat(file.fileno()), part.stat())
+    except BlockingIOError:
+        return "busy"
     except OSError:
-        return False
+        return "none"
+    try:
+        return "held" if os.path.samestat(os.fstat(file.fileno()), part.stat()) else "gone"
+    except FileNotFoundError:
+        return "gone"
 
 
 @contextlib.contextmanager
@@ -317,26 +338,39 @@ def _replacing(path: Path) -> Iterator[Any]:
     part = part_path(path)
     if path.is_dir():
         raise ImageError(f"{path}: cannot be written: it is a folder")
-    try:
-        # Neither emptied before the lock is held, nor in append mode, where TIFF could not go back to fill in its directory.
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
-    with open(descriptor, "r+b", buffering=0) as file:
-        if not _lock(file, part):
-            raise ImageError(f"{path}: cannot be written: another process is writing it")
+    with _locked(path, part) as file:
         try:
             file.truncate(0)
             yield file
             os.fsync(file.fileno())
+            if fcntl is None:
+                file.close()  # Windows renames no open file
             os.replace(part, path)
         except BaseException as error:
+            if fcntl is None:
+                file.close()
             with contextlib.suppress(OSError):
                 part.unlink()
             if isinstance(error, OSError):
                 raise ImageError(f"{path}: cannot be written: {error.strerror or error}") from None
             raise
     _sync_folder(path.parent)
+
+
+def _locked(path: Path, part: Path) -> Any:
+    while True:
+        try:
+            # Neither emptied before the lock is held, nor in append mode, where TIFF could not go back to fill in its directory.
+            file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b", buffering=0)
+        except (OSError, ValueError) as error:
+            raise ImageError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+        lock = _lock(file, part)
+        if lock in ("held", "none"):
+            return file
+        file.close()
+        if lock == "busy":
+            raise ImageError(f"{path}: cannot be written: another process is writing it")
+        # Another process removed or finished the file of that name just then: the next one will be ours.
 
 
 def _sync_folder(folder: Path) -> None:
