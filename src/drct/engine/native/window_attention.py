@@ -45,7 +45,16 @@ def _shape(qkv: Tensor, heads: int, window: int, shift: int, scale: float) -> _S
     if qkv.dtype not in (torch.float32, torch.bfloat16) or qkv.device.type != "cpu":
         raise ValueError(f"the kernel takes float32 and bfloat16 on the CPU, not {qkv.dtype} on {qkv.device}")
     return _Shape(
-        batch, height, width, heads, channels // 3 // heads, window, shift, scale, qkv.dtype == torch.bfloat16, torch.get_num_threads()
+        batch,
+        height,
+        width,
+        heads,
+        channels // 3 // heads,
+        window,
+        shift,
+        scale,
+        qkv.dtype == torch.bfloat16,
+        torch.get_num_threads(),
     )
 
 
@@ -70,11 +79,7 @@ def window_attention_forward(qkv: Tensor, bias: Tensor, heads: int, window: int,
     qkv, bias = qkv.contiguous(), (bias.float() * LOG2E).contiguous()
     out = qkv.new_empty(*qkv.shape[:-1], qkv.shape[-1] // 3)
     library = load_library("window_attention.c")
-    _check(
-        library.drct_window_attention_forward(
-            ctypes.byref(shape), *(ctypes.c_void_p(t.data_ptr()) for t in (qkv, bias, out))
-        )
-    )
+    _check(library.drct_window_attention_forward(ctypes.byref(shape), *(ctypes.c_void_p(t.data_ptr()) for t in (qkv, bias, out))))
     return out
 
 
