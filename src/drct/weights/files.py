@@ -161,10 +161,10 @@ def file_kind(path: Path) -> str:
         raise CheckpointError(f"{path} is empty: fetch the file again")
     if head.startswith(b"PK\x03\x04"):
         return "zip"
+    if head[8:9] == b"{":  # asked before pickles, since the length of the header in front of it may begin with any byte
+        return "safetensors"
     if head[:1] == b"\x80":
         return "legacy"
-    if head[8:9] == b"{":
-        return "safetensors"
     raise CheckpointError(f"{path} is no weight file: it is neither safetensors nor written by torch.save")
 
 
@@ -189,13 +189,17 @@ def _read_pickle(path: Path, mmap: bool) -> Any:
             source = str(path) if mmap and path.suffix != ".safetensors" else file
             return torch.load(source, map_location="cpu", weights_only=True, mmap=source is not file)
     except pickle.UnpicklingError as error:
-        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        text = str(error)
+        found, operand = re.search(r"GLOBAL ([\w.]+)", text), re.search(r"Unsupported operand (\d+)", text)
+        # 105 and 111 make instances; from 130 on come extensions and what pickle protocol 4 brought
+        if found or (operand and (int(operand[1]) in (105, 111) or int(operand[1]) >= 130)):
+            named = f" ({found[1]})" if found else ""
             raise CheckpointError(
-                f"{path} was refused: it holds more than plain weights ({found[1]}), and reading it could run code; "
+                f"{path} was refused: it holds more than plain weights{named}, and reading it could run code; "
                 "ask its author for a .safetensors file"
             ) from error
-        reason = str(error).partition("WeightsUnpickler error: ")[2].partition("\n")[0]
-        raise CheckpointError(f"{path} is damaged or no weight file ({reason.strip() or 'its pickle cannot be read'})") from error
+        reason = text.partition("WeightsUnpickler error: ")[2].partition("\n")[0].strip()
+        raise CheckpointError(f"{path} is damaged or no weight file ({reason or 'its pickle cannot be read'})") from error
     except MemoryError as error:
         raise CheckpointError(f"{path} claims more data than fits into memory: it is damaged") from error
     # the unpickler walks whatever bytes a damaged file holds, so any error type can come out of it

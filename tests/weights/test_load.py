@@ -1,0 +1,179 @@
+"""Loading: the right network, and a clear line when file and network do not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conftest import TINY
+from drct.errors import CheckpointError, ModelNotFoundError
+from drct.networks import SuperResolutionNetwork, create_network
+from drct.weights import detect, load_into, load_network, read_weights, save_network
+from drct.weights.save import compat_state_dict
+
+
+def saved(state: dict, folder: Path) -> Path:
+    torch.save(state, folder / "net.pth")
+    return folder / "net.pth"
+
+
+@pytest.mark.parametrize("name", ["drct", "drct_l", "drct_xl", "drct_light"])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_named_sizes(name: str, scale: int) -> None:
+    network = create_network(name, scale=scale)
+    found, options = detect(network.state_dict())
+    assert found == name
+    assert create_network(found, **options).option_dict == network.option_dict
+
+
+def test_the_size_is_read_from_the_mask(tiny: SuperResolutionNetwork) -> None:
+    assert detect(compat_state_dict(tiny))[1]["img_size"] == 64
+
+
+def test_another_architecture_is_named_as_such(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"net\.pth: the weights belong to no known architecture .*conv1\.weight"):
+        load_network(saved({"conv1.weight": torch.zeros(3, 3)}, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers.1.swin3.attn.relative_position_bias_table": None}, "look like drct but lack layers.1.swin3.attn"),
+        ({"conv_last.weight": None}, "no upsampler that is known|no 3 x scale"),
+        ({"layers.0.swin1.attn.relative_position_bias_table": torch.zeros(50, 2)}, r"50 rows, which is no \(2w - 1\)\^2"),
+        ({"layers.0.swin1.mlp.fc1.weight": torch.zeros(100, 12)}, "no common ratio"),
+        ({"layers.0.swin2.attn.relative_position_bias_table": torch.zeros(49, 3)}, "attention heads of its blocks follow no rule"),
+        ({"norm.weight": None}, r"does not fit the network \(drct x2\): 1 missing \(norm\.weight\)"),
+        ({"surprise": torch.zeros(1)}, r"1 unexpected \(surprise\)"),
+        ({"norm.weight": torch.zeros(13)}, r"1 of another shape \(norm\.weight: 13 in the file, 12 in the network\)"),
+        ({"norm.weight": torch.zeros(12, dtype=torch.int8)}, "norm.weight: 12 int8 in the file, 12 in the network"),
+        ({"norm.weight": torch.full((12,), torch.nan)}, r"values that are not finite \(norm\.weight\)"),
+    ],
+)
+def test_what_does_not_fit_is_listed(change: dict, message: str, tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    state = {k: v for k, v in (tiny.state_dict() | change).items() if v is not None}
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_network(saved(state, tmp_path))
+    assert "net.pth" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_long_lists_are_shortened(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    state = {k: v for k, v in tiny.state_dict().items() if "mlp.fc2" not in k}
+    with pytest.raises(CheckpointError, match=r"20 missing \((.*, ){4}and 16 more\)"):
+        load_network(saved(state, tmp_path))
+
+
+def test_scale_mismatch(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    path = saved(tiny.state_dict(), tmp_path)
+    assert load_network(path, scale=2).scale == 2
+    with pytest.raises(CheckpointError, match=r"net\.pth upscales x2, but x4 was asked for"):
+        load_network(path, scale=4)
+
+
+def test_other_numbering_of_positions_is_refused(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    state = compat_state_dict(tiny)
+    name = "layers.0.swin1.attn.relative_position_index"
+    state[name] = state[name].t().contiguous()
+    with pytest.raises(CheckpointError, match="numbers relative positions in its own way"):
+        load_network(saved(state, tmp_path))
+
+
+def test_missing_masks_beside_indices_are_reported(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    state = {k: v for k, v in compat_state_dict(tiny).items() if not k.endswith("attn_mask")}
+    with pytest.warns(UserWarning, match="stores position indices but no shift masks"):
+        load_network(saved(state, tmp_path))
+
+
+def test_options_without_trace_come_from_metadata(tmp_path: Path) -> None:
+    network = create_network("drct", scale=2, **(TINY | {"img_range": 255.0, "qk_scale": 0.7, "drop_path_rate": 0.05}))
+    save_network(network, tmp_path / "net.safetensors")
+    loaded = load_network(tmp_path / "net.safetensors")
+    assert (loaded.img_range, loaded.options.qk_scale, loaded.options.drop_path_rate) == (255.0, 0.7, 0.05)
+
+
+def tampered(path: Path, **changes: object) -> None:
+    """Rewrite the metadata of one of our files; an option given as None is removed."""
+    metadata = dict(read_weights(path).metadata)
+    options = json.loads(metadata["options"])
+    for name, value in changes.items():
+        if name in ("architecture", "options"):
+            metadata[name] = str(value)
+        else:
+            options[name] = value
+    if "options" not in changes:
+        metadata["options"] = json.dumps(options)
+    save_file(load_file(path), path, metadata)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"embed_dim": 4000}, "embed_dim is 4000, but the tensors show 12"),
+        ({"upscale": 3}, "upscale is 3, but the tensors show 2"),
+        ({"depths": [2] * 60000, "num_heads": [2] * 60000}, "depths is 60000, but the tensors show 2"),
+        ({"depths": [10**9, 2]}, r"depths is \[1000000000, 2\]"),
+        ({"mlp_ratio": 1000.0}, r"mlp_ratio is 1000\.0, but the tensors show 2\.0"),
+        ({"mlp_ratio": 2.5}, "of another shape"),
+        ({"num_heads": [3, 3]}, "of another shape|do not divide"),
+        ({"window": 4}, r"option 'window' is unknown to network 'drct' \(did you mean 'window_size'\?\)"),
+        ({"img_range": "wide"}, "img_range"),
+        ({"img_range": float("nan")}, "img_range is nan"),
+        ({"architecture": "hat_xxl"}, "network 'hat_xxl' is unknown"),
+        ({"options": "[1, 2]"}, "metadata that do not describe a network"),
+        ({"options": "{"}, "metadata that do not describe a network"),
+    ],
+)
+def test_metadata_that_contradict_the_tensors(changes: dict, message: str, tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    save_network(tiny, path)
+    tampered(path, **changes)
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_network(path)
+    assert "net.safetensors" in str(error.value)
+
+
+def test_x4_from_x2(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    file = read_weights(saved({"params": tiny.state_dict()}, tmp_path))
+    larger = create_network("drct", scale=4, **TINY)
+    before = {k: v.clone() for k, v in larger.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"2 missing \(upsample\.2\.weight, upsample\.2\.bias\)"):
+        load_into(larger, file)
+    assert all(torch.equal(v, before[k]) for k, v in larger.state_dict().items())
+
+    report = load_into(larger, file, skip_upsampler=True)
+    assert report.complete
+    assert report.skipped == ("upsample.0.weight", "upsample.0.bias", "upsample.2.weight", "upsample.2.bias")
+    for name, tensor in larger.state_dict().items():
+        expected = before[name] if name.startswith("upsample.") else tiny.state_dict()[name]
+        assert torch.equal(tensor, expected), name
+    assert str(report).startswith(f"loaded {len(report.loaded)} tensors; skipped 4 (upsample.0.weight")
+
+
+def test_loading_what_fits(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    state = tiny.state_dict() | {"norm.weight": torch.zeros(5), "extra": torch.zeros(1)}
+    del state["norm.bias"]
+    network = create_network("drct", scale=2, **TINY)
+    report = load_into(network, read_weights(saved(state, tmp_path)), strict=False)
+    assert (report.missing, report.unexpected) == (("norm.bias",), ("extra",))
+    assert report.mismatched == ("norm.weight: 5 in the file, 12 in the network",)
+    assert torch.equal(network.conv_first.weight, tiny.conv_first.weight)
+    assert "1 missing (norm.bias)" in str(report)
+    nothing = read_weights(saved({"w": torch.zeros(1)}, tmp_path))
+    with pytest.raises(CheckpointError, match="does not fit the network"):
+        load_into(network, nothing, strict=False)
+
+
+def test_loading_into_half_precision(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    network = create_network("drct", scale=2, **TINY).to(torch.bfloat16)
+    load_into(network, read_weights(saved(tiny.state_dict(), tmp_path)))
+    assert torch.equal(network.conv_first.weight, tiny.conv_first.weight.bfloat16())
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"net\.pth does not exist"):
+        load_network(tmp_path / "net.pth")
