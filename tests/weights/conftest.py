@@ -9,7 +9,7 @@ import torch
 
 from drct.networks import SuperResolutionNetwork, create_network
 
-TINY = {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 2], "window_size": 4, "gc": 4, "drop_path_rate": 0.0}
+from .strategies import TINY
 
 
 @pytest.fixture

@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 
 from drct.networks.drct import BLOCKS, DRCTOptions
 
+# the smallest network by the published rules in which every block is shaped differently
+TINY: dict[str, Any] = {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 2], "window_size": 4, "gc": 4, "drop_path_rate": 0.0}
+
 
 def follows(d: int, gc: int, h: int) -> bool:
     """Whether the published head rule gives every block a whole number of channels per head."""

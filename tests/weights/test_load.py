@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import TINY
 from drct.errors import CheckpointError, ModelNotFoundError
 from drct.networks import SuperResolutionNetwork, create_network
 from drct.weights import detect, load_into, load_network, read_weights, save_network
 from drct.weights.save import compat_state_dict
+
+from .strategies import TINY
 
 
 def saved(state: dict, folder: Path) -> Path:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from strategies import drct_options, shape_of
 
 from drct.errors import CheckpointError
 from drct.networks import SuperResolutionNetwork, create_network
 from drct.weights import detect, export_compat, load_network, read_weights, save_network, weights_sha256
+
+from .strategies import drct_options, shape_of
 
 often = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

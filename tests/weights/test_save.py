@@ -62,13 +62,8 @@ def test_masks_are_made_for_the_published_size_where_it_fits(window: int, side: 
 def test_entries_stand_where_the_published_code_has_them(tiny: SuperResolutionNetwork) -> None:
     names = list(compat_state_dict(tiny))
     block = [n.removeprefix("layers.1.swin2.") for n in names if n.startswith("layers.1.swin2.")]
-    assert block[:5] == [
-        "attn_mask",
-        "norm1.weight",
-        "norm1.bias",
-        "attn.relative_position_bias_table",
-        "attn.relative_position_index",
-    ]
+    attention = ["attn.relative_position_bias_table", "attn.relative_position_index", "attn.qkv.weight"]
+    assert block[:6] == ["attn_mask", "norm1.weight", "norm1.bias", *attention]
     assert "layers.1.swin3.attn_mask" not in names
 
 
@@ -85,13 +80,15 @@ def test_compat_gives_the_same_image(tiny: SuperResolutionNetwork, tmp_path: Pat
         {"head_dim": 4},
         {"block_heads": [3, 2, 2, 3, 2]},
         {"upsampler": "pixelshuffledirect"},
+        {"patch_norm": False},
+        {"ape": True},
         {"img_range": 255.0},
         {"qk_scale": 1.0},
     ],
 )
 def test_compat_refuses_what_others_cannot_rebuild(options: dict, tmp_path: Path) -> None:
     network = create_network("drct", scale=2, embed_dim=12, depths=[2], num_heads=[2], window_size=4, gc=4, **options)
-    with pytest.raises(CheckpointError, match="other programs cannot rebuild this network: .*; export to safetensors instead"):
+    with pytest.raises(CheckpointError, match=r"other programs cannot rebuild this network: .*; export to safetensors instead"):
         export_compat(network, tmp_path / "net.pth")
     assert not list(tmp_path.iterdir())
 
