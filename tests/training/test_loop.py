@@ -110,7 +110,7 @@ def test_skips_bad_steps_and_stops_after_ten(option_dict: Make, tmp_path: Path) 
     before = {k: v.clone() for k, v in instance.network.state_dict().items()}
     instance.losses = [lambda sr, gt: sr.sum() * float("nan")]  # type: ignore[list-item]
     with pytest.raises(TrainingError, match="10 steps in a row"):
-        instance.go(None)
+        instance.go()
     state = load_state(list_states(tmp_path / "run")[-1])
     assert all(torch.equal(v, before[k]) for k, v in state.network.items())
     assert [r["in_a_row"] for r in read_log(tmp_path / "run")] == list(range(1, 11))

@@ -13,6 +13,7 @@ import click
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the run; default: runs/NAME.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--stop-after", type=click.IntRange(min=1), help="Leave with a checkpoint after so many iterations.")
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard event files too.")
 @click.option("--launcher", hidden=True)
 @click.option("--local-rank", "--local_rank", hidden=True)
 def command(
@@ -21,6 +22,7 @@ def command(
     output: Path | None,
     device: str,
     stop_after: int | None,
+    tensorboard: bool,
     launcher: str | None,
     local_rank: str | None,
 ) -> None:
@@ -37,6 +39,6 @@ def command(
     options, warnings = read_options(option_file)
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
-    result = train(options, output, resume=resume, device=device, echo=click.echo, stop_after=stop_after)
+    result = train(options, output, resume=resume, device=device, echo=click.echo, stop_after=stop_after, tensorboard=tensorboard)
     best = ", ".join(f"{k} {v:g}" for k, v in result.best.items())
     click.echo(f"{result.folder}: iteration {result.iteration}" + (f", best {best}" if best else ""))

@@ -6,13 +6,30 @@ import json
 from pathlib import Path
 from typing import Any
 
+from drct.errors import MissingDependencyError
+
 
 class Log:
-    """Appends to ``log.jsonl``. Lines of iterations that a resumed run will repeat are removed first."""
+    """Appends to ``log.jsonl``. Lines of iterations that a resumed run will repeat are removed first.
 
-    def __init__(self, folder: Path, is_main: bool, iteration: int) -> None:
+    With ``tensorboard`` the same numbers go to event files in the run's folder too.
+
+    Raises:
+        MissingDependencyError: TensorBoard was asked for and is not installed.
+    """
+
+    def __init__(self, folder: Path, is_main: bool, iteration: int, tensorboard: bool = False) -> None:
         self.path = folder / "log.jsonl"
         self.is_main = is_main
+        self.writer: Any = None
+        if is_main and tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise MissingDependencyError(
+                    "--tensorboard needs the package tensorboard: pip install 'drct[tensorboard]'"
+                ) from error
+            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration)
         if not is_main:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -23,6 +40,14 @@ class Log:
         if self.is_main:
             with open(self.path, "a") as file:
                 file.write(json.dumps({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in record.items()}) + "\n")
+        if self.writer is not None:
+            for name, value in record.items():
+                if isinstance(value, float):
+                    self.writer.add_scalar(name, value, record["iteration"])
+            for dataset, scores in record.get("validation", {}).items():
+                for metric, value in scores.items():
+                    self.writer.add_scalar(f"{dataset}/{metric}", value, record["iteration"])
+            self.writer.flush()
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -73,6 +73,7 @@ def train(
     device: str = "auto",
     echo: Callable[[str], None] = print,
     stop_after: int | None = None,
+    tensorboard: bool = False,
 ) -> TrainResult:
     """Train a network as an option file says.
 
@@ -83,6 +84,7 @@ def train(
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         echo: receives the lines for the console, in the main process only.
         stop_after: leave (with a checkpoint) after so many iterations of this call.
+        tensorboard: write event files beside the log.
 
     Raises:
         OptionError, DataError, CheckpointError, DeviceError: before the first step.
@@ -96,7 +98,7 @@ def train(
             run.resume(folder if resume == "auto" else Path(resume))
         elif list_states(folder):
             raise OptionError(f"{folder} holds checkpoints of an earlier run: add --resume auto, or choose another name")
-        return run.go(stop_after)
+        return run.go(stop_after, tensorboard)
 
 
 class Run:
@@ -156,10 +158,10 @@ class Run:
 
     # ---------------------------------------------------------------------------------------------- the loop
 
-    def go(self, stop_after: int | None) -> TrainResult:
+    def go(self, stop_after: int | None = None, tensorboard: bool = False) -> TrainResult:
         o, t = self.options, self.options.train
         end = t.total_iter if stop_after is None else min(t.total_iter, self.iteration + stop_after)
-        log = Log(self.folder, self.process.is_main, self.iteration)
+        log = Log(self.folder, self.process.is_main, self.iteration, tensorboard)
         loader = batches(
             self.patches,
             self.iteration * t.accumulate,
