@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from drct.engine.cpu.drct import DRCTProgram
 from drct.engine.devices import resolve_device, resolve_precision
 from drct.engine.program import PlainProgram, Program
 from drct.networks.base import SuperResolutionNetwork
+from drct.networks.drct import DRCT
 
 
 def compile(network: SuperResolutionNetwork, device: str | torch.device = "cpu", precision: str = "fp32") -> Program:
@@ -24,4 +26,6 @@ def compile(network: SuperResolutionNetwork, device: str | torch.device = "cpu",
     """
     device = resolve_device(device)
     precision = resolve_precision(precision, device)
+    if device.type == "cpu" and isinstance(network, DRCT):
+        return DRCTProgram(network, precision)
     return PlainProgram(network, device, precision, "no faster program for this architecture yet")

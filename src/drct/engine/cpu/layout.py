@@ -1,0 +1,55 @@
+"""Order of tokens: maps are kept as rows of pixels in the order of their windows.
+
+Attention then reads contiguous rows. The order of unshifted windows is the home order in which features are stored; shifted
+blocks gather from it. Windows that need the same mask stand together, so that only those at the border are masked at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from drct.networks.window_attention import window_partition, window_reverse
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowOrder:
+    """Windows of a (shifted) map.
+
+    Attributes:
+        tokens: home position of each token in this order; None when the orders are the same.
+        ends: for each of the four kinds of :func:`drct.networks.window_attention.shift_masks`, the first window after it.
+    """
+
+    tokens: Tensor | None
+    ends: tuple[int, int, int, int]
+
+
+def window_order(batch: int, height: int, width: int, window: int, shift: int) -> WindowOrder:
+    """The order of tokens for a map whose sides are multiples of ``window``, cyclically shifted by ``shift``."""
+    rows, columns = height // window, width // window
+    windows = batch * rows * columns
+    if shift == 0:
+        return WindowOrder(None, (windows, windows, windows, windows))
+    home = torch.arange(windows * window * window).view(batch, rows, columns, window * window, 1)
+    shifted = window_reverse(home, window).roll((-shift, -shift), (1, 2))
+    tokens = window_partition(shifted, window).view(windows, window * window)
+    kind = torch.zeros(batch, rows, columns, dtype=torch.int64)
+    kind[:, :, -1] += 1
+    kind[:, -1] += 2
+    kind = kind.flatten()
+    ends = kind.bincount(minlength=4).cumsum(0).tolist()
+    return WindowOrder(tokens[kind.argsort(stable=True)].flatten(), tuple(ends))
+
+
+def to_tokens(x_bchw: Tensor, window: int) -> Tensor:
+    """``(B, C, H, W)`` to ``(B * H * W, C)`` in home order."""
+    return window_partition(x_bchw.permute(0, 2, 3, 1), window).flatten(0, 3)
+
+
+def to_map(tokens: Tensor, batch: int, height: int, width: int, window: int) -> Tensor:
+    """Inverse of :func:`to_tokens`; the result has channels-last strides."""
+    x = tokens.view(batch, height // window, width // window, window * window, -1)
+    return window_reverse(x, window).permute(0, 3, 1, 2)

@@ -1,0 +1,79 @@
+"""Linear layers and 3x3 convolutions whose weights oneDNN has laid out once for this processor."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from drct.engine.folding import Affine
+
+TOKENS = 1024  # rows for which a layout is asked; layouts do not depend much on it
+
+
+@functools.cache
+def packing_available() -> str | None:
+    """None when oneDNN's packed layers work in this build of torch, else the reason why not.
+
+    The operators are the ones that torch's own compiler emits; they are checked once against the plain ones.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return "this build of torch has no oneDNN"
+    x, weight, bias = torch.randn(32, 20), torch.randn(24, 20), torch.randn(24)
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 32)
+        y = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "gelu", [], "none")
+        z = torch.ops.mkldnn._linear_pointwise(x, y, packed, bias, "add")
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
+        return f"this build of torch cannot pack linear layers ({str(error).splitlines()[0]})"
+    plain = F.linear(x, weight, bias)
+    if not (torch.allclose(y, F.gelu(plain), atol=1e-4) and torch.allclose(z, plain + y, atol=1e-4)):
+        return "packed linear layers of this build of torch return other values"
+    return None
+
+
+class Linear:
+    """``x @ weight.T + bias``, optionally with exact GELU, or with another tensor added."""
+
+    def __init__(self, layer: Affine, dtype: torch.dtype) -> None:
+        self.out_dim = len(layer.weight)
+        weight = layer.weight.to(dtype)
+        self.bias = layer.bias.to(dtype) if layer.bias.any() else None
+        self.packed = packing_available() is None
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), TOKENS) if self.packed else weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``(..., in)`` to ``(..., out)``."""
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return F.linear(x, self.weight, self.bias)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """The layer followed by GELU."""
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu", [], "none")
+        return F.gelu(F.linear(x, self.weight, self.bias))
+
+    def add(self, x: Tensor, other: Tensor) -> Tensor:
+        """The layer plus ``other``, which has the shape and type of its output."""
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise(x, other, self.weight, self.bias, "add")
+        return F.linear(x, self.weight, self.bias).add_(other)
+
+
+class Conv3x3:
+    """3x3 convolution with zero padding on channels-last maps; its weights may be multiplied by a factor."""
+
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, factor: float = 1.0, order: Tensor | None = None) -> None:
+        weight = conv.weight.detach().float() * factor
+        bias = torch.zeros(len(weight)) if conv.bias is None else conv.bias.detach().float() * factor
+        if order is not None:
+            weight, bias = weight[order], bias[order]
+        self.bias = bias.to(dtype)
+        self.weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)`` with channels-last strides to the same with other channels."""
+        return F.conv2d(x, self.weight, self.bias, padding=1)

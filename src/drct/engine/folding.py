@@ -1,0 +1,134 @@
+"""Exact rewriting of trained weights: what follows a linear layer linearly is multiplied into it once, not per pixel.
+
+Everything is computed in float64 and rounded once. Nothing is folded across the zero padding of a 3x3 convolution except what
+commutes with it: factors do, added constants do not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from drct.networks.window_attention import SwinBlock, gather_bias
+
+
+@dataclasses.dataclass
+class Affine:
+    """``y = x @ weight.T + bias``: weight ``(out, in)``, bias ``(out)``, both float32."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclasses.dataclass
+class Norm:
+    """LayerNorm over the last axis."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    @classmethod
+    def of(cls, norm: nn.Module) -> Norm | None:
+        """The values of a LayerNorm; None for an identity in its place."""
+        if isinstance(norm, nn.LayerNorm):
+            return cls(norm.weight.detach().float(), norm.bias.detach().float(), norm.eps)
+        return None
+
+
+@dataclasses.dataclass
+class FoldedSwin:
+    """A Swin block and the linear layer that alone reads its output.
+
+    With ``h = gelu(fc1(norm2(u)))`` and ``u = x + proj(attention(norm1(x)))`` the block returns ``u + fc2(h)``, so a layer
+    ``A`` after it is ``from_residual(u) + from_hidden(h)``, where ``from_hidden`` is the product of ``A`` and ``fc2``.
+
+    Attributes:
+        qkv: rows ordered (q|k|v, head, head_dim); the query rows carry the scale of the scores.
+        position_bias: ``(heads, window**2, window**2)``.
+        masks: ``(4, window**2, window**2)``, see :func:`drct.networks.window_attention.shift_masks`.
+        from_hidden: its bias is zero; ``from_residual`` carries the sum of all.
+    """
+
+    window: int
+    shift: int
+    heads: int
+    head_dim: int
+    norm1: Norm
+    qkv: Affine
+    position_bias: Tensor
+    masks: Tensor
+    proj: Affine
+    norm2: Norm
+    fc1: Affine
+    from_residual: Affine
+    from_hidden: Affine
+
+    @property
+    def dim(self) -> int:
+        """Channels of the block's input."""
+        return self.qkv.weight.shape[1]
+
+    @property
+    def out_dim(self) -> int:
+        """Channels that the folded last layer returns."""
+        return self.from_residual.weight.shape[0]
+
+    def multiply_adds(self) -> int:
+        """Multiply-adds per pixel, with attention counted as its two matrix products."""
+        matrices = (self.qkv, self.proj, self.fc1, self.from_residual, self.from_hidden)
+        return sum(m.weight.numel() for m in matrices) + 2 * self.window**2 * self.heads * self.head_dim
+
+
+def affine(layer: nn.Linear | nn.Conv2d, factor: float = 1.0) -> Affine:
+    """A linear layer or 1x1 convolution, times ``factor``."""
+    weight = layer.weight.detach().double().flatten(1) * factor
+    bias = torch.zeros(len(weight)).double() if layer.bias is None else layer.bias.detach().double() * factor
+    return Affine(weight.float(), bias.float())
+
+
+def fold_swin(block: SwinBlock, after: nn.Conv2d | nn.Linear, factor: float = 1.0) -> FoldedSwin:
+    """Fold a Swin block, the layer ``after`` it, and a ``factor`` on that layer's output."""
+    attn = block.attn
+    norm1, norm2 = Norm.of(block.norm1), Norm.of(block.norm2)
+    assert norm1 is not None
+    assert norm2 is not None
+    qkv = affine(attn.qkv)
+    qkv.weight[: attn.dim] *= attn.scale
+    qkv.bias[: attn.dim] *= attn.scale
+    a = after.weight.detach().double().flatten(1) * factor
+    a_bias = torch.zeros(len(a)).double() if after.bias is None else after.bias.detach().double() * factor
+    fc2, fc2_bias = block.mlp.fc2.weight.detach().double(), block.mlp.fc2.bias.detach().double()
+    return FoldedSwin(
+        window=attn.window,
+        shift=attn.shift,
+        heads=attn.num_heads,
+        head_dim=attn.dim // attn.num_heads,
+        norm1=norm1,
+        qkv=qkv,
+        position_bias=gather_bias(attn.relative_position_bias_table.detach().float(), attn.relative_position_index),
+        masks=attn.masks,
+        proj=affine(attn.proj),
+        norm2=norm2,
+        fc1=affine(block.mlp.fc1),
+        from_residual=Affine(a.float(), (a @ fc2_bias + a_bias).float()),
+        from_hidden=Affine((a @ fc2).float(), torch.zeros(len(a))),
+    )
+
+
+def pad_heads(affine_qkv: Affine, heads: int, head_dim: int, padded: int) -> Affine:
+    """Widen every head of a query/key/value matrix with zero rows: scores and values stay, columns beyond are zero."""
+    weight = torch.zeros(3, heads, padded, affine_qkv.weight.shape[1])
+    bias = torch.zeros(3, heads, padded)
+    weight[:, :, :head_dim] = affine_qkv.weight.view(3, heads, head_dim, -1)
+    bias[:, :, :head_dim] = affine_qkv.bias.view(3, heads, head_dim)
+    return Affine(weight.flatten(0, 2), bias.flatten())
+
+
+def pad_head_inputs(proj: Affine, heads: int, head_dim: int, padded: int) -> Affine:
+    """Zero columns in the output projection for heads that were widened by :func:`pad_heads`."""
+    weight = torch.zeros(len(proj.weight), heads, padded)
+    weight[:, :, :head_dim] = proj.weight.view(-1, heads, head_dim)
+    return Affine(weight.flatten(1), proj.bias)
