@@ -23,6 +23,7 @@ CAUSES = (
         (
             *("premature end", "truncated", "unexpected end", "end of file", "libpng read error", "failed to read directory"),
             *("io error", "not enough", "short read", "out of data", "no data", "references data outside", "unable to parse image"),
+            *("invalid input", "invalid frame data", "incorrect data check", "incorrect header check"),
         ),
         "the file is cut off or damaged",
     ),
@@ -59,13 +60,13 @@ def enter(what: object) -> None:
 
 def cause(error: pyvips.Error) -> str:
     """The one thing in libvips' many lines that a person wants to know."""
-    lines = [line.strip() for line in str(error.detail).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error.detail).splitlines() if line.strip() and "bad seek" not in line]
     whole = " ".join(lines).lower()
     for needles, plain in CAUSES:
         if any(needle in whole for needle in needles):
             return plain
-    detail = next((line for line in lines if not line.endswith("load error")), "unknown error")
-    return f"the file is damaged ({detail.split(': ', 1)[-1]})"
+    detail = next((line for line in lines if not line.rstrip(":").endswith("load error")), "")
+    return f"cannot be decoded ({detail.split(': ', 1)[-1]})" if detail else "the file is cut off or damaged"
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import struct
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 EXIF_POINTER, GPS_POINTER, INTEROPERABILITY_POINTER = 0x8769, 0x8825, 0xA005
 NEW_SUBFILE_TYPE, DNG_VERSION = 0x00FE, 0xC612
@@ -24,7 +24,7 @@ class Value(NamedTuple):
     data: bytes  # little-endian
 
 
-def inspect(file: BinaryIO) -> tuple[bool, bytes | None]:
+def inspect(file: IO[bytes] | io.FileIO) -> tuple[bool, bytes | None]:
     """What a TIFF file is, beside what libvips reads of it.
 
     Returns:
@@ -37,7 +37,7 @@ def inspect(file: BinaryIO) -> tuple[bool, bytes | None]:
     return is_raw, _extract(file, main, order)
 
 
-def _extract(file: BinaryIO, main: dict[int, Value], order: str) -> bytes | None:
+def _extract(file: IO[bytes] | io.FileIO, main: dict[int, Value], order: str) -> bytes | None:
     parts = {tag: _pointed(file, main, tag, order) for tag in (EXIF_POINTER, GPS_POINTER)}
     parts = {tag: directory for tag, directory in parts.items() if directory}
     if not parts:
@@ -50,7 +50,7 @@ def _extract(file: BinaryIO, main: dict[int, Value], order: str) -> bytes | None
     return bytes(out)
 
 
-def insert(file: BinaryIO, exif: bytes) -> None:
+def insert(file: IO[bytes] | io.FileIO, exif: bytes) -> None:
     """Put EXIF data into a classic TIFF file of one page, open for reading and writing: a new main directory goes to its end.
 
     Raises:
@@ -74,7 +74,7 @@ def insert(file: BinaryIO, exif: bytes) -> None:
     file.write(struct.pack(target_order + "I", start))
 
 
-def _main_directory(file: BinaryIO) -> tuple[dict[int, Value], str]:
+def _main_directory(file: IO[bytes] | io.FileIO) -> tuple[dict[int, Value], str]:
     file.seek(0)
     head = file.read(8)
     if len(head) < 8 or head[:4] not in (b"II*\0", b"MM\0*"):
@@ -83,7 +83,7 @@ def _main_directory(file: BinaryIO) -> tuple[dict[int, Value], str]:
     return _directory(file, struct.unpack(order + "I", head[4:])[0], order), order
 
 
-def _pointed(file: BinaryIO, main: dict[int, Value], tag: int, order: str) -> dict[int, Value]:
+def _pointed(file: IO[bytes] | io.FileIO, main: dict[int, Value], tag: int, order: str) -> dict[int, Value]:
     pointer = main.get(tag)
     if pointer is None or len(pointer.data) != 4:
         return {}
@@ -92,7 +92,7 @@ def _pointed(file: BinaryIO, main: dict[int, Value], tag: int, order: str) -> di
     return directory
 
 
-def _directory(file: BinaryIO, start: int, order: str) -> dict[int, Value]:
+def _directory(file: IO[bytes] | io.FileIO, start: int, order: str) -> dict[int, Value]:
     """Readable entries of a directory; damaged ones are left out."""
     file.seek(start)
     head = file.read(2)

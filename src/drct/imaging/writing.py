@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import struct
 import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -205,7 +206,7 @@ def _bytes(image: pyvips.Image) -> int:
     return int(image.width * image.height * image.bands * {"uchar": 1, "ushort": 2, "float": 4}[image.format])
 
 
-def _save(image: pyvips.Image, target: Format, part: Any, options: dict[str, Any], metadata: bytes | None) -> None:
+def _save(image: pyvips.Image, target: Format, part: io.FileIO, options: dict[str, Any], metadata: bytes | None) -> None:
     # EXIF is put in by this module: libvips would rebuild it, add tags of its own and break the offsets in maker notes.
     options = {**options, "keep": "icc|xmp"}
     if metadata is None or target.name == "tiff":
@@ -225,7 +226,7 @@ def _save(image: pyvips.Image, target: Format, part: Any, options: dict[str, Any
 
 
 def _save_with_insert(
-    image: pyvips.Image, target: Format, part: Any, options: dict[str, Any], insert: bytes, position: int
+    image: pyvips.Image, target: Format, part: io.FileIO, options: dict[str, Any], insert: bytes, position: int
 ) -> None:
     written = 0
     failure: OSError | None = None
@@ -311,7 +312,7 @@ def remove_stale_parts(folder: str | os.PathLike[str]) -> list[Path]:
     return removed
 
 
-def _lock(file: Any, part: Path) -> Literal["held", "busy", "gone", "none"]:
+def _lock(file: IO[bytes] | io.FileIO, part: Path) -> Literal["held", "busy", "gone", "none"]:
     """Try to take the lock of a temporary file, which the system drops when its process ends, however it ends.
 
     Returns:
@@ -333,10 +334,10 @@ def _lock(file: Any, part: Path) -> Literal["held", "busy", "gone", "none"]:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Any]:
+def _replacing(path: Path) -> Iterator[_Part]:
     """A temporary file open for writing that takes the name ``path`` when the block ends well, and vanishes when it does not."""
     part = part_path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir false, and no error, for impossible names
         raise ImageError(f"{path}: cannot be written: it is a folder")
     with _locked(path, part) as file:
         try:
@@ -357,11 +358,22 @@ def _replacing(path: Path) -> Iterator[Any]:
     _sync_folder(path.parent)
 
 
-def _locked(path: Path, part: Path) -> Any:
+class _Part(io.FileIO):
+    """A file whose ``write`` writes all or fails; that of FileIO stops half way, without a word, when the disk gets full."""
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        done = 0
+        while done < len(view):
+            done += super().write(view[done:]) or 0
+        return done
+
+
+def _locked(path: Path, part: Path) -> _Part:
     while True:
         try:
             # Neither emptied before the lock is held, nor in append mode, where TIFF could not go back to fill in its directory.
-            file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b", buffering=0)
+            file = _Part(os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+")
         except (OSError, ValueError) as error:
             raise ImageError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
         lock = _lock(file, part)

@@ -1,0 +1,385 @@
+"""Writing: what goes in comes out of every format that can hold it, as the same bytes every time, whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import PEAK, exif_with, smooth
+from PIL import Image
+
+import drct.imaging.writing as writing
+from drct.errors import Error, ImageError, OptionError
+from drct.imaging import FORMATS, Picture, part_path, read, remove_stale_parts, to_depth, write
+
+SUFFIXES = {"png": "png", "jpeg": "jpg", "webp": "webp", "tiff": "tif"}
+CASES = list(itertools.product(SUFFIXES, ["uint8", "uint16", "float32"], [False, True], [False, True]))
+
+
+def picture_of(dtype: str, grey: bool, alpha: bool) -> Picture:
+    pixels = smooth(30, 40, 1 if grey else 3, dtype)
+    return Picture(pixels, smooth(30, 40, 1, dtype, seed=5)[:, :, 0] if alpha else None)
+
+
+@pytest.mark.parametrize(("name", "dtype", "grey", "alpha"), CASES)
+def test_every_format_depth_and_kind(tmp_path: Path, name: str, dtype: str, grey: bool, alpha: bool) -> None:
+    picture = picture_of(dtype, grey, alpha)
+    path = tmp_path / f"a.{SUFFIXES[name]}"
+    notices = write(path, picture, **({"lossless": True} if name == "webp" else {"quality": 100}))
+    again = read(path)
+    assert again.source_format == name
+
+    kept = dtype in FORMATS[name].depths
+    depth = dtype if kept else FORMATS[name].depths[-1]
+    assert again.pixels.dtype == depth
+    assert any("rounded" in n for n in notices) == (not kept)
+    assert (again.alpha is not None) == (alpha and name != "jpeg")
+    assert any("laid on white" in n for n in notices) == (alpha and name == "jpeg")
+
+    # WebP has no grey: the three channels are equal
+    assert again.is_grey == (grey and name != "webp")
+    wanted = picture.pixels
+    if alpha and name == "jpeg":
+        opacity = picture.alpha[:, :, None] / PEAK[dtype]  # type: ignore[index]
+        wanted = (wanted / PEAK[dtype] * opacity + 1 - opacity).astype(np.float32)
+    wanted = to_depth(wanted, depth)
+    difference = np.abs(again.pixels.astype(float) - wanted).max()
+    assert difference <= (8 if name == "jpeg" else 0)
+    if again.alpha is not None:
+        np.testing.assert_array_equal(again.alpha, to_depth(picture.alpha, depth))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", SUFFIXES)
+@pytest.mark.parametrize("alpha", [False, True])
+def test_metadata_survives(tmp_path: Path, photo: Picture, name: str, alpha: bool) -> None:
+    photo.alpha = smooth(30, 40, 1)[:, :, 0] if alpha else None
+    path = tmp_path / f"a.{SUFFIXES[name]}"
+    write(path, photo)
+    again = read(path)
+    assert again.icc == photo.icc
+    assert again.xmp is not None
+    assert b'PixelXDimension="40"' in again.xmp
+    assert b'Orientation="1"' in again.xmp
+    if name != "webp":  # WebP has no field for it beside EXIF
+        assert again.resolution == pytest.approx(photo.resolution, rel=1e-3)
+    with Image.open(path) as image:
+        exif = image.getexif()
+        details = exif.get_ifd(0x8769)
+        assert image.info["icc_profile"] == photo.icc
+    assert exif[0x010F] == "A camera's maker"
+    assert exif.get(0x0112, 1) == 1
+    assert (details[0xA002], details[0xA003]) == (40, 30)
+    assert details[0x927C] == b"maker note \x00\x01\x02"
+    assert float(details[0x829A]) == 0.005
+    assert float(exif[0x011A]) == pytest.approx(11.811 * 25.4, rel=1e-3)
+    assert exif[0x0128] == 2
+
+
+def test_exif_bytes_beside_the_corrections_are_untouched(tmp_path: Path, photo: Picture) -> None:
+    photo.resolution = None
+    for suffix in ("png", "jpg", "webp"):
+        write(tmp_path / f"a.{suffix}", photo)
+        assert read(tmp_path / f"a.{suffix}").exif == photo.exif
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_what_is_not_there_is_not_invented(tmp_path: Path, suffix: str) -> None:
+    write(tmp_path / f"a.{suffix}", smooth(30, 40, 3))
+    again = read(tmp_path / f"a.{suffix}")
+    assert (again.alpha, again.icc, again.exif, again.xmp, again.frames, again.notices) == (None, None, None, None, 1, [])
+
+
+def test_grey_profiles(tmp_path: Path, grey_profile: bytes) -> None:
+    picture = Picture(smooth(30, 40, 1), icc=grey_profile)
+    for suffix in ("png", "jpg", "tif"):
+        assert write(tmp_path / f"a.{suffix}", picture) == []
+        assert read(tmp_path / f"a.{suffix}").icc == grey_profile
+    assert "grey colour profile left out" in write(tmp_path / "a.webp", picture)[0]
+
+
+def test_a_thumbnail_of_the_old_picture_is_removed(tmp_path: Path, shared: Path) -> None:
+    picture = read(shared / "data/odd/wolf_gray.jpg")
+    assert picture.exif is not None
+    assert b"\xff\xd8\xff" in picture.exif
+    picture.pixels = np.kron(picture.pixels, np.ones((2, 2, 1), np.uint8))
+    write(tmp_path / "a.jpg", picture)
+    exif = read(tmp_path / "a.jpg").exif
+    assert exif is not None
+    assert b"\xff\xd8\xff" not in exif
+    with Image.open(tmp_path / "a.jpg") as image:
+        details = image.getexif().get_ifd(0x8769)
+        assert (details[0xA002], details[0xA003]) == (472, 472)
+        assert not image.getexif().get_ifd(1)  # the thumbnail's directory
+
+
+def test_exif_that_is_too_long_for_jpeg(tmp_path: Path) -> None:
+    picture = Picture(smooth(9, 9, 3), exif=exif_with() + bytes(70000))
+    assert write(tmp_path / "a.jpg", picture) == ["EXIF data left out: too long for JPEG"]
+    assert write(tmp_path / "a.png", picture) == []
+
+
+# ---- the same bytes
+
+
+@pytest.mark.parametrize(("name", "dtype", "grey", "alpha"), CASES)
+def test_same_picture_same_bytes(tmp_path: Path, name: str, dtype: str, grey: bool, alpha: bool, srgb_profile: bytes) -> None:
+    picture = dataclasses.replace(picture_of(dtype, grey, alpha), exif=exif_with(), icc=None if grey else srgb_profile)
+    written = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / f"a.{SUFFIXES[name]}"
+        write(path, picture)
+        written.append(path.read_bytes())
+    assert written[0] == written[1]
+
+
+def test_bytes_do_not_depend_on_the_clock_or_on_threads(tmp_path: Path) -> None:
+    program = "import sys; from drct.imaging import read, write; write(sys.argv[2], read(sys.argv[1]))"
+    write(tmp_path / "in.png", smooth(700, 900, 3))
+    for suffix in ("png", "jpg", "webp", "tif"):
+        bytes_of = []
+        for threads in ("1", "3"):
+            out = tmp_path / f"{threads}.{suffix}"
+            environment = {**os.environ, "VIPS_CONCURRENCY": threads, "SOURCE_DATE_EPOCH": threads + "0000"}
+            subprocess.run([sys.executable, "-c", program, tmp_path / "in.png", out], check=True, timeout=60, env=environment)
+            bytes_of.append(out.read_bytes())
+        assert bytes_of[0] == bytes_of[1]
+
+
+# ---- options and misuse
+
+
+def test_formats_by_name_and_options(tmp_path: Path) -> None:
+    pixels = smooth(60, 80, 3)
+    for name, kind in (("jpg", "jpeg"), ("JPEG", "jpeg"), (".tif", "tiff"), ("PNG", "png")):
+        write(tmp_path / "a.dat", pixels, format=name)
+        assert read(tmp_path / "a.dat").source_format == kind
+    sizes = []
+    for quality in (30, 95):
+        write(tmp_path / "a.jpg", pixels, quality=quality)
+        sizes.append((tmp_path / "a.jpg").stat().st_size)
+    assert sizes[0] < sizes[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("a.gif", {}, "suffix '.gif'"),
+        ("a", {}, "suffix ''"),
+        ("a.png", {"format": "pgn"}, "did you mean 'png'"),
+        ("a.jpg", {"quality": 0}, "quality"),
+        ("a.jpg", {"quality": 101}, "quality"),
+        ("a.png", {"compression": 10}, "compression"),
+    ],
+)
+def test_wrong_options(tmp_path: Path, name: str, options: dict[str, object], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        write(tmp_path / name, smooth(9, 9, 3), **options)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.zeros((4, 5, 4), np.uint8),
+        np.zeros((4, 5, 3), np.int32),
+        np.zeros((0, 5, 3), np.uint8),
+        np.zeros((4, 5, 3, 1), np.uint8),
+        Picture(np.zeros((4, 5, 3), np.uint8), np.zeros((4, 4), np.uint8)),
+        Picture(np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.uint16)),
+    ],
+)
+def test_wrong_pictures(tmp_path: Path, picture: Picture | np.ndarray) -> None:
+    with pytest.raises(ImageError):
+        write(tmp_path / "a.png", picture)
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_beyond_what_a_format_holds(tmp_path: Path) -> None:
+    for suffix, side in (("webp", 16384), ("jpg", 65536)):
+        with pytest.raises(ImageError, match=f"{side} x 1 pixels"):
+            write(tmp_path / f"a.{suffix}", np.zeros((1, side), np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_views_are_written_as_they_look(tmp_path: Path) -> None:
+    pixels = smooth(30, 40, 3)
+    for view in (pixels[::-1], pixels[:, ::2], pixels[:, :, ::-1], np.asfortranarray(pixels), pixels.transpose(1, 0, 2)):
+        write(tmp_path / "a.png", view)
+        np.testing.assert_array_equal(read(tmp_path / "a.png").pixels, view)
+
+
+@pytest.mark.parametrize("source", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("target", ["uint8", "uint16", "float32"])
+def test_depths(source: str, target: str) -> None:
+    peak = PEAK[source]
+    values = np.linspace(-0.2, 1.3, 1001, dtype=np.float32) if source == "float32" else np.arange(peak + 1).astype(source)
+    exact = values.astype(np.float64) / peak
+    if target == source:
+        wanted = values
+    elif target == "float32":
+        wanted = exact.astype(np.float32)
+    else:
+        wanted = np.floor(np.clip(exact, 0, 1) * PEAK[target] + 0.5).astype(target)
+    result = to_depth(values, target)
+    assert result.dtype == target
+    # floats between two levels may fall to either side of a tie
+    assert np.abs(result.astype(np.float64) - wanted).max() <= (1e-7 if target == "float32" else source == "float32")
+
+
+# ---- whole or not at all
+
+
+def test_part_names(tmp_path: Path) -> None:
+    assert part_path(tmp_path / "a.png") == tmp_path / ".a.png.part"
+    long = part_path(tmp_path / ("ä" * 125 + ".tif"))
+    assert len(os.fsencode(long.name)) <= 255
+    assert long.name.startswith(".")
+    assert long.name.endswith(".tif.part")
+    assert long != part_path(tmp_path / ("ä" * 124 + "b.tif"))
+
+
+def test_an_existing_file_is_replaced_only_when_all_went_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    write(path, smooth(9, 9, 3))
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writing.os, "fsync", full)
+    with pytest.raises(ImageError, match=r"a\.png: cannot be written: No space left"):
+        write(path, smooth(9, 9, 3, seed=1))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+@pytest.mark.parametrize("exif", [None, exif_with()])
+def test_a_full_disk_leaves_nothing(tmp_path: Path, suffix: str, exif: bytes | None) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (500, 600, 3), np.uint8)
+    program = """
+import resource, signal, sys, numpy as np
+from drct.errors import ImageError
+from drct.imaging import Picture, write
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writes beyond the limit then fail as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+exif = bytes.fromhex(sys.argv[3]) or None
+try:
+    write(sys.argv[1], Picture(np.load(sys.argv[2]), exif=exif))
+except ImageError as error:
+    print(error)
+"""
+    np.save(tmp_path / "noise.npy", noise)
+    (tmp_path / "out").mkdir()
+    arguments = [sys.executable, "-c", program, tmp_path / f"out/a.{suffix}", tmp_path / "noise.npy", (exif or b"").hex()]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True)
+    assert "cannot be written" in done.stdout
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder.png").mkdir()
+    places = [tmp_path / "missing/a.png", tmp_path / "file/a.png", tmp_path / "folder.png", tmp_path / ("x" * 260 + ".png")]
+    for path in [*places, Path("/proc/a.png"), tmp_path / "a\0.png"]:
+        with pytest.raises(ImageError, match="cannot be written") as caught:
+            write(path, smooth(9, 9, 3))
+        assert "\n" not in str(caught.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.png"]
+
+
+def test_kill_in_the_middle_leaves_only_a_part_that_the_next_run_removes(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    program = """
+import sys, numpy as np
+from drct.imaging import write
+noise = np.random.default_rng(0).integers(0, 256, (3000, 3000, 3), np.uint8)
+print("ready", flush=True)
+while True:
+    write(sys.argv[1], noise, compression=9)
+"""
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        deadline = time.monotonic() + 30
+        while not (part_path(path).exists() and part_path(path).stat().st_size > 0) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        # While it is alive its temporary file is safe, and nobody else may write under that name.
+        assert remove_stale_parts(tmp_path) == []
+        with pytest.raises(ImageError, match="another process"):
+            write(path, smooth(9, 9, 3))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert [p.name for p in tmp_path.iterdir()] == [".a.png.part"]
+        assert remove_stale_parts(tmp_path) == [part_path(path)]
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_stale_part_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    part_path(tmp_path / "a.tif").write_bytes(b"old" * 100_000)
+    write(tmp_path / "a.tif", smooth(9, 9, 3))
+    np.testing.assert_array_equal(read(tmp_path / "a.tif").pixels, smooth(9, 9, 3))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
+
+
+def test_only_our_own_parts_are_removed(tmp_path: Path) -> None:
+    foreign = ["movie.mkv.part", ".movie.mkv.part", "a.png.part", ".part", "a.png", ".a.png"]
+    for name in [*foreign, ".a.jpg.part", ".b.TIFF.part"]:
+        (tmp_path / name).write_bytes(b"x")
+    assert [p.name for p in remove_stale_parts(tmp_path)] == [".a.jpg.part", ".b.TIFF.part"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(foreign)
+    assert remove_stale_parts(tmp_path / "missing") == []
+
+
+def test_without_locks_only_old_parts_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "fcntl", None)
+    for name in (".new.png.part", ".old.png.part"):
+        (tmp_path / name).write_bytes(b"x")
+    os.utime(tmp_path / ".old.png.part", (0, 0))
+    assert [p.name for p in remove_stale_parts(tmp_path)] == [".old.png.part"]
+    write(tmp_path / "new.png", smooth(9, 9, 3))
+    assert [p.name for p in tmp_path.iterdir()] == ["new.png"]
+
+
+def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", smooth(9, 9, 3))
+    (tmp_path / "plain").write_text("x")
+    assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_writers_in_turn_never_show_half_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    write(path, np.full((300, 300, 3), 0, np.uint8))
+    program = """
+import sys, numpy as np
+from drct.errors import ImageError
+from drct.imaging import write
+for i in range(30):
+    try:
+        write(sys.argv[1], np.full((300, 300, 3), i, np.uint8))
+    except ImageError as error:
+        assert "another process" in str(error)
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", program, path]) for _ in range(2)]
+    while any(p.poll() is None for p in processes):
+        pixels = read(path).pixels
+        assert pixels.min() == pixels.max()
+    assert [p.returncode for p in processes] == [0, 0]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_errors_are_of_the_house() -> None:
+    assert issubclass(ImageError, Error)
