@@ -18,7 +18,7 @@ from torch import Tensor
 
 from drct.errors import CheckpointError, DownloadError
 from drct.weights import ModelCard, read_weights
-from drct.weights.download import download
+from drct.weights.downloads import download
 
 
 @dataclasses.dataclass(frozen=True)
