@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 def error(message: str) -> None:
     """One line about something that failed."""
-    click.echo(f"drct: error: {message}", err=True)
+    click.echo(f"drct: error: {printable(message)}", err=True)
+
+
+def printable(text: str) -> str:
+    """Text that stays one line and can be shown: file names may hold line feeds, escape sequences and bytes that are no letters."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class Console:
@@ -82,9 +87,10 @@ class Console:
 
     def document(self, value: Any) -> None:
         """The JSON document of a verb."""
-        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(value, indent=2))
 
     def _line(self, line: str, err: bool) -> None:
+        line = printable(line)
         if self._progress is not None and (err or sys.stdout.isatty()):
             self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from drct.cli.console import Console
+from drct.cli.console import Console, printable
 
 if TYPE_CHECKING:
     from drct.upscaling import FileResult
@@ -58,7 +58,9 @@ def command(inputs: tuple[str, ...], tile: str, quiet: bool, as_json: bool, **va
                 console.note("there is nothing to do: no images found" + ("" if options.recursive else " (-r looks into folders)"))
 
         def progress(self, job: Job, done: float) -> None:
-            console.progress("files", self.done + done, self.total, f"{self.done + 1} of {self.total}  {job.source.name}")
+            console.progress(
+                "files", self.done + done, self.total, f"{self.done + 1} of {self.total}  {printable(job.source.name)}"
+            )
 
         def finished(self, result: FileResult) -> None:
             self.done += 1
@@ -70,6 +72,9 @@ def command(inputs: tuple[str, ...], tile: str, quiet: bool, as_json: bool, **va
                 console.say(f"{result.target} exists, skipped")
             else:
                 console.say(_line(result))
+                if result.tile_difference is not None:
+                    mean, largest = result.tile_difference
+                    console.say(f"  tiled against whole: mean difference {mean:.2e}, largest {largest:.2e} (of 0..1)")
 
     with console:
         report = upscale(options, Printer())
@@ -87,11 +92,7 @@ def command(inputs: tuple[str, ...], tile: str, quiet: bool, as_json: bool, **va
 
 def _line(result: FileResult) -> str:
     sizes = " -> ".join(f"{size[0]} x {size[1]}" for size in (result.input_size, result.output_size) if size is not None)
-    line = f"{result.source} -> {result.target}  ({sizes}, {result.seconds:.1f} s)"
-    if result.tile_difference is not None:
-        mean, largest = result.tile_difference
-        line += f"\n  tiled against whole: mean difference {mean:.2e}, largest {largest:.2e} (of 0..1)"
-    return line
+    return f"{result.source} -> {result.target}  ({sizes}, {result.seconds:.1f} s)"
 
 
 def _files(count: int) -> str:

@@ -37,7 +37,7 @@ class Job:
     @property
     def existing(self) -> Path | None:
         """The result, if it is already there."""
-        return next((path for path in (self.target, self.float_target) if path is not None and path.is_file()), None)
+        return next((path for path in (self.target, self.float_target) if path is not None and os.path.isfile(path)), None)
 
 
 @dataclasses.dataclass(frozen=True)

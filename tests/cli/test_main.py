@@ -1,0 +1,114 @@
+"""The command line as a whole: verbs, errors, exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import click
+import pytest
+
+from drct import __version__, cli, errors
+
+
+def test_help_lists_the_verbs_that_exist(capsys):
+    assert cli.run(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert "upscale" in out
+    listed = [line.split()[0] for line in out.split("Verbs:")[1].splitlines() if line.strip()]
+    assert listed == [verb for verb in cli.VERBS if verb in listed]
+
+
+def test_every_listed_verb_has_a_command(capsys):
+    for verb in cli.cli.list_commands(click.Context(cli.cli)):
+        assert cli.run([verb, "--help"]) == 0
+        assert f"drct {verb}" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, json, drct.cli\n"
+        "drct.cli.run(['--help'])\n"
+        "print(json.dumps(sorted({'torch', 'numpy', 'pyvips', 'pydantic', 'rich'} & set(sys.modules))))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert json.loads(out.splitlines()[-1]) == []
+
+
+def test_python_m_drct():
+    done = subprocess.run([sys.executable, "-m", "drct", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"drct {__version__}\n")
+    done = subprocess.run([sys.executable, "-m", "drct", "upscale"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["upscael"], "did you mean 'upscale'"),
+        ([__file__], "did you mean 'drct upscale ...'"),
+        (["--verbose"], "--verbose"),
+        (["upscale"], "INPUTS"),
+        (["upscale", "a.png", "--scael", "2"], "--scale"),
+        (["upscale", "a.png", "--scale", "much"], "much"),
+    ],
+)
+def test_wrong_usage(capsys, arguments, message):
+    assert cli.run(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (errors.Error("x"), 1),
+        (errors.ImageError("x"), 1),
+        (errors.CheckpointError("x"), 1),
+        (errors.OptionError("x"), 2),
+        (errors.DeviceError("x"), 2),
+        (errors.ModelNotFoundError("x"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_errors_become_one_line_and_an_exit_code(monkeypatch, capsys, raised, code):
+    @click.command()
+    def command() -> None:
+        raise raised
+
+    monkeypatch.setattr(cli.Verbs, "get_command", lambda *_: command)
+    assert cli.run(["upscale"]) == code
+    captured = capsys.readouterr()
+    assert captured.err.lstrip("\n") == ("drct: interrupted\n" if code == 130 else "drct: error: x\n")
+
+
+def test_own_mistakes_are_not_hidden(monkeypatch):
+    @click.command()
+    def command() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli.Verbs, "get_command", lambda *_: command)
+    with pytest.raises(ZeroDivisionError):
+        cli.run(["upscale"])
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1)])
+def test_what_a_verb_returns_is_the_exit_code(monkeypatch, returned, code):
+    monkeypatch.setattr(cli.Verbs, "get_command", lambda *_: click.Command("x", callback=lambda: returned))
+    assert cli.run(["upscale"]) == code
+
+
+def test_main_exits():
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["upscael"])
+    assert caught.value.code == 2
+
+
+def test_a_closed_pipe_ends_quietly():
+    done = subprocess.run(
+        f"{sys.executable} -m drct --help | true", shell=True, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,300 @@
+"""One picture through the upscaler: types, sizes, scales, transparency, memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from upscaling_helpers import smooth_image, tiny_network
+
+import drct
+from drct.errors import CheckpointError, DeviceError, ImageError, ModelNotFoundError, OptionError, OutOfMemoryError
+from drct.imaging import Picture, from_tensor, read, resize, to_depth, to_tensor, write
+from drct.networks import SuperResolutionNetwork
+from drct.upscaling import Upscaler, self_ensemble, target_size
+from drct.upscaling.alpha import bleed
+
+
+@dataclasses.dataclass(frozen=True)
+class _NoOptions:
+    pass
+
+
+class Nearest(SuperResolutionNetwork):
+    """Repeats pixels; runs out of memory above a number of input pixels."""
+
+    architecture = "nearest"
+
+    def __init__(self, scale: int = 4, limit: int | None = None, in_chans: int = 3) -> None:
+        super().__init__(_NoOptions(), scale=scale, in_chans=in_chans, pad_multiple=8, img_range=1.0)
+        self.limit = limit
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward_padded(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(tuple(x.shape))
+        if self.limit is not None and x.shape[-1] * x.shape[-2] > self.limit:
+            raise torch.OutOfMemoryError("out of memory (for this test)")
+        return x.repeat_interleave(self.scale, -1).repeat_interleave(self.scale, -2)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("shape", [(9, 14, 3), (9, 14), (9, 14, 1), (1, 1, 3), (40, 3, 3)])
+def test_type_and_dimensions_stay(network, dtype, shape):
+    peak = {"uint8": 255, "uint16": 65535, "float32": 1}[np.dtype(dtype).name]
+    image = (np.random.default_rng(0).random(shape) * peak).astype(dtype)
+    result = Upscaler(network, device="cpu")(image)
+    assert result.dtype == dtype
+    assert result.shape == (4 * shape[0], 4 * shape[1], *shape[2:])
+    expected = from_tensor(network(to_tensor(image)), dtype, grey=len(shape) == 2 or shape[2] == 1)
+    assert np.abs(result.reshape(expected.shape).astype(np.float64) - expected).max() <= max(1e-4, 1 if peak > 1 else 0)
+
+
+def test_equal_to_the_network_itself(network):
+    image = smooth_image(30, 41)
+    with torch.inference_mode():
+        expected = from_tensor(network(to_tensor(image)), np.float32)
+    result = Upscaler(network, device="cpu", precision="fp32")(image.astype(np.float32) / np.float32(255))
+    assert np.abs(result - expected).max() < 1e-4
+
+
+def test_floats_beyond_the_range_are_scaled_for_the_network():
+    image = np.linspace(-3, 12, 48, dtype=np.float32).reshape(4, 4, 3)
+    result = Upscaler(Nearest(2), device="cpu")(image)
+    assert np.abs(result - image.repeat(2, 0).repeat(2, 1)).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4, 2), np.uint8), "shape"),
+        (np.zeros((0, 4, 3), np.uint8), "shape"),
+        (np.zeros((4,), np.uint8), "shape"),
+        (np.zeros((4, 4, 3), np.int64), "int64"),
+        (np.full((4, 4, 3), np.nan, np.float32), "NaN"),
+        ([[1, 2]], "numpy"),
+    ],
+)
+def test_what_is_no_image_is_refused(network, image, message):
+    with pytest.raises(ImageError, match=message):
+        Upscaler(network, device="cpu")(image)
+
+
+@pytest.mark.parametrize(
+    ("scale", "size"), [(4, (40, 60)), (2.5, (25, 38)), (1, (10, 15)), (0.3, (3, 5)), (3.99, (40, 60)), (0.001, (1, 1))]
+)
+def test_any_scale(scale, size):
+    image = np.full((10, 15, 3), 77, np.uint8)
+    result = Upscaler(Nearest(4), device="cpu").upscale(image, scale=scale)
+    assert result.pixels.shape == (*size, 3)
+    assert [p.scale for p in result.passes] == [4]
+    assert (result.pixels == 77).all()
+
+
+def test_exact_sizes():
+    upscaler = Upscaler(Nearest(4), device="cpu")
+    image = np.zeros((10, 15, 3), np.uint8)
+    assert upscaler(image, width=31).shape == (21, 31, 3)
+    assert upscaler(image, height=20).shape == (20, 30, 3)
+    assert upscaler(image, width=20, height=50).shape == (50, 20, 3)
+
+
+def test_network_first_then_one_resize():
+    image = smooth_image(12, 10)
+    upscaler = Upscaler(Nearest(4), device="cpu")
+    sixteen = upscaler(image.astype(np.uint16) * 257)
+    expected = (resize(sixteen, size=(30, 25)).astype(np.float64) / 257 + 0.5).astype(np.uint8)
+    assert np.array_equal(upscaler(image, scale=2.5), expected)
+
+
+@pytest.mark.parametrize(
+    ("scale", "passes"),
+    [(1.5, [2]), (2, [2]), (2.5, [3]), (3, [3]), (4, [4]), (4.05, [4]), (6, [2, 3]), (5, [2, 3]), (8, [2, 4]), (16, [4, 4])],
+)
+def test_networks_are_chosen_for_the_scale(family, scale, passes):
+    result = Upscaler(family, device="cpu").upscale(smooth_image(6, 5), scale=scale)
+    assert [p.scale for p in result.passes] == passes
+    assert [p.model for p in result.passes] == [f"tiny-x{s}" for s in passes]
+    assert result.pixels.shape == (int(6 * scale + 0.5), int(5 * scale + 0.5), 3)
+
+
+def test_a_family_has_scale_4_unless_told_otherwise(family):
+    assert Upscaler(family, device="cpu")(smooth_image(3, 3)).shape == (12, 12, 3)
+    assert Upscaler(family + "-x2", device="cpu")(smooth_image(3, 3)).shape == (6, 6, 3)
+
+
+@pytest.mark.parametrize("scale", [0, -1, 16.5, float("nan"), float("inf")])
+def test_impossible_scales_are_refused(scale):
+    with pytest.raises(OptionError, match="scale"):
+        Upscaler(Nearest(4), device="cpu")(np.zeros((4, 4, 3), np.uint8), scale=scale)
+
+
+def test_target_size_refuses_what_is_too_large():
+    with pytest.raises(OptionError, match="at most 16"):
+        target_size(10, 10, 4, to_width=161)
+    with pytest.raises(OptionError, match="at least 1"):
+        target_size(10, 10, 4, to_height=0)
+    assert target_size(10, 10, 4, to_width=160) == (160, 160)
+
+
+def test_wrong_options_and_models(network, tmp_path):
+    with pytest.raises(OptionError, match="tile"):
+        Upscaler(network, tile="huge")
+    with pytest.raises(OptionError, match="alpha"):
+        Upscaler(network, alpha="magic")
+    with pytest.raises(DeviceError, match="abacus"):
+        Upscaler(network, device="abacus")
+    with pytest.raises(DeviceError, match="bf61"):
+        Upscaler(network, device="cpu", precision="bf61")
+    with pytest.raises(ModelNotFoundError):
+        Upscaler("drct-lihgt-x9")
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match=r"broken\.safetensors"):
+        Upscaler(broken)
+    with pytest.raises(OptionError, match="too small"):
+        Upscaler(Nearest(), device="cpu", tile=8)(np.zeros((100, 100, 3), np.uint8))
+
+
+def test_grey_networks_take_colours_one_by_one():
+    image = smooth_image(9, 9)
+    assert np.array_equal(Upscaler(Nearest(2, in_chans=1), device="cpu")(image), image.repeat(2, 0).repeat(2, 1))
+
+
+def test_ensemble_is_the_mean_over_flips_and_rotations(network):
+    x = torch.rand(1, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        single, mean = network(x), self_ensemble(network)(x)
+        turned = self_ensemble(network)(x.flip(-1).transpose(-1, -2))
+    assert mean.shape == single.shape
+    assert not torch.allclose(mean, single, atol=1e-4)
+    assert torch.allclose(turned, mean.flip(-1).transpose(-1, -2), atol=1e-5)
+    assert torch.allclose(self_ensemble(Nearest(2))(x), Nearest(2)(x), atol=1e-6)
+
+
+def test_tiles_follow_the_option():
+    image = smooth_image(100, 90)
+    for tile, count in (("off", 1), ("auto", 1), (64, 4)):
+        result = Upscaler(Nearest(2), device="cpu", tile=tile).upscale(image)
+        assert result.passes[0].plan.tiles == count
+        assert np.array_equal(result.pixels, image.repeat(2, 0).repeat(2, 1))
+
+
+def test_one_step_down_when_memory_runs_out():
+    upscaler = Upscaler(Nearest(2, limit=128 * 128), device="cpu")
+    image = smooth_image(300, 280)
+    result = upscaler.upscale(image)
+    plan = result.passes[0].plan
+    assert max(plan.tile_height, plan.tile_width) <= 128
+    assert any("memory ran out with the whole image: went on with tiles of 256" in n for n in result.notices)
+    assert any("went on with tiles of 128" in n for n in result.notices)
+    assert np.array_equal(result.pixels, image.repeat(2, 0).repeat(2, 1))
+    again = upscaler.upscale(image)
+    assert again.notices == ()  # what was learnt is kept
+    assert again.passes[0].plan == plan
+
+
+def test_out_of_memory_without_auto_is_an_error():
+    image = smooth_image(200, 200)
+    with pytest.raises(OutOfMemoryError, match="--tile auto"):
+        Upscaler(Nearest(2, limit=100), device="cpu", tile="off")(image)
+    with pytest.raises(OutOfMemoryError, match="tiles of 64"):
+        Upscaler(Nearest(2, limit=100), device="cpu", tile=64)(image)
+    with pytest.raises(OutOfMemoryError, match="tiles of 64"):
+        Upscaler(Nearest(2, limit=1000), device="cpu")(image)
+
+
+def test_a_result_that_no_memory_could_hold_is_refused():
+    image = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (200_000, 200_000, 3))
+    with pytest.raises(OutOfMemoryError, match="GiB"):
+        Upscaler(Nearest(4), device="cpu")(image, scale=4)
+
+
+def test_tiled_and_whole_are_compared(network):
+    mean, largest = Upscaler(network, device="cpu", tile=32, overlap=8).compare_whole(smooth_image(60, 70))
+    assert 0 < mean < largest < 0.5
+    assert Upscaler(network, device="cpu", tile="off").compare_whole(smooth_image(20, 20)) == (0, 0)
+
+
+def test_progress_only_grows_and_ends_at_one(family):
+    seen: list[float] = []
+    Upscaler(family, device="cpu", tile=32).upscale(smooth_image(40, 40), scale=8, progress=seen.append)
+    assert len(seen) > 10
+    assert seen == sorted(seen)
+    assert seen[-1] == pytest.approx(1)
+
+
+def picture(alpha: np.ndarray | None = None, **kwargs) -> Picture:
+    return Picture(smooth_image(10, 12, **kwargs), alpha)
+
+
+def test_pictures_keep_what_they_carry():
+    source = dataclasses.replace(picture(), icc=b"profile", xmp=b"xmp", resolution=(10.0, 20.0))
+    result = Upscaler(Nearest(4), device="cpu").picture(source, width=24, height=30).picture
+    assert (result.height, result.width) == (30, 24)
+    assert (result.icc, result.xmp) == (b"profile", b"xmp")
+    assert result.resolution == (20.0, 60.0)
+
+
+@pytest.mark.parametrize("mode", ["network", "resize"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_alpha_is_upscaled(mode, dtype):
+    alpha = np.zeros((10, 12), np.uint8)
+    alpha[3:7, 4:9] = 255
+    source = Picture(to_depth(smooth_image(10, 12), np.dtype(dtype).name), to_depth(alpha, np.dtype(dtype).name))
+    result = Upscaler(Nearest(4), device="cpu", alpha=mode).picture(source).picture
+    assert result.alpha is not None
+    assert result.alpha.dtype == dtype
+    assert result.alpha.shape == (40, 48)
+    assert source.alpha is not None
+    assert result.alpha[20, 24] == source.alpha.max() == result.alpha.max()
+    assert result.alpha[0, 0] == 0
+
+
+def test_opaque_alpha_stays_opaque_and_costs_nothing():
+    network = Nearest(4)
+    upscaler = Upscaler(network, device="cpu")
+    result = upscaler.picture(picture(np.full((10, 12), 255, np.uint8)))
+    assert (result.picture.alpha == 255).all()
+    assert len(result.passes) == 1
+
+
+def test_colours_bleed_under_transparency():
+    pixels = np.zeros((9, 7, 3), np.uint8)
+    alpha = np.zeros((9, 7), np.uint8)
+    pixels[2:5, 2:5] = (200, 100, 50)
+    alpha[2:5, 2:5] = 128
+    pixels[8, 0] = (1, 2, 3)  # hidden
+    result = bleed(pixels, alpha)
+    assert (result == (200, 100, 50)).all()
+    assert bleed(pixels, np.zeros((9, 7), np.uint8)) is pixels
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_visible_colours_are_untouched_by_the_bleeding(dtype):
+    rng = np.random.default_rng(1)
+    pixels = (rng.random((13, 20, 3)) * 1000).astype(dtype)
+    alpha = (rng.random((13, 20)) > 0.4).astype(dtype)
+    result = bleed(pixels, alpha)
+    assert result.dtype == dtype
+    assert np.array_equal(result[alpha > 0], pixels[alpha > 0])
+    assert result.min() >= pixels[alpha > 0].min()
+    assert result.max() <= pixels[alpha > 0].max()
+
+
+def test_files_and_faces(model: Path, tmp_path: Path):
+    source, target = tmp_path / "in.png", tmp_path / "out.png"
+    image = smooth_image(16, 20)
+    write(source, image)
+    upscaler = drct.Upscaler(model, device="cpu")
+    result = upscaler.file(source, target)
+    assert np.array_equal(read(target).pixels, upscaler(image))
+    assert result.passes[0].plan.whole
+    with pytest.raises(drct.ImageError, match=r"missing\.png"):
+        upscaler.file(tmp_path / "missing.png", target)
+
+
+def test_tiny_networks_differ_by_scale():
+    assert {tiny_network(scale).scale for scale in (2, 3, 4)} == {2, 3, 4}
