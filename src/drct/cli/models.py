@@ -25,7 +25,7 @@ def command(as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = 250  # a pipe has no width: do not fold lines for it
     table = Table("name", "state", "network", "scale", "parameters", "size", "Set5 dB", "training", box=None, pad_edge=False)
@@ -41,12 +41,12 @@ def command(as_json: bool) -> None:
             f"{card.parameters / 1e6:.2f} M" if card.parameters else "?",
             f"{card.size / 1e6:.1f} MB" if card.size else "?",
             f"{card.scores['Set5']:.2f}" if "Set5" in card.scores else "",
-            card.training,
+            "".join(c for c in card.training if c.isprintable()),  # the words of whoever made the file
         )
-    console.print(table, highlight=False)
+    console.print(table)
     console.print()
     for card in cards:
         if card.source:
             licence = f"  [{card.licence}]" if card.licence else ""
-            console.print(f"{card.name}: {card.source}{licence}", highlight=False, soft_wrap=True, markup=False)
-    console.print(f"models folder: {models_folder()} (set DRCT_MODELS to change it)", highlight=False, soft_wrap=True, markup=False)
+            console.print(f"{card.name}: {card.source}{licence}", soft_wrap=True)
+    console.print(f"models folder: {models_folder()} (set DRCT_MODELS to change it)", soft_wrap=True)

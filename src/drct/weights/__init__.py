@@ -1,7 +1,7 @@
 """Weight files in and out, and models by name: the only room that knows file formats and foreign key names."""
 
 from drct.weights.detect import detect
-from drct.weights.download import download
+from drct.weights.downloads import download
 from drct.weights.export import export_model
 from drct.weights.files import WeightFile, read_weights, weights_sha256
 from drct.weights.load import LoadReport, load_into, load_network

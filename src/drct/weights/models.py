@@ -215,6 +215,8 @@ def find_model(
         DownloadError: the model would have to be downloaded and cannot be.
     """
     path, name, folder = Path(path_or_name), str(path_or_name), models_folder()
+    if not name:
+        raise ModelNotFoundError("no model is named: give the name of a model or a weight file")
     if path.is_file():
         return path
     here = {p.stem: p for p in _local_files(folder)} | {c.name: folder / c.file for c in DOWNLOADABLE}
@@ -226,7 +228,7 @@ def find_model(
         if _plain(name) in (_plain(card.name), _plain(card.file)):
             if not download or os.environ.get("DRCT_OFFLINE", "") not in ("", "0"):
                 raise DownloadError(f"model '{card.name}' is not on this machine and downloads are off: get it from {card.source}")
-            from drct.weights.download import download as fetch
+            from drct.weights.downloads import download as fetch
 
             return fetch(card, progress=progress)
     if path.is_dir():
