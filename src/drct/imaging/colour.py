@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 Image = TypeVar("Image", np.ndarray, "Tensor")
 
 # Rows Y, Cb, Cr for R, G, B in 0..1 (ITU-R BT.601, 8-bit quantization: Y 16..235, Cb and Cr 16..240).
-FROM_RGB = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]])
-OFFSET = np.array([16.0, 128.0, 128.0])
-TO_RGB = np.linalg.inv(FROM_RGB)
+# Plain numbers: a numpy scalar would turn float32 images into float64.
+FROM_RGB = ((65.481, 128.553, 24.966), (-37.797, -74.203, 112.0), (112.0, -93.786, -18.214))
+OFFSET = (16.0, 128.0, 128.0)
+TO_RGB = np.linalg.inv(np.array(FROM_RGB)).tolist()
 
 
 def rgb_to_y(rgb: Image, rounded: bool = False) -> Image:
@@ -37,7 +38,7 @@ def rgb_to_y(rgb: Image, rounded: bool = False) -> Image:
 def rgb_to_ycbcr(rgb: Image, rounded: bool = False) -> Image:
     """Y, Cb and Cr in 16..235 and 16..240, same layout as the input; arguments as for :func:`rgb_to_y`."""
     x, last = _unit_range(rgb)
-    planes = [_weighted(x, row, last) + float(offset) for row, offset in zip(FROM_RGB, OFFSET, strict=True)]
+    planes = [_weighted(x, row, last) + offset for row, offset in zip(FROM_RGB, OFFSET, strict=True)]
     if rounded:
         planes = [_round(p) for p in planes]
     return _stack(planes, last)
@@ -63,9 +64,9 @@ def _unit_range(rgb: Any) -> tuple[Any, bool]:
     return rgb.float() / torch.iinfo(rgb.dtype).max, False
 
 
-def _weighted(x: Any, row: np.ndarray, last: bool) -> Any:
+def _weighted(x: Any, row: tuple[float, float, float], last: bool) -> Any:
     r, g, b = (x[..., i] if last else x.select(-3, i) for i in range(3))
-    return r * float(row[0]) + g * float(row[1]) + b * float(row[2])
+    return r * row[0] + g * row[1] + b * row[2]
 
 
 def _round(x: Any) -> Any:

@@ -1,0 +1,101 @@
+"""Corrections of EXIF data and XMP packets."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pictures import exif_with
+from PIL import Image
+
+from drct.imaging import exif, tiff_exif
+
+
+def big_endian() -> bytes:
+    """Orientation 6 and ImageWidth 70 as SHORT, PixelXDimension 80 as LONG."""
+    main = struct.pack(">H", 3) + struct.pack(">HHIHH", 0x0100, 3, 1, 70, 0) + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
+    main += struct.pack(">HHII", 0x8769, 4, 1, 8 + 2 + 36 + 4) + bytes(4)
+    return b"MM\0*\0\0\0\x08" + main + struct.pack(">H", 1) + struct.pack(">HHII", 0xA002, 4, 1, 80) + bytes(4)
+
+
+def test_orientation_of_both_byte_orders() -> None:
+    assert exif.orientation(exif_with(orientation=6)) == 6
+    assert exif.orientation(big_endian()) == 6
+    assert exif.orientation(b"Exif\0\0" + big_endian()) == 6
+    assert exif.orientation(exif.corrected(big_endian())) == 1
+    assert exif.orientation(exif_with(orientation=99)) == 1
+
+
+def test_only_the_named_bytes_change() -> None:
+    before, after = big_endian(), exif.corrected(big_endian(), 280, 320)
+    assert len(before) == len(after)
+    assert struct.unpack_from(">HH", after, 18) == (280, 0)
+    assert struct.unpack_from(">H", after, 30) == (1,)
+    assert struct.unpack_from(">I", after, len(after) - 8) == (280,)
+    assert sum(a != b for a, b in zip(before, after, strict=True)) == 5
+
+
+def test_sides_beyond_16_bits_become_longs() -> None:
+    loaded = Image.Exif()
+    loaded.load(exif.corrected(big_endian(), 70000, 80000))
+    assert loaded[0x0100] == 70000
+    assert loaded.get_ifd(0x8769)[0xA002] == 70000
+
+
+def test_corrections_are_idempotent() -> None:
+    once = exif.corrected(exif_with(orientation=8), 50, 60, (3.0, 4.0))
+    assert exif.corrected(once, 50, 60, (3.0, 4.0)) == once
+
+
+@pytest.mark.parametrize("data", [b"", b"Exif\0\0", b"II*\0", b"II*\0\xff\xff\xff\xff" + bytes(20), b"JPEG" + bytes(30)])
+def test_what_is_no_exif(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        exif.corrected(data)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_damaged_exif_never_breaks_anything(data: st.DataObject) -> None:
+    blob = bytearray(data.draw(st.sampled_from([exif_with(), big_endian()])))
+    for _ in range(data.draw(st.integers(1, 12))):
+        blob[data.draw(st.integers(8, len(blob) - 1))] = data.draw(st.integers(0, 255))
+    blob = blob[: data.draw(st.integers(14, len(blob)))]
+    try:
+        result = exif.corrected(bytes(blob), 10, 10, (1.0, 1.0))
+    except ValueError:
+        return
+    assert len(result) <= len(blob)
+    tiff_exif.inspect(io.BytesIO(blob))
+
+
+def test_tiff_directories_there_and_back() -> None:
+    for blob in (exif_with(), big_endian()):
+        buffer = io.BytesIO()
+        Image.new("L", (9, 9)).save(buffer, "TIFF")
+        tiff_exif.insert(buffer, blob)
+        raw, found = tiff_exif.inspect(buffer)
+        assert not raw
+        assert found is not None
+        mine, other = Image.Exif(), Image.Exif()
+        mine.load(found)
+        other.load(blob)
+        assert dict(mine.get_ifd(0x8769)) == dict(other.get_ifd(0x8769))
+        assert mine.get(0x010F) == other.get(0x010F)
+        with Image.open(buffer) as image:
+            assert dict(image.getexif().get_ifd(0x8769)) == dict(other.get_ifd(0x8769))
+            image.load()
+
+
+def test_a_big_tiff_takes_no_exif() -> None:
+    with pytest.raises(ValueError):
+        tiff_exif.insert(io.BytesIO(b"II+\0" + bytes(30)), exif_with())
+
+
+def test_xmp() -> None:
+    packet = b"<a tiff:Orientation='6' exif:PixelXDimension = \"123\"><tiff:ImageLength>45</tiff:ImageLength><b>6</b></a>"
+    assert exif.corrected_xmp(packet) == packet.replace(b"'6'", b"'1'")
+    wanted = b"<a tiff:Orientation='1' exif:PixelXDimension = \"640\"><tiff:ImageLength>480</tiff:ImageLength><b>6</b></a>"
+    assert exif.corrected_xmp(packet, 640, 480) == wanted
