@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from drct.datasets.lmdb import LmdbSource, _reader, write_lmdb
 from drct.datasets.loader import PatchSet, batches, mirror
 from drct.datasets.pack import Pack, write_pack
 from drct.datasets.prepare import prepare
 from drct.datasets.sampling import PatchSampler
 from drct.datasets.sources import EnlargedSource, FolderSource, open_source
+from drct.datasets.verify import verify
 from drct.errors import DataError, OptionError
 from drct.imaging import Picture, write
 
@@ -144,3 +147,52 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("missing.png (4,4,3)\n")
     with pytest.raises(DataError, match=r"missing.png does not exist"):
         open_source(tmp_path, tmp_path / "list.txt")
+
+
+def test_lmdb_in_the_layout_of_basicsr(tmp_path: Path) -> None:
+    images = {"0001.png": noise(20, 30), "sub/0002": noise(9, 8)}
+    assert write_lmdb(tmp_path / "set.lmdb", images.items()) == 2
+    source = open_source(tmp_path / "set.lmdb")
+    assert isinstance(source, LmdbSource)
+    assert [(source.name(i), source.shape(i)) for i in range(2)] == [("0001", (20, 30)), ("sub/0002", (9, 8))]
+    for i, image in enumerate(images.values()):
+        assert np.array_equal(source[i], image)
+    assert (tmp_path / "set.lmdb" / "meta_info.txt").read_text().splitlines()[0] == "0001.png (20,30,3) 1"
+    with _reader((tmp_path / "set.lmdb").resolve(), os.getpid()).begin() as transaction:
+        assert transaction.get(b"0001").startswith(b"\x89PNG")
+    with pytest.raises(DataError, match="exists already"):
+        write_lmdb(tmp_path / "set.lmdb", [])
+
+
+def test_lmdb_faults_are_named(tmp_path: Path) -> None:
+    (tmp_path / "none.lmdb").mkdir()
+    with pytest.raises(DataError, match=r"meta_info.txt cannot be read"):
+        open_source(tmp_path / "none.lmdb")
+    write_lmdb(tmp_path / "set.lmdb", [("a", noise(4, 4))])
+    (tmp_path / "set.lmdb" / "meta_info.txt").write_text("a.png (5,4,3) 1\nb.png (4,4,3) 1\n")
+    source = open_source(tmp_path / "set.lmdb")
+    with pytest.raises(DataError, match=r"meta_info.txt says 4 x 5"):
+        source[0]
+    with pytest.raises(DataError, match="no image 'b'"):
+        source[1]
+
+
+def test_verify_names_every_fault(tmp_path: Path) -> None:
+    for name, size in {
+        "gt/a": (40, 60),
+        "gt/b": (40, 40),
+        "gt/c": (40, 40),
+        "lq/ax2": (20, 30),
+        "lq/bx2": (20, 21),
+        "lq/dx2": (4, 4),
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / f"{name}.png", Picture(pixels=noise(*size)))
+    (tmp_path / "gt" / "e.png").write_bytes(b"\x89PNG\r\n\x1a\n cut off")
+    report = verify(tmp_path / "gt", tmp_path / "lq", 2)
+    assert report.images == 6
+    assert len(report.faults) == 4
+    text = "\n".join(report.faults)
+    for fault in ("e.png", "b.png is 40 x 40, but its LR bx2.png is 21 x 20", "c.png has no LR", "dx2.png has no GT"):
+        assert fault in text
+    assert verify(tmp_path / "gt", minimum=50).faults[-1].endswith("smaller than 50 pixels")

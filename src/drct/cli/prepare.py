@@ -1,4 +1,4 @@
-"""``drct prepare``: a folder of images becomes a pack for training."""
+"""``drct prepare``: a folder of images becomes a pack for training, or is looked through for faults."""
 
 from __future__ import annotations
 
@@ -9,15 +9,40 @@ import click
 
 @click.command()
 @click.argument("images", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the pack.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the pack, or NAME.lmdb.")
 @click.option("--crop", type=int, help="Cut into sub-images of this side in pixels (the published preparation: 480).")
 @click.option("--step", type=int, help="Distance between sub-images; default: no overlap (the published preparation: 240).")
 @click.option("--minimum", type=int, default=64, show_default=True, help="Leave out images with a shorter side.")
-def command(images: Path, output: Path, crop: int | None, step: int | None, minimum: int) -> None:
-    """Decode the images below the folder IMAGES once and pack them for fast training."""
-    from drct.datasets.prepare import prepare
+@click.option("--verify", "only_verify", is_flag=True, help="Write nothing; decode everything and name every fault.")
+@click.option("--lq", type=click.Path(path_type=Path), help="With --verify: the folder of LR images that belong to IMAGES.")
+@click.option("--scale", type=int, help="With --lq: how many times smaller they are.")
+def command(
+    images: Path,
+    output: Path | None,
+    crop: int | None,
+    step: int | None,
+    minimum: int,
+    only_verify: bool,
+    lq: Path | None,
+    scale: int | None,
+) -> int:
+    """Decode the images below the folder IMAGES once and pack them for fast training.
 
+    An output that ends in .lmdb is written in the layout of BasicSR, anything else as a pack of raw pixels, which is read faster.
+    """
+    from drct.datasets.prepare import prepare
+    from drct.datasets.verify import verify
+
+    if only_verify:
+        seen = verify(images, lq, scale, minimum)
+        for line in seen.faults:
+            click.echo(line, err=True)
+        click.echo(f"{images}: {seen.images} images, {seen.pixels / 1e6:.1f} megapixels, {len(seen.faults)} faults")
+        return int(bool(seen.faults))
+    if output is None:
+        raise click.UsageError("give -o PACK, or --verify to look only")
     report = prepare(images, output, crop=crop, step=step, minimum=minimum)
     for line in report.left_out:
         click.echo(f"left out: {line}", err=True)
     click.echo(f"{output}: {report.pieces} pieces of {report.images} images, {report.pixels / 1e6:.1f} megapixels")
+    return 0

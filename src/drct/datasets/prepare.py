@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from drct.datasets.lmdb import write_lmdb
 from drct.datasets.pack import write_pack
 from drct.datasets.sources import FolderSource
 from drct.errors import DataError, ImageError, OptionError
@@ -43,7 +44,7 @@ def cut(image: np.ndarray, size: int, step: int) -> Iterator[tuple[str, np.ndarr
 def prepare(
     images: str | Path, out: str | Path, *, crop: int | None = None, step: int | None = None, minimum: int = 64
 ) -> PrepareReport:
-    """Write all readable images below a folder to the pack ``out``.
+    """Write all readable images below a folder to the pack ``out``, or to an LMDB data base if its name ends in ``.lmdb``.
 
     Args:
         crop: cut into sub-images of this side; None keeps whole images.
@@ -78,7 +79,10 @@ def prepare(
                 report.pixels += part.shape[0] * part.shape[1]
                 yield source.name(i) + suffix, part
 
-    write_pack(out, pieces())
+    if Path(out).suffix == ".lmdb":
+        write_lmdb(out, pieces())
+    else:
+        write_pack(out, pieces())
     if report.pieces == 0:
         raise DataError(f"{images}: none of the {len(source)} images could be used ({report.left_out[0]})")
     return report

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from drct.datasets.lmdb import LmdbSource
 from drct.datasets.pack import Pack
 from drct.errors import DataError
 
@@ -110,7 +111,10 @@ def read_rgb8(path: Path) -> np.ndarray:
 
 
 def open_source(root: str | Path, meta_info_file: str | Path | None = None) -> ImageSource:
-    """Open a pack or a folder, whichever ``root`` is; ``meta_info_file`` names the images to use, one per line."""
+    """Open what ``root`` is: a pack, an LMDB data base (``NAME.lmdb``) or a folder.
+
+    ``meta_info_file`` names the images of a folder to use, one per line.
+    """
     root = Path(root)
     if not root.exists():
         raise DataError(f"{root} does not exist")
@@ -118,6 +122,10 @@ def open_source(root: str | Path, meta_info_file: str | Path | None = None) -> I
         if meta_info_file is not None:
             raise DataError(f"{root} is a pack: meta_info_file goes with folders only")
         return Pack(root)
+    if root.suffix == ".lmdb":
+        if meta_info_file is not None:
+            raise DataError(f"{root} has a list of its own: meta_info_file goes with folders only")
+        return LmdbSource(root)
     names = None
     if meta_info_file is not None:
         try:

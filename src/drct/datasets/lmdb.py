@@ -1,0 +1,109 @@
+"""LMDB data bases in the layout that BasicSR reads and writes.
+
+A folder ``NAME.lmdb`` with ``data.mdb``, ``lock.mdb`` and ``meta_info.txt``, whose lines are ``NAME.png (H,W,C) LEVEL``; the key of
+an image is its name without suffix, the value a PNG file.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drct.errors import DataError, MissingDependencyError
+from drct.imaging.memory import decode, encode_png
+
+COMPRESSION = 1  # of the PNG files; the layout's usual level
+LARGEST = 1 << 40  # bytes of address space; the file grows only as far as it is filled
+BATCH = 200  # images per transaction
+
+
+def _open(path: Path, **options: Any) -> Any:
+    try:
+        import lmdb
+    except ImportError as error:
+        raise MissingDependencyError("LMDB data bases need the package lmdb: pip install 'drct[train]'") from error
+    try:
+        return lmdb.open(str(path), **options)
+    except lmdb.Error as error:
+        raise DataError(f"{path} cannot be opened as LMDB ({error})") from None
+
+
+@functools.cache
+def _reader(path: Path, process: int) -> Any:
+    """The environment of a data base. LMDB allows one per process, and none may be used across a fork."""
+    return _open(path, readonly=True, lock=False, readahead=False, meminit=False)
+
+
+class LmdbSource:
+    """Images of a data base in the order of its ``meta_info.txt``; see :class:`drct.datasets.sources.ImageSource`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        info = self.path / "meta_info.txt"
+        try:
+            lines = info.read_text().splitlines()
+        except OSError as error:
+            raise DataError(f"{info} cannot be read ({error.strerror})") from error
+        self._entries: list[tuple[str, int, int]] = []
+        for line in lines:
+            match = re.match(r"(.+?)(\.\w+)? \((\d+),(\d+),\d+\)", line)
+            if match is None:
+                raise DataError(f"{info} has a line that is not 'NAME.png (H,W,C) LEVEL': {line[:80]!r}")
+            self._entries.append((match[1], int(match[3]), int(match[4])))
+        if not self._entries:
+            raise DataError(f"{self.path} holds no images")
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def name(self, i: int) -> str:
+        return self._entries[i][0]
+
+    def shape(self, i: int) -> tuple[int, int]:
+        return self._entries[i][1:]
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        name, h, w = self._entries[i]
+        with _reader(self.path.resolve(), os.getpid()).begin() as transaction:
+            data = transaction.get(name.encode())
+        if data is None:
+            raise DataError(f"{self.path} has no image '{name}', which its meta_info.txt lists")
+        image = decode(data, f"{self.path}:{name}")
+        if image.shape[:2] != (h, w):
+            raise DataError(f"{self.path}: '{name}' is {image.shape[1]} x {image.shape[0]}, but meta_info.txt says {w} x {h}")
+        return image
+
+
+def write_lmdb(path: str | Path, images: Iterable[tuple[str, np.ndarray]]) -> int:
+    """Write ``(name, H x W x 3 uint8)`` images to a new data base; returns how many. ``meta_info.txt`` is written last."""
+    path = Path(path)
+    if (path / "data.mdb").exists():
+        raise DataError(f"{path} exists already: remove it or choose another name")
+    path.mkdir(parents=True, exist_ok=True)
+    lines = []
+    environment = _open(path, map_size=LARGEST)
+    transaction = environment.begin(write=True)
+    try:
+        for name, image in images:
+            key = re.sub(r"\.\w{3,4}(?=$|_s\d+$)", "", name)  # "a.png" and its piece "a.png_s001" become "a" and "a_s001"
+            transaction.put(key.encode(), encode_png(image, COMPRESSION))
+            lines.append(f"{key}.png ({image.shape[0]},{image.shape[1]},3) {COMPRESSION}\n")
+            if len(lines) % BATCH == 0:
+                transaction.commit()
+                transaction = environment.begin(write=True)
+        transaction.commit()
+    except BaseException:
+        transaction.abort()
+        raise
+    finally:
+        environment.close()
+    partial = path / ".meta_info.txt.part"
+    partial.write_text("".join(lines))
+    os.replace(partial, path / "meta_info.txt")
+    return len(lines)

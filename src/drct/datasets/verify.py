@@ -1,0 +1,78 @@
+"""Look at a data set before a long training: every file decoded, every pair compared, every fault named."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from drct.datasets.sources import FolderSource, ImageSource, open_source
+from drct.errors import DataError, ImageError
+
+
+@dataclasses.dataclass
+class VerifyReport:
+    """What was looked at, and one line per fault."""
+
+    images: int
+    pixels: int
+    faults: list[str]
+
+
+def verify(gt: str | Path, lq: str | Path | None = None, scale: int | None = None, minimum: int = 1) -> VerifyReport:
+    """Decode all images of a set, or of a set of pairs.
+
+    Pairs are matched by name where the names without suffix are the same (``x4`` at the end of an LR name is ignored), else by
+    order.
+
+    Args:
+        gt: folder or pack of GT images.
+        lq: folder or pack of their LR images.
+        scale: how many times larger GT is; needed with ``lq``.
+        minimum: sides below this are faults, for example the patch size of a training.
+
+    Raises:
+        DataError: a folder is missing or empty, or ``lq`` was given without ``scale``.
+    """
+    if lq is not None and scale is None:
+        raise DataError("pairs can be verified only when the scale is known: give scale")
+    report = VerifyReport(0, 0, [])
+    high = open_source(gt)
+    sizes = _decode_all(high, report)
+    for i, (h, w) in sizes.items():
+        if min(h, w) < minimum:
+            report.faults.append(f"{high.name(i)} is {w} x {h}, smaller than {minimum} pixels")
+    if lq is None or scale is None:
+        return report
+    low = open_source(lq)
+    low_sizes = _decode_all(low, report)
+    partners = {_stem(low.name(i), scale): i for i in range(len(low))}
+    for i, (h, w) in sizes.items():
+        partner = partners.pop(_stem(high.name(i), None), None)
+        if partner is None:
+            report.faults.append(f"{high.name(i)} has no LR image")
+        elif partner in low_sizes and low_sizes[partner] != (h // scale, w // scale):
+            lh, lw = low_sizes[partner]
+            report.faults.append(f"{high.name(i)} is {w} x {h}, but its LR {low.name(partner)} is {lw} x {lh}: not 1/{scale} of it")
+    report.faults += [f"{low.name(i)} has no GT image" for i in partners.values()]
+    return report
+
+
+def _stem(name: str, scale: int | None) -> str:
+    stem = str(Path(name).with_suffix(""))
+    return stem.removesuffix(f"x{scale}") if scale is not None else stem
+
+
+def _decode_all(source: ImageSource, report: VerifyReport) -> dict[int, tuple[int, int]]:
+    sizes = {}
+    for i in range(len(source)):
+        try:
+            image = source[i]
+        except ImageError as error:
+            report.faults.append(str(error))
+            continue
+        if isinstance(source, FolderSource) and image.shape[:2] != source.shape(i):
+            report.faults.append(f"{source.name(i)} decodes to another size than its header says")
+        report.images += 1
+        report.pixels += image.shape[0] * image.shape[1]
+        sizes[i] = (image.shape[0], image.shape[1])
+    return sizes
