@@ -11,7 +11,7 @@ from torch import Tensor
 from drct.errors import DataError
 from drct.evaluation.metric_weights import load_metric_weights
 from drct.evaluation.metrics import crop_border, luma, to_float
-from drct.imaging.resizing import resize
+from drct.imaging import resize
 
 BLOCK = 96  # side of the blocks whose statistics are taken, at full size
 NIQE_FILE = "niqe_pris_params.npz"

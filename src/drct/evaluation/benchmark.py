@@ -1,0 +1,296 @@
+"""The test run: several models on several sets, image by image, continued where an earlier run was interrupted."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drct.errors import DataError, ImageError, OptionError, OutOfMemoryError
+from drct.evaluation.enlargers import Enlarger, PeakMemory, open_enlarger, timed
+from drct.evaluation.measures import Convention, check_convention, check_measures, measure
+from drct.evaluation.report import ImageResult, LeftOut, ModelResult, Notice, Report
+from drct.evaluation.suites import Item, Pair, Suite, load_pair
+from drct.imaging import read, write
+
+Say = Callable[[str], None]
+Advance = Callable[[str, int, int], None]  # label, done, total
+RECORDS = "results.jsonl"
+FORMAT = 1  # of the records; another one does not continue them
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to measure.
+
+    Attributes:
+        metrics: keys of :data:`drct.evaluation.measures.MEASURES`.
+        crop: pixels cut from each side before measuring; None for the scale, the convention.
+        convention: how luma and grey images are seen, see :mod:`drct.evaluation.measures`.
+        save: folder for the results, ``SAVE/MODEL/SET/IMAGE.png``; None to keep none.
+        save_as: path below ``save`` with the fields ``model``, ``suite`` and ``image``.
+        keep_images: keep the results until :meth:`Run.finish` although they are not saved, for a page.
+        resume: continue an interrupted run.
+    """
+
+    metrics: tuple[str, ...] = ("psnr", "ssim")
+    crop: int | None = None
+    convention: Convention = "float"
+    save: Path | None = None
+    save_as: str = "{model}/{suite}/{image}.png"
+    keep_images: bool = False
+    resume: bool = True
+
+
+class Run:
+    """A test run. Call :meth:`run`, read :attr:`report`, and :meth:`finish` when everything was written.
+
+    What has been measured is kept in the user's cache until then, so that the same run, started again, goes on where it was cut
+    off.
+    """
+
+    def __init__(self, suites: list[Suite], settings: Settings, *, say: Say = print, advance: Advance | None = None) -> None:
+        if not suites:
+            raise OptionError("there is no set to test on")
+        self.suites = suites
+        self.settings = settings
+        self.scale = suites[0].scale
+        self.crop = self.scale if settings.crop is None else settings.crop
+        self.say = say
+        self.advance = advance or (lambda label, done, total: None)
+        metrics = check_measures(settings.metrics)
+        self.report = Report(
+            self.scale, metrics, self.crop, check_convention(settings.convention), False, [suite.name for suite in suites]
+        )
+        for suite in suites:
+            for name, cause in suite.left_out:
+                image = "" if Path(name).is_dir() else Path(name).name
+                self.report.left_out.append(LeftOut(suite.name, image, f"{name}: {cause}"))
+        self._folders: list[Path] = []
+        if len(set(self.report.suites)) < len(suites):
+            raise OptionError("two sets have the same name: name each set once")
+
+    def run(self, model: str | os.PathLike[str] | Enlarger, **options: Any) -> None:
+        """Test one model; ``options`` are those of :func:`drct.evaluation.enlargers.open_enlarger`.
+
+        Raises:
+            Error: the model cannot be had, or the results cannot be saved. Images that fail are left out and named in the report.
+        """
+        enlarger = model if isinstance(model, Enlarger) else open_enlarger(model, self.scale, **options)
+        enlarger = dataclasses.replace(enlarger, label=self._unique(enlarger.label))
+        records = _Records(self._folder(enlarger), self.settings.resume)
+        self._folders.append(records.folder)
+        work = [(suite, item) for suite in self.suites for item in suite.items]
+        total = len(work)
+        known = sum(self._known(records, enlarger, *one) is not None for one in work)
+        if known:
+            self.say(f"{enlarger.label}: going on with an interrupted run, {known} of {total} images are done")
+        device = enlarger.upscaler.device if enlarger.upscaler else "cpu"
+        memory, warm = PeakMemory(device), False
+        peaks: list[int | None] = []
+        with records:
+            for done, (suite, item) in enumerate(work):
+                self.advance(f"{enlarger.label}: {suite.name} {item.name}", done, total)
+                record = self._known(records, enlarger, suite, item)
+                if record is None:
+                    pair = self._load(suite, item)
+                    if pair is None:
+                        continue
+                    if not warm:
+                        enlarger.warm_up(pair.lr)
+                        warm = True
+                    record = self._measure(enlarger, suite, item, pair)
+                    if record is None:
+                        continue
+                    record = dataclasses.replace(record, peak_memory=memory.read())
+                    records.add(record)
+                self.report.results.append(dataclasses.replace(record.result, model=enlarger.label))
+                self.report.notices += [notice for notice in record.notices if notice not in self.report.notices]
+                peaks.append(record.peak_memory)
+        self.advance(enlarger.label, total, total)
+        cost = enlarger.cost
+        self.report.ensemble |= enlarger.upscaler is not None and enlarger.upscaler.ensemble
+        self.report.models.append(
+            ModelResult(
+                enlarger.label,
+                cost.parameters if cost else None,
+                cost.multiply_adds if cost else None,
+                max((peak for peak in peaks if peak is not None), default=None),
+                str(device),
+                enlarger.upscaler.precision if enlarger.upscaler else "fp32",
+            )
+        )
+
+    def image_path(self, model: str, suite: str, image: str) -> Path:
+        """Where a result lies that was saved or kept."""
+        if self.settings.save is not None:
+            return self._saved(self.settings.save, self.settings.save_as, model, suite, image)
+        folder = self._folders[[m.label for m in self.report.models].index(model)]
+        return self._saved(folder, "{suite}/{image}.png", model, suite, image)
+
+    def sr(self, model: str, suite: str, image: str) -> np.ndarray:
+        """Pixels of a result that was saved or kept."""
+        return read(self.image_path(model, suite, image)).pixels
+
+    def items(self) -> Iterator[tuple[str, Item]]:
+        """Set name and item of every image that counts for some model."""
+        for suite in self.suites:
+            counting = set(self.report.images(suite.name))
+            yield from ((suite.name, item) for item in suite.items if item.name in counting)
+
+    def finish(self) -> None:
+        """Forget what was kept for continuing."""
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _load(self, suite: Suite, item: Item) -> Pair | None:
+        try:
+            return load_pair(item, self.scale)
+        except (DataError, ImageError) as error:
+            self._leave_out(LeftOut(suite.name, item.name, str(error)))
+            return None
+
+    def _measure(self, enlarger: Enlarger, suite: Suite, item: Item, pair: Pair) -> _Record | None:
+        try:
+            sr, seconds = timed(enlarger, pair.lr)
+        except (ImageError, OutOfMemoryError) as error:  # values that are not finite, or too large an image
+            self._leave_out(LeftOut(suite.name, item.name, f"{item.name}: {error}", enlarger.label))
+            return None
+        notices = list(pair.notices)
+        if pair.lr.shape[2] == 1:
+            notices.append("grey, taken as RGB" if self.settings.convention == "basicsr" else "grey, compared as it is")
+        values: dict[str, float | None] = {}
+        for metric in self.report.metrics:
+            try:
+                values[metric] = measure(metric, sr, pair.hr, self.crop, self.settings.convention)
+            except DataError as error:
+                values[metric] = None
+                notices.append(str(error))
+        path = self._image_target(enlarger, suite, item)
+        if path is not None:
+            make_folder(path.parent)
+            write(path, sr)
+        result = ImageResult(enlarger.label, suite.name, item.name, values, seconds, sr.shape[1], sr.shape[0])
+        return _Record(result, tuple(Notice(suite.name, item.name, text) for text in notices), _stamp(item))
+
+    def _image_target(self, enlarger: Enlarger, suite: Suite, item: Item) -> Path | None:
+        if self.settings.save is not None:
+            return self._saved(self.settings.save, self.settings.save_as, enlarger.label, suite.name, item.name)
+        if self.settings.keep_images:
+            return self._saved(self._folder(enlarger), "{suite}/{image}.png", enlarger.label, suite.name, item.name)
+        return None
+
+    @staticmethod
+    def _saved(folder: Path, template: str, model: str, suite: str, image: str) -> Path:
+        names = {"model": model, "suite": suite, "image": image}
+        return folder / template.format(**{key: _file_name(name) for key, name in names.items()})
+
+    def _known(self, records: _Records, enlarger: Enlarger, suite: Suite, item: Item) -> _Record | None:
+        """What an interrupted run found, if the files are the same and its image, where one is wanted, is there."""
+        record = records.known.get((suite.name, item.name))
+        if record is None or record.stamp != _stamp(item) or not set(self.report.metrics) <= record.result.values.keys():
+            return None
+        path = self._image_target(enlarger, suite, item)
+        return record if path is None or path.is_file() else None
+
+    def _leave_out(self, left: LeftOut) -> None:
+        if left not in self.report.left_out:
+            self.report.left_out.append(left)
+
+    def _unique(self, label: str) -> str:
+        """The label, with a number if another model has it already."""
+        taken = {model.label for model in self.report.models}
+        numbered = (f"{label} ({i})" for i in range(2, len(taken) + 3))
+        return label if label not in taken else next(name for name in numbered if name not in taken)
+
+    def _folder(self, enlarger: Enlarger) -> Path:
+        what = {
+            "format": FORMAT,
+            "scale": self.scale,
+            "crop": self.crop,
+            "convention": self.settings.convention,
+            **enlarger.identity,
+        }
+        digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+        return cache_folder() / digest[:24]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    """What is kept of one image until the run is finished."""
+
+    result: ImageResult
+    notices: tuple[Notice, ...]
+    stamp: list[Any]
+    peak_memory: int | None = None
+
+
+class _Records:
+    """Records of an unfinished run, one JSON line per image."""
+
+    def __init__(self, folder: Path, resume: bool) -> None:
+        self.folder = folder
+        self.known: dict[tuple[str, str], _Record] = {}
+        path = folder / RECORDS
+        if not resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        elif path.is_file():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    values = json.loads(line)
+                    result = ImageResult(**values["result"])
+                    notices = tuple(Notice(**notice) for notice in values["notices"])
+                    self.known[result.suite, result.image] = _Record(result, notices, values["stamp"], values["peak_memory"])
+                except (ValueError, KeyError, TypeError):
+                    continue  # the line that was being written when the run was cut off
+
+    def __enter__(self) -> None:
+        make_folder(self.folder)
+        self._file = (self.folder / RECORDS).open("a", encoding="utf-8")
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, record: _Record) -> None:
+        # Python writes and reads Infinity, which the PSNR of identical images needs
+        self._file.write(json.dumps(dataclasses.asdict(record)) + "\n")
+        self._file.flush()
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents; raises :class:`OptionError` where that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"{folder} cannot be created ({error.strerror}): choose another folder") from error
+
+
+def cache_folder() -> Path:
+    """Where unfinished runs are kept: ``$DRCT_CACHE/test`` or ``drct/test`` in the user's cache folder."""
+    if root := os.environ.get("DRCT_CACHE"):
+        return Path(root).expanduser() / "test"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "drct" / "test"
+
+
+def _stamp(item: Item) -> list[Any]:
+    """What tells whether the files of an item are still the same; JSON values."""
+    stamp: list[Any] = []
+    for path in (item.hr, item.lr):
+        if path is None or not path.is_file():
+            stamp.append(None)
+        else:
+            status = path.stat()
+            stamp.append([str(path.resolve()), status.st_size, status.st_mtime_ns])
+    return stamp
+
+
+def _file_name(label: str) -> str:
+    """A label as one part of a path."""
+    return "".join("_" if c in '/\\:*?"<>|' else c for c in label)
