@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from drct.errors import CheckpointError
 from drct.networks import SuperResolutionNetwork
 from drct.weights import load_network, read_weights, save_network, weights_sha256
+from drct.weights.models import read_card
 from drct.weights.save import compat_state_dict
 
 
@@ -204,6 +206,36 @@ def test_no_weights(content: Any, message: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "net.pth")
     with pytest.raises(CheckpointError, match=message):
         read_weights(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_random_damage_is_an_error_or_nothing(kind: str, tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    """Whatever bytes change, the file loads or is refused in one line, for loading and for the list of models."""
+    path = tmp_path / "net.pth"
+    if kind == "safetensors":
+        save_network(tiny, path)
+    else:
+        path.write_bytes(bytes_of(tiny, kind))
+    whole = path.read_bytes()
+    random = Random(0)
+    refusals = []
+    for _ in range(60):
+        content = bytearray(whole)
+        for _ in range(random.choice([1, 2, 20])):
+            # names and structure stand at both ends of the files
+            place = random.choice([random.randrange(len(content)), random.randrange(3000), -1 - random.randrange(3000)])
+            content[place] = random.randrange(256)
+        path.write_bytes(content)
+        read_card(path)
+        try:
+            load_network(path)
+        except CheckpointError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 10
+    for message in refusals:
+        assert str(path) in message
+        assert message.isprintable()
+        assert len(message) < 600
 
 
 def test_missing_and_folder(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from drct.errors import CheckpointError, DownloadError
-from drct.weights.files import file_kind, file_sha256
+from drct.weights.files import file_kind, file_sha256, one_line
 from drct.weights.models import CHECKSUMS, ModelCard, models_folder, recorded_checksums
 
 TIMEOUT = 15.0  # seconds without an answer or without data
@@ -185,4 +185,4 @@ def _reason(error: Exception) -> str:
         return f"no answer within {TIMEOUT:.0f} seconds; is this machine online?"
     if isinstance(error, urllib.error.URLError):
         return f"{getattr(error.reason, 'strerror', None) or error.reason}; is this machine online?"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)

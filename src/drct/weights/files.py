@@ -105,6 +105,8 @@ def _weight_file(path: Path, content: Any, metadata: dict[str, str], key: str | 
     if not tensors:
         raise CheckpointError(f"{path} holds no weights")
     for name, tensor in tensors.items():
+        if not name.isprintable() or len(name) > 200:
+            raise CheckpointError(f"{path} is damaged: a tensor is called {name[:40]!r}")
         if tensor.layout != torch.strided or tensor.is_quantized:
             raise CheckpointError(f"{path} holds a sparse or quantized tensor ({name}): only plain weights can be read")
     buffers = {name: tensor for name, tensor in tensors.items() if RECOMPUTABLE.search(name)}
@@ -178,7 +180,7 @@ def _read_safetensors(path: Path, shapes_only: bool) -> tuple[dict[str, Tensor],
                 return {n: torch.empty(file.get_slice(n).get_shape(), device="meta") for n in names}, metadata
             return {n: file.get_tensor(n) for n in names}, metadata
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged ({_line(error)}): fetch the file again") from error
+        raise CheckpointError(f"{path} is truncated or damaged ({one_line(error)}): fetch the file again") from error
 
 
 def _read_pickle(path: Path, mmap: bool) -> Any:
@@ -198,13 +200,13 @@ def _read_pickle(path: Path, mmap: bool) -> Any:
                 f"{path} was refused: it holds more than plain weights{named}, and reading it could run code; "
                 "ask its author for a .safetensors file"
             ) from error
-        reason = text.partition("WeightsUnpickler error: ")[2].partition("\n")[0].strip()
+        reason = text.partition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
         raise CheckpointError(f"{path} is damaged or no weight file ({reason or 'its pickle cannot be read'})") from error
     except MemoryError as error:
         raise CheckpointError(f"{path} claims more data than fits into memory: it is damaged") from error
     # the unpickler walks whatever bytes a damaged file holds, so any error type can come out of it
     except Exception as error:
-        raise CheckpointError(f"{path} is truncated or damaged ({_line(error)}): fetch the file again") from error
+        raise CheckpointError(f"{path} is truncated or damaged ({one_line(error)}): fetch the file again") from error
 
 
 def _choose(content: Any, key: str | None, path: Path) -> tuple[dict[str, Tensor], str]:
@@ -212,7 +214,7 @@ def _choose(content: Any, key: str | None, path: Path) -> tuple[dict[str, Tensor
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
     nested = {str(k): _tensors(v) for k, v in content.items() if isinstance(v, Mapping)}
-    nested = {k: v for k, v in nested.items() if v}
+    nested = {k: v for k, v in nested.items() if v and k.isprintable()}
     if key is not None:
         if key not in nested:
             known = f"it has {', '.join(nested)}" if nested else "its weights stand under no key"
@@ -243,7 +245,8 @@ def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             return tensors
 
 
-def _line(error: BaseException) -> str:
-    """The first sentence of a library's error message."""
+def one_line(error: BaseException) -> str:
+    """The beginning of an error message that may have many lines and quote what stands in a file."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 120 else text[:117] + "..."
+    text = "".join(c for c in text if c.isprintable())
+    return text if len(text) <= 160 else text[:157] + "..."

@@ -14,7 +14,7 @@ from torch import Tensor
 from drct.errors import CheckpointError, OptionError
 from drct.networks import SuperResolutionNetwork, create_network
 from drct.weights.detect import detect
-from drct.weights.files import WeightFile, is_own, read_weights
+from drct.weights.files import WeightFile, is_own, one_line, read_weights
 
 SHOWN = 4  # names of tensors in an error message
 LARGEST = 65536  # no option of a network is larger; metadata of an unknown file are not trusted beyond it
@@ -104,7 +104,7 @@ def network_of(file: WeightFile) -> SuperResolutionNetwork:
         _check_metadata(architecture, stated, name, options)
         return create_network(architecture, **stated)
     except (ValueError, TypeError, AttributeError, OptionError) as error:
-        raise CheckpointError(f"{file.path} has metadata that do not describe a network ({error})") from error
+        raise CheckpointError(f"{file.path} has metadata that do not describe a network ({one_line(error)})") from error
 
 
 def _check_metadata(architecture: str, stated: dict[str, Any], name: str, found: dict[str, Any]) -> None:
@@ -124,7 +124,7 @@ def _check_metadata(architecture: str, stated: dict[str, Any], name: str, found:
         if key in ("num_heads", "head_dim", "block_heads", "mlp_ratio") or (key == "img_size" and not found.get("ape")):
             continue
         stated_value = stated.get(key, value)
-        if key == "depths":
+        if key == "depths" and "gc" in found:  # of dense groups only the number shows
             value, stated_value = len(value), len(stated_value)
         if stated_value != value:
             raise ValueError(f"{key} is {stated_value}, but the tensors show {value}")

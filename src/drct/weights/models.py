@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from drct.errors import CheckpointError, DownloadError, ModelNotFoundError, did_you_mean
 from drct.weights.detect import detect
-from drct.weights.files import file_sha256, read_shapes
+from drct.weights.files import file_sha256, one_line, read_shapes
 
 BUNDLED = Path(__file__).with_name("bundled")
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -261,7 +261,7 @@ def read_card(path: Path, location: Literal["bundled", "local"] = "local") -> Mo
         try:
             return ModelCard(**(json.loads(beside.read_text(encoding="utf-8")) | given))
         except (ValueError, TypeError) as error:  # pydantic's ValidationError is a ValueError
-            raise CheckpointError(f"{beside} is no model card ({' '.join(str(error).split())[:200]})") from error
+            raise CheckpointError(f"{beside} is no model card ({one_line(error)})") from error
     try:
         file = read_shapes(path)
         architecture, options = detect(file.tensors | file.buffers)

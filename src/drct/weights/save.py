@@ -15,7 +15,7 @@ from drct.errors import CheckpointError
 from drct.networks import SuperResolutionNetwork
 from drct.networks.drct import DRCT
 from drct.networks.window_attention import MASKED, relative_position_index, window_partition
-from drct.weights.files import SAFETENSORS_DTYPES, tensor_bytes, weights_sha256
+from drct.weights.files import SAFETENSORS_DTYPES, one_line, tensor_bytes, weights_sha256
 
 
 def save_network(
@@ -152,7 +152,7 @@ def write_atomically(path: Path, write: Callable[..., None]) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
         if partial.exists():
             partial.unlink()
         raise CheckpointError(f"{path} cannot be written ({reason})") from error
