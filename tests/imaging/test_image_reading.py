@@ -449,6 +449,11 @@ def test_folder_walk_helpers() -> None:
     assert not any(map(is_image_file, ["a.txt", ".hidden.png", ".a.png.part", "png", "a.mp4", "a.csv"]))
 
 
+def test_looking_at_files_needs_no_torch() -> None:
+    program = "import sys, drct.imaging; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
 def test_errors_are_quick(tmp_path: Path) -> None:
     path = tmp_path / "text.png"
     path.write_text("hello\n" * 10_000_000)

@@ -71,6 +71,9 @@ def test_the_input_is_not_touched() -> None:
     before = y.clone()
     from_tensor(y, np.uint8)
     assert torch.equal(y, before)
+    pixel = torch.rand(1, 3, 1, 1)
+    from_tensor(pixel, np.float32)[:] = 5
+    assert float(pixel.max()) <= 1
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -44,8 +44,8 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
     x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
     x = x.to(torch.float32, memory_format=torch.contiguous_format)
     if peak != 1:
-        x = x / peak  # a true division: 255 becomes exactly 1, and every level comes back from from_tensor
-    elif not bool(torch.isfinite(x).all()):
+        x.div_(peak)  # a true division: 255 becomes exactly 1, and every level comes back from from_tensor
+    elif not _is_finite(x):
         raise ImageError("the pixels hold NaN or infinite values")
     return x.expand(3, -1, -1).contiguous().unsqueeze(0)
 
@@ -76,9 +76,15 @@ def from_tensor(tensor: Tensor, dtype: DTypeLike, grey: bool = False) -> np.ndar
     x = x.float()
     if grey:
         x = x.mean(0, keepdim=True)
-    if not bool(torch.isfinite(x).all()):
+    if not _is_finite(x):
         raise ImageError("the network returned NaN or infinite values: try a higher precision")
     if peak != 1:
-        x = (x * peak).round_().clamp_(0, peak)
-    x = x.permute(1, 2, 0).contiguous().cpu()
+        # uint16 travels as int32, because few devices compute with it
+        x = (x * peak).round_().clamp_(0, peak).to(torch.uint8 if peak == 255 else torch.int32)
+    x = x.cpu().permute(1, 2, 0).clone(memory_format=torch.contiguous_format)
     return x.numpy().astype(dtype, copy=False)
+
+
+def _is_finite(x: Tensor) -> bool:
+    """Whether no value is NaN or infinite; a sum shows that at once unless it overflows."""
+    return bool(x.sum().isfinite()) or bool(x.isfinite().all())
