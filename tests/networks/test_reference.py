@@ -21,6 +21,12 @@ CASES: dict[str, tuple[str, int, dict]] = {
     "drct_l_x4": ("drct_l", 4, {}),
     "drct_xl_x4": ("drct_xl", 4, {}),
     "drct_small_x4": ("drct", 4, SMALL),
+    "swinir_classical_x4": ("swinir", 4, {}),
+    "swinir_light_x2": ("swinir_light", 2, {}),
+    "swinir_real_x4": ("swinir_real", 4, {}),
+    "hat_x4": ("hat", 4, {}),
+    "hat_s_x4": ("hat_s", 4, {}),
+    "hat_l_x4": ("hat_l", 4, {}),
 }
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from drct.errors import OptionError, did_you_mean
 from drct.networks import drct as drct_family
+from drct.networks import hat as hat_family
+from drct.networks import swinir as swinir_family
 from drct.networks.base import SuperResolutionNetwork
 
 
@@ -29,6 +31,8 @@ FAMILIES: tuple[Family, ...] = (
         # stand in every published option file and were never read by the network
         dead_options=frozenset({"compress_ratio", "squeeze_factor", "conv_scale", "overlap_ratio", "patch_size"}),
     ),
+    Family(swinir_family.SwinIR, swinir_family.SwinIROptions, swinir_family.CONFIGURATIONS, dead_options=frozenset({"patch_size"})),
+    Family(hat_family.HAT, hat_family.HATOptions, hat_family.CONFIGURATIONS, dead_options=frozenset({"patch_size"})),
 )
 
 

@@ -22,10 +22,8 @@ from drct.networks.registry import find_family
 Tensors = Mapping[str, Tensor]
 Options = dict[str, Any]
 
-# Options that change no value of a trained network, or that say again what the head options say.
-IRRELEVANT = frozenset(
-    {"upscale", "in_chans", "img_size", "drop_rate", "attn_drop_rate", "drop_path_rate", "use_checkpoint", "depths", "num_heads"}
-)
+# Options that change no value of a trained network, or that every named size comes with in several values.
+IRRELEVANT = frozenset({"upscale", "in_chans", "img_size", "drop_rate", "attn_drop_rate", "drop_path_rate", "use_checkpoint"})
 
 
 def detect(tensors: Tensors) -> tuple[str, Options]:
@@ -57,11 +55,8 @@ def detect(tensors: Tensors) -> tuple[str, Options]:
 def named_size(architecture: str, options: Options) -> str:
     """The named size whose networks have the same shape as ``options``, or the name of the family itself."""
     family = find_family(architecture)
-    groups = len(options["depths"])
     for name, configuration in family.configurations.items():
         named = dataclasses.asdict(family.options(**configuration))
-        if len(named["depths"]) != groups or named["num_heads"] != options["num_heads"]:
-            continue
         if all(named[key] == value for key, value in options.items() if key not in IRRELEVANT):
             return name
     return architecture
@@ -119,8 +114,72 @@ def drct_heads(options: Options, heads: tuple[tuple[int, ...], ...], dims: tuple
     raise OptionError(f"the attention heads of its blocks follow no rule: {heads}")
 
 
+def detect_swinir(tensors: Tensors) -> Options | None:
+    """Options of a SwinIR, see :class:`drct.networks.swinir.SwinIROptions`."""
+    if not {"conv_first.weight", f"{FIRST_BLOCK}.attn.relative_position_bias_table"} <= tensors.keys() or is_hat(tensors):
+        return None
+    return window_options(tensors) | {
+        "resi_connection": "3conv" if "conv_after_body.0.weight" in tensors else "1conv",
+    }
+
+
+def detect_hat(tensors: Tensors) -> Options | None:
+    """Options of a HAT, see :class:`drct.networks.hat.HATOptions`."""
+    if "conv_first.weight" not in tensors or not is_hat(tensors):
+        return None
+    options = window_options(tensors)
+    d, window = options["embed_dim"], options["window_size"]
+    cab = f"{FIRST_BLOCK}.conv_block.cab"
+    # two windows, the smaller known, share one table: its side is the sum of theirs less one
+    table = tensors["layers.0.residual_group.overlap_attn.relative_position_bias_table"]
+    side = math.isqrt(table.shape[0])
+    if side * side != table.shape[0] or side + 1 < 2 * window:
+        raise ValueError(
+            f"the table of its overlapping attention has {table.shape[0]} rows, which does not go with window {window}"
+        )
+    return options | {
+        "resi_connection": "1conv" if "conv_after_body.weight" in tensors else "identity",
+        "compress_ratio": d // tensors[f"{cab}.0.weight"].shape[0],
+        "squeeze_factor": d // tensors[f"{cab}.3.attention.1.weight"].shape[0],
+        "overlap_ratio": ratio((window,), [side + 1 - 2 * window]),
+    }
+
+
+FIRST_BLOCK = "layers.0.residual_group.blocks.0"
+
+
+def is_hat(tensors: Tensors) -> bool:
+    """Whether the first block has the channel attention that tells HAT from SwinIR."""
+    return f"{FIRST_BLOCK}.conv_block.cab.0.weight" in tensors
+
+
+def window_options(tensors: Tensors) -> Options:
+    """What SwinIR and HAT say in the same way: groups of equal blocks under ``layers.N.residual_group.blocks.M``."""
+    embed_dim, in_chans = tensors["conv_first.weight"].shape[:2]
+    groups = range(count(tensors, r"layers\.(\d+)\."))
+    table = "layers.{}.residual_group.blocks.0.attn.relative_position_bias_table"
+    window = window_of_table(tensors[table.format(0)])
+    upsampler, scale = tail(tensors, in_chans)
+    return {
+        "upscale": scale,
+        "in_chans": in_chans,
+        "img_size": image_size(tensors, window),
+        "embed_dim": embed_dim,
+        "depths": tuple(count(tensors, rf"layers\.{g}\.residual_group\.blocks\.(\d+)\.") for g in groups),
+        "num_heads": tuple(tensors[table.format(g)].shape[1] for g in groups),
+        "window_size": window,
+        "mlp_ratio": ratio((embed_dim,), [tensors[f"{FIRST_BLOCK}.mlp.fc1.weight"].shape[0]]),
+        "upsampler": upsampler,
+        "qkv_bias": f"{FIRST_BLOCK}.attn.qkv.bias" in tensors,
+        "ape": "absolute_pos_embed" in tensors,
+        "patch_norm": "patch_embed.norm.weight" in tensors,
+    }
+
+
 DETECTORS: dict[str, Callable[[Tensors], Options | None]] = {
     "drct": detect_drct,
+    "swinir": detect_swinir,
+    "hat": detect_hat,
 }
 
 
@@ -151,8 +210,10 @@ def ratio(dims: tuple[int, ...], hidden: list[int]) -> float:
 
 
 def tail(tensors: Tensors, in_chans: int) -> tuple[str, int]:
-    """Upsampler and scale of ``pixelshuffle`` and ``pixelshuffledirect`` tails."""
+    """Upsampler and scale of ``pixelshuffle``, ``pixelshuffledirect`` and ``nearest+conv`` tails."""
     first = tensors.get("upsample.0.weight")
+    if "conv_up1.weight" in tensors and "conv_hr.weight" in tensors:
+        return "nearest+conv", 4 if "conv_up2.weight" in tensors else 2
     if "conv_before_upsample.0.weight" in tensors and "conv_last.weight" in tensors:
         if first is not None and first.shape[0] == 9 * first.shape[1]:
             return "pixelshuffle", 3

@@ -1,0 +1,130 @@
+"""Every name of the registry: forward, backward, checkpointing, stochastic depth and state dicts, at a small size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from drct.errors import OptionError
+from drct.networks import SuperResolutionNetwork, create_network, list_networks
+from drct.networks.registry import find_family
+
+SMALL: dict[str, Any] = {"embed_dim": 16, "depths": [2, 3]}
+WINDOWS: dict[str, Any] = {"num_heads": [2, 4], "window_size": 4}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "drct": SMALL | WINDOWS | {"gc": 8, "head_dim": 8},
+    "swinir": SMALL | WINDOWS,
+    "hat": SMALL | WINDOWS | {"compress_ratio": 2, "squeeze_factor": 4},
+}
+
+
+def small(name: str, **options: Any) -> SuperResolutionNetwork:
+    """The smallest network that still has everything the named size has."""
+    torch.manual_seed(0)
+    return create_network(name, **(FAMILIES[find_family(name).network.architecture] | options))
+
+
+@pytest.mark.parametrize("name", list_networks())
+def test_forward_backward_and_state(name: str) -> None:
+    network = small(name, scale=2, drop_path_rate=0.0)
+    x = torch.rand(2, 3, 9, 6, requires_grad=True)
+    y = network(x)
+    assert y.shape == (2, 3, 18, 12)
+    y.square().mean().backward()
+    assert x.grad is not None
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None, key
+        assert torch.isfinite(parameter.grad).all(), key
+    other = small(name, scale=2)
+    for parameter in other.parameters():
+        torch.nn.init.normal_(parameter)
+    other.load_state_dict(network.state_dict())
+    rebuilt = create_network(network.architecture, **network.option_dict)
+    rebuilt.load_state_dict(network.state_dict())
+    with torch.inference_mode():
+        assert torch.equal(other.eval()(x), y)
+        assert torch.equal(rebuilt.eval()(x), y)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("size", [(1, 1), (1, 17), (8, 8), (5, 2)])
+def test_any_size(name: str, size: tuple[int, int]) -> None:
+    network = small(name, scale=3).eval()
+    with torch.inference_mode():
+        y = network(torch.rand(1, 3, *size))
+    assert y.shape[-2:] == (3 * size[0], 3 * size[1])
+    assert torch.isfinite(y).all()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_checkpointing_changes_no_gradient(name: str) -> None:
+    plain = small(name, scale=2, drop_path_rate=0.0)
+    saving = small(name, scale=2, drop_path_rate=0.0, use_checkpoint=True)
+    x = torch.rand(1, 3, 8, 8)
+    for network in (plain, saving):
+        network(x).square().mean().backward()
+    for a, b in zip(plain.parameters(), saving.parameters(), strict=True):
+        assert a.grad is not None
+        assert b.grad is not None
+        assert torch.allclose(a.grad, b.grad, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_stochastic_depth_acts_in_training_only(name: str) -> None:
+    network = small(name, scale=2, drop_path_rate=0.9)
+    for parameter in network.parameters():  # biases beginning at zero would hide a dropped branch
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        drawn = [network.train()(x) for _ in range(4)]
+        fixed = [network.eval()(x) for _ in range(2)]
+    assert any(not torch.equal(drawn[0], other) for other in drawn[1:])
+    assert torch.equal(*fixed)
+
+
+@pytest.mark.parametrize("name", ["swinir", "hat"])
+def test_grey_images_and_absolute_positions(name: str) -> None:
+    network = small(name, scale=2, in_chans=1, ape=True, img_size=8).eval()
+    assert network(torch.rand(1, 1, 8, 8)).shape == (1, 1, 16, 16)
+    with pytest.raises(OptionError, match="with ape the input must be 8 x 8, not 12 x 8"):
+        network(torch.rand(1, 1, 9, 8))
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_nearest_tail(scale: int) -> None:
+    network = small("swinir_real_large", scale=scale)
+    assert network(torch.rand(1, 3, 4, 5)).shape[-2:] == (4 * scale, 5 * scale)
+    assert ("conv_up2.weight" in network.state_dict()) == (scale == 4)
+    assert network.state_dict()["layers.0.conv.0.weight"].shape == (4, 16, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("swinir", {"upsampler": "nearest+conv", "upscale": 3}, "scale 3 is not possible with 'nearest"),
+        ("swinir", {"upsampler": "nearest"}, "upsampler 'nearest' is unknown: use 'pixelshuffle' or"),
+        ("swinir", {"resi_connection": "2conv"}, "resi_connection '2conv' is unknown: use '1conv' or '3conv'"),
+        ("swinir", {"num_heads": [7] * 6}, "7 heads do not divide 180 channels"),
+        ("swinir", {"depths": [6] * 4}, "depths has 4 entries and num_heads 6"),
+        ("swinir", {"depths": [0] * 6}, "at least one group, and one block in each"),
+        ("swinir", {"window_size": 0}, "window_size is 0, but must be at least 1"),
+        ("swinir", {"compress_ratio": 3}, "option 'compress_ratio' is unknown to network 'swinir'"),
+        ("hat", {"compress_ratio": 500}, "compress_ratio is 500, but must be between 1 and embed_dim, 180"),
+        ("hat", {"overlap_ratio": 0.1}, "overlap_ratio 0.1 of a window of 16 gives no two equal borders"),
+        ("hat", {"upsampler": "pixelshuffledirect"}, "upsampler 'pixelshuffledirect' is unknown: use 'pixelshuffle'"),
+        ("hatt", {}, "network 'hatt' is unknown (did you mean 'hat'?)"),
+    ],
+)
+def test_options_that_do_not_go_together(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        create_network(name, **options)
+    assert message in str(caught.value)
+
+
+def test_published_size_of_the_large_real_model() -> None:
+    """28.01 M parameters, as its release says."""
+    with torch.device("meta"):
+        network = create_network("swinir_real_large")
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == 28.01
