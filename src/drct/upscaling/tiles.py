@@ -3,8 +3,8 @@
 A plan is a pure function of the image size and the options, so the same plan gives the same bytes on every run. Tiles lie on the
 window grid of the padded image: a tile sees the windows that the whole image would have had, and the padding at the right and
 bottom border is the network's own. What differs from the whole image is only what attention would have seen beyond the tile's
-edge; the overlap keeps that part out, and a short linear ramp in its middle hides what is left of it. (A ramp over the whole overlap
-would be smoother still, but mixes in the very pixels that are wrong: measured, it is a hundred times farther from the whole image.)
+edge; the overlap keeps that part out, and a short linear ramp in its middle hides what is left of it. A ramp over the whole overlap
+would be smoother still, but it mixes in the very pixels that are wrong.
 
 Output leaves row of tiles by row of tiles, in its final number type. Held as floats are one batch of tiles and the ramp between two
 rows, so that memory grows with the image's width and not with its area.
