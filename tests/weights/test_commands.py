@@ -17,14 +17,14 @@ from drct.weights import load_network, read_weights, save_network
 
 
 def test_models_table(tiny: SuperResolutionNetwork, models: Path) -> None:
-    save_network(tiny, models / "mine.safetensors", training="at [bold]night[/bold]")
+    save_network(tiny, models / "mine.safetensors", training="at [bold]night[/bold] \x1b[31mtoday")
     result = CliRunner().invoke(models_command)
     assert result.exit_code == 0
     lines = result.output.splitlines()
-    (mine,) = [line for line in lines if line.startswith("mine")]
+    (mine,) = [line for line in lines if line.startswith("mine ")]
     assert mine.split()[:4] == ["mine", "local", "drct", "x2"]
-    assert "at [bold]night[/bold]" in mine
-    assert any(line.startswith("drct-l-x4") and "downloadable" in line and "27.58 M" in line and "33.37" in line for line in lines)
+    assert "mine: at [bold]night[/bold] [31mtoday" in lines
+    assert any(line.startswith("drct-l-x4") and "downloadable" in line and "27.6 M" in line and "33.37" in line for line in lines)
     assert "https://github.com/Phhofm/models/releases/tag/4xRealWebPhoto_v4_drct-l" in result.output
     assert str(models) in result.output
 

@@ -28,25 +28,30 @@ def command(as_json: bool) -> None:
     console = Console(markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = 250  # a pipe has no width: do not fold lines for it
-    table = Table("name", "state", "network", "scale", "parameters", "size", "Set5 dB", "training", box=None, pad_edge=False)
-    for column in table.columns[3:7]:
+    table = Table("name", "state", "network", "scale", "params", "size", "Set5", box=None, pad_edge=False)
+    for column in table.columns:
+        column.no_wrap = True
+    for column in table.columns[3:]:
         column.justify = "right"
-    table.columns[0].no_wrap = True
     for card in cards:
         table.add_row(
-            card.name,
+            _plain(card.name),
             card.state,
             card.architecture or "?",
             f"x{card.scale}" if card.scale else "?",
-            f"{card.parameters / 1e6:.2f} M" if card.parameters else "?",
-            f"{card.size / 1e6:.1f} MB" if card.size else "?",
+            f"{card.parameters / 1e6:.1f} M" if card.parameters else "?",
+            f"{card.size / 1e6:.0f} MB" if card.size else "?",
             f"{card.scores['Set5']:.2f}" if "Set5" in card.scores else "",
-            "".join(c for c in card.training if c.isprintable()),  # the words of whoever made the file
         )
     console.print(table)
-    console.print()
+    console.print("\nSet5: PSNR in dB on the Y channel. 'downloadable' ones are fetched when first used.\n")
     for card in cards:
-        if card.source:
-            licence = f"  [{card.licence}]" if card.licence else ""
-            console.print(f"{card.name}: {card.source}{licence}", soft_wrap=True)
-    console.print(f"models folder: {models_folder()} (set DRCT_MODELS to change it)", soft_wrap=True)
+        facts = [fact for fact in (card.training, card.licence, card.source) if fact]
+        if facts:
+            console.print(_plain(f"{card.name}: {'; '.join(facts)}"), soft_wrap=True)
+    console.print(f"\nmodels folder: {models_folder()} (set DRCT_MODELS to change it)", soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    """Names and notes are the words of whoever made a file: leave out what could steer the terminal."""
+    return "".join(c for c in text if c.isprintable())
