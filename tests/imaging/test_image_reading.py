@@ -359,6 +359,8 @@ def test_float_values_are_kept_and_reported(tmp_path: Path) -> None:
         values[3, 4, 1] = bad
         write(tmp_path / "a.tif", values)
         refused(tmp_path / "a.tif", "NaN or infinite")
+        write(tmp_path / "a.tif", Picture(np.zeros_like(values), values[:, :, 1].copy()))
+        refused(tmp_path / "a.tif", "NaN or infinite")
 
 
 @pytest.mark.parametrize("dtype", [np.uint32, np.int16, np.int32])

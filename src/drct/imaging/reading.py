@@ -104,7 +104,7 @@ def _open_image(path: Path, file: BinaryIO, max_pixels: int | None) -> _Header:
     if not head:
         raise ImageError(f"{path}: the file is empty")
     if is_raw:
-        name, what = None, "a camera raw file"
+        name, what = None, "a camera raw file or another TIFF that begins with a preview"
     if name is None:
         raise ImageError(f"{path}: {what}; {_readable()} are read")
     loader = FORMATS[name].loader
@@ -176,7 +176,7 @@ def _picture(path: Path, header: _Header) -> Picture:
 
     image = _to_rgb_or_grey(path, image, notices)
     icc = _fitting_profile(_field(image, "icc-profile-data", None), image, notices)
-    samples = _decode(path, image)
+    samples = _decode(image)
     if turn in (5, 6, 7, 8) and resolution:
         resolution = resolution[::-1]
     samples = _turned(samples, turn)
@@ -184,7 +184,7 @@ def _picture(path: Path, header: _Header) -> Picture:
     pixels = np.ascontiguousarray(samples[:, :, :colours])
     alpha = np.ascontiguousarray(samples[:, :, colours]) if samples.shape[2] > colours else None
     if pixels.dtype == np.float32:
-        _check_floats(path, pixels, notices)
+        _check_floats(path, pixels, alpha, notices)
     return Picture(pixels, alpha, icc, exif_data, xmp, resolution, name, frames, path, notices)
 
 
@@ -234,7 +234,7 @@ def _fitting_profile(icc: bytes | None, image: pyvips.Image, notices: list[str])
     return icc
 
 
-def _decode(path: Path, image: pyvips.Image) -> np.ndarray:
+def _decode(image: pyvips.Image) -> np.ndarray:
     dtype = _TYPES[image.format]
     data = image.write_to_memory()
     return np.frombuffer(data, dtype=dtype).reshape(image.height, image.width, image.bands)
@@ -251,9 +251,10 @@ def _turned(samples: np.ndarray, turn: int) -> np.ndarray:
     return samples
 
 
-def _check_floats(path: Path, pixels: np.ndarray, notices: list[str]) -> None:
+def _check_floats(path: Path, pixels: np.ndarray, alpha: np.ndarray | None, notices: list[str]) -> None:
     low, high = float(pixels.min()), float(pixels.max())
-    if not (np.isfinite(low) and np.isfinite(high)):  # NaN comes through both
+    extremes = (low, high, 0.0 if alpha is None else alpha.min(), 0.0 if alpha is None else alpha.max())
+    if not np.isfinite(extremes).all():  # minimum and maximum let NaN through
         raise ImageError(f"{path}: the pixels hold NaN or infinite values")
     if low < 0 or high > 1:
         notices.append(f"float values from {low:.6g} to {high:.6g}, beyond 0..1")
