@@ -57,6 +57,7 @@ def named_size(architecture: str, options: Options) -> str:
     family = find_family(architecture)
     for name, configuration in family.configurations.items():
         named = dataclasses.asdict(family.options(**configuration))
+        named["depths"] = type(options["depths"])(named["depths"])
         if all(named[key] == value for key, value in options.items() if key not in IRRELEVANT):
             return name
     return architecture
@@ -165,7 +166,7 @@ def window_options(tensors: Tensors) -> Options:
         "in_chans": in_chans,
         "img_size": image_size(tensors, window),
         "embed_dim": embed_dim,
-        "depths": tuple(count(tensors, rf"layers\.{g}\.residual_group\.blocks\.(\d+)\.") for g in groups),
+        "depths": [count(tensors, rf"layers\.{g}\.residual_group\.blocks\.(\d+)\.") for g in groups],  # as metadata say it
         "num_heads": tuple(tensors[table.format(g)].shape[1] for g in groups),
         "window_size": window,
         "mlp_ratio": ratio((embed_dim,), [tensors[f"{FIRST_BLOCK}.mlp.fc1.weight"].shape[0]]),
