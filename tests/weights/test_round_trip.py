@@ -16,7 +16,7 @@ from drct.weights import detect, export_compat, load_network, read_weights, save
 
 from .strategies import drct_options, shape_of
 
-often = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+often = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def same_tensors(a: SuperResolutionNetwork, b: SuperResolutionNetwork) -> bool:
