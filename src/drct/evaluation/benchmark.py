@@ -272,6 +272,15 @@ def make_folder(folder: Path) -> None:
         raise OptionError(f"{folder} cannot be created ({error.strerror}): choose another folder") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file; raises :class:`OptionError` where that is not possible."""
+    make_folder(path.parent)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OptionError(f"{path} cannot be written ({error.strerror}): choose another file") from error
+
+
 def cache_folder() -> Path:
     """Where unfinished runs are kept: ``$DRCT_CACHE/test`` or ``drct/test`` in the user's cache folder."""
     if root := os.environ.get("DRCT_CACHE"):

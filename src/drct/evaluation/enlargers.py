@@ -16,11 +16,12 @@ import torch
 
 from drct.engine import resolve_device
 from drct.errors import OptionError
+from drct.evaluation.options import OVERLAP
 from drct.imaging import resize
 from drct.networks import SuperResolutionNetwork
 from drct.networks.cost import Cost, count_cost
 from drct.upscaling import Upscaler
-from drct.weights import list_models, load_network, weights_sha256
+from drct.weights import find_model, list_models, load_network, weights_sha256
 
 INTERPOLATIONS = ("bicubic", "nearest")
 Tile = int | Literal["auto", "off"]
@@ -47,7 +48,7 @@ class Enlarger:
         """Enlarge ``(h, w, 3)`` uint8 or uint16 to ``(scale * h, scale * w, 3)``, rounded once to the same type."""
         if self.upscaler is not None:
             return self.upscaler.upscale(lr, scale=self.scale).pixels
-        if self.label == "nearest":
+        if self.identity["model"] == "nearest":
             return lr.repeat(self.scale, 0).repeat(self.scale, 1)
         return resize(lr, scale=self.scale)
 
@@ -55,6 +56,21 @@ class Enlarger:
         """Enlarge a corner of an image, so that what happens only once is not timed with the first image."""
         if self.upscaler is not None:
             self(np.ascontiguousarray(lr[:64, :64]))
+
+
+def locate(model: str, scale: int) -> str | Path:
+    """What a user's name of a model stands for: ``"bicubic"``, ``"nearest"``, or a weight file, downloaded if need be.
+
+    ``"drct-light"`` stands for ``"drct-light-x4"`` when the scale is 4.
+
+    Raises:
+        ModelNotFoundError, DownloadError: the model cannot be had.
+    """
+    if model in INTERPOLATIONS:
+        return model
+    member = f"{model}-x{scale}"
+    known = not Path(model).exists() and any(card.name == member for card in list_models())
+    return find_model(member if known else model)
 
 
 def open_enlarger(
@@ -65,44 +81,40 @@ def open_enlarger(
     device: str = "auto",
     precision: str = "fp32",
     tile: Tile = "off",
+    overlap: int = OVERLAP,
     ensemble: bool = False,
 ) -> Enlarger:
     """Load a model for testing.
 
     Args:
-        model: ``"bicubic"``, ``"nearest"``, a model name (``"drct-light"`` stands for ``"drct-light-x4"`` when scale is 4), a
-            weight file, or a network.
+        model: what :func:`locate` knows, or a network.
         scale: the factor to test at; the model must have it.
         label: name in tables; default is the model's.
-        device, precision, tile, ensemble: as for :class:`drct.Upscaler`; the defaults are what published figures were made with.
+        device, precision, tile, overlap, ensemble: as for :class:`drct.Upscaler`; published figures were made with the defaults.
 
     Raises:
         ModelNotFoundError, CheckpointError, DownloadError: the model cannot be had, or has another scale.
         DeviceError, OptionError: device, precision or tile are not possible.
     """
-    if isinstance(model, str) and model in INTERPOLATIONS:
-        return Enlarger(label or model, scale, None, None, {"model": model})
     if isinstance(model, SuperResolutionNetwork):
-        network, name = model, label or model.architecture
+        network, label = model, label or model.architecture
     else:
-        name = str(model)
-        family_member = f"{name}-x{scale}"
-        if not Path(name).exists() and any(card.name == family_member for card in list_models()):
-            name = family_member
-        network = load_network(name, scale=scale)
-        name = Path(name).stem if Path(name).is_file() else name
+        found = locate(str(model), scale)
+        if found in INTERPOLATIONS:
+            return Enlarger(label or str(found), scale, None, None, {"model": found})
+        network, label = load_network(found, scale=scale), label or Path(found).stem
     if network.scale != scale:
-        raise OptionError(f"model '{name}' upscales x{network.scale}, but the test is x{scale}")
-    upscaler = Upscaler(network, device=device, precision=precision, tile=tile, ensemble=ensemble)
+        raise OptionError(f"model '{label}' upscales x{network.scale}, but the test is x{scale}")
+    upscaler = Upscaler(network, device=device, precision=precision, tile=tile, overlap=overlap, ensemble=ensemble)
     identity = {
         "model": weights_sha256({key: value.detach().cpu() for key, value in network.state_dict().items()}),
         "options": network.option_dict,
         "device": upscaler.device.type,
         "precision": upscaler.precision,
-        "tile": tile,
+        "tile": [tile, overlap],
         "ensemble": ensemble,
     }
-    return Enlarger(label or name, scale, upscaler, count_cost(network), identity)
+    return Enlarger(label, scale, upscaler, count_cost(network), identity)
 
 
 class PeakMemory:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from drct.evaluation.measures import MEASURES
@@ -119,11 +117,11 @@ class Report:
 
     def mean(self, model: str, suite: str, metric: str) -> float | None:
         """Mean of a metric over the images of a set that have it; None if none has."""
-        return _mean(result.values.get(metric) for result in self.of(model, suite))
+        return mean(result.values.get(metric) for result in self.of(model, suite))
 
     def seconds(self, model: str) -> float | None:
         """Mean time per image."""
-        return _mean(result.seconds for result in self.results if result.model == model)
+        return mean(result.seconds for result in self.results if result.model == model)
 
     def excluded(self, suite: str) -> int:
         """How many images of a set do not count for at least one model."""
@@ -155,42 +153,41 @@ class Report:
                     "device": model.device,
                     "precision": model.precision,
                     "means": {
-                        suite: {metric: _json_number(self.mean(model.label, suite, metric)) for metric in self.metrics}
+                        suite: {metric: json_number(self.mean(model.label, suite, metric)) for metric in self.metrics}
                         for suite in self.suites
                     },
                 }
                 for model in self.models
             ],
             "images": [
-                {**dataclasses.asdict(result), "values": {k: _json_number(v) for k, v in result.values.items()}}
+                {**dataclasses.asdict(result), "values": {k: json_number(v) for k, v in result.values.items()}}
                 for result in self.results
             ],
             "left_out": [dataclasses.asdict(left) for left in self.left_out],
             "notices": [dataclasses.asdict(notice) for notice in self.notices],
         }
 
-    def write_json(self, path: Path) -> None:
-        """Write :meth:`as_dict` to a file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
     def table(self) -> str:
+        """:meth:`means_table` with its heading and footnotes."""
+        names = "/".join(MEASURES[metric].label for metric in self.metrics) or "no metrics"
+        title = f"x{self.scale}, {names}" + (", self-ensemble" if self.ensemble else "")
+        return "\n".join([title, "", self.means_table(), "", *self.footnotes()]).rstrip()
+
+    def means_table(self) -> str:
         """Models by sets: means, parameters, multiply-adds, time and memory, as a Markdown table that reads well as text."""
-        names = "/".join(MEASURES[metric].label for metric in self.metrics)
         header = ["Model", *(self._heading(suite) for suite in self.suites), "Params", "Mult-adds", "s/image", "Memory"]
         rows = [
             [
                 model.label,
                 *(self._cell(self.mean(model.label, suite, metric) for metric in self.metrics) for suite in self.suites),
-                _short(model.parameters, 1e6, "M", 2),
-                _short(model.multiply_adds, 1e9, "G", 1),
+                _short(model.parameters, 1e6, " M", 2),
+                _short(model.multiply_adds, 1e9, " G", 1),
                 _short(self.seconds(model.label), 1, "", 3),
                 _short(model.peak_memory, 2**20, " MiB", 0),
             ]
             for model in self.models
         ]
-        lines = [f"x{self.scale}, {names}" + (", self-ensemble" if self.ensemble else ""), "", *_markdown(header, rows), ""]
-        return "\n".join([*lines, *self.footnotes()])
+        return "\n".join(markdown_table(header, rows))
 
     def image_table(self) -> str:
         """One row per image, one column per model."""
@@ -202,7 +199,7 @@ class Report:
                 found = [by_key.get((model.label, suite, image)) for model in self.models]
                 cells = [DASH if r is None else self._cell(r.values.get(metric) for metric in self.metrics) for r in found]
                 rows.append([suite, image, *cells])
-        return "\n".join(_markdown(header, rows))
+        return "\n".join(markdown_table(header, rows))
 
     def footnotes(self) -> list[str]:
         """What the table's reader must know: conventions, images that were left out and why, notices."""
@@ -233,7 +230,7 @@ class Report:
 
     def _cell(self, values: Iterable[float | None]) -> str:
         pairs = zip(values, self.metrics, strict=True)
-        return " / ".join(number(value, MEASURES[metric].digits) for value, metric in pairs)
+        return " / ".join(number(value, MEASURES[metric].digits) for value, metric in pairs) or DASH
 
 
 def number(value: float | None, digits: int) -> str:
@@ -241,12 +238,14 @@ def number(value: float | None, digits: int) -> str:
     return DASH if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean(values: Iterable[float | None]) -> float | None:
+    """Mean of what is there; None if nothing is."""
     present = [value for value in values if value is not None and not math.isnan(value)]
     return math.fsum(present) / len(present) if present else None
 
 
-def _json_number(value: float | None) -> float | str | None:
+def json_number(value: float | None) -> float | str | None:
+    """A value that JSON can hold: infinity as the string "inf", NaN as None."""
     if value is None or math.isnan(value):
         return None
     return value if math.isfinite(value) else "inf"
@@ -256,8 +255,8 @@ def _short(value: float | None, unit: float, suffix: str, digits: int) -> str:
     return DASH if value is None else f"{value / unit:.{digits}f}{suffix}"
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table whose columns are padded, the first left-aligned and the others right-aligned."""
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table whose columns are padded, the first left-aligned and the others right-aligned."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
 

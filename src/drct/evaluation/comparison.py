@@ -1,0 +1,300 @@
+"""The verb ``drct compare``: two or more versions of the same pictures, measured, side by side, and laid over each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from drct.errors import DataError, ImageError, OptionError
+from drct.evaluation.benchmark import make_folder, write_text
+from drct.evaluation.measures import MEASURES, Convention, check_measures, measure
+from drct.evaluation.options import Checked
+from drct.evaluation.page import Figure, Layer, write_page
+from drct.evaluation.report import json_number, markdown_table, mean, number
+from drct.evaluation.suites import as_rgb
+from drct.imaging import is_image_file, read, resize, side_by_side, to_depth, write
+
+CROPS = 3  # zoomed crops per image
+CROPS_PER_SIDE = 5  # the shorter side of an image is so many crops long
+PANEL = 360  # width of a panel of a sheet in pixels, about
+COLOURS = ((230, 57, 70), (29, 132, 181), (244, 162, 20))  # frames of the crops
+
+Advance = Callable[[str, int, int], None]
+
+
+class CompareOptions(Checked):
+    """Options of :func:`compare`."""
+
+    inputs: tuple[Path, ...] = Field(min_length=2, description="image files, or folders with images of the same names")
+    output: Path = Field(Path("comparison"), description="folder for the sheets, index.html and figures.json")
+    metrics: tuple[str, ...] = Field(("psnr", "ssim"), description="see drct.evaluation.measures")
+    crop: int = Field(0, ge=0, description="pixels cut from each side before measuring")
+    convention: Convention = Field("float", description="how luma and grey images are seen")
+
+
+@dataclasses.dataclass
+class Comparison:
+    """What :func:`compare` found.
+
+    Attributes:
+        labels: of the versions; the first is what the others are compared with.
+        metrics: keys of :data:`drct.evaluation.measures.MEASURES`.
+        values: image name, then version, then metric.
+        left_out: one line for each image that was not compared.
+        notices: what a reader should know.
+        files: what was written.
+    """
+
+    labels: list[str]
+    metrics: tuple[str, ...]
+    values: dict[str, dict[str, dict[str, float | None]]]
+    left_out: list[str]
+    notices: list[str]
+    files: list[Path]
+
+    def table(self) -> str:
+        """Values of every image, and their means where there are several, as a Markdown table."""
+        header = ["Image", "Version", *(MEASURES[metric].label for metric in self.metrics)]
+        rows = []
+        for image, versions in self.values.items():
+            rows += [[image, label, *self._cells(values)] for label, values in versions.items()]
+        if len(self.values) > 1:
+            for label in self.labels:
+                every = [versions[label] for versions in self.values.values() if label in versions]
+                if every:
+                    means = {metric: mean(values[metric] for values in every) for metric in self.metrics}
+                    rows.append([f"mean of {len(every)}", label, *self._cells(means)])
+        return "\n".join(markdown_table(header, rows))
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        values = {
+            image: {label: {k: json_number(v) for k, v in found.items()} for label, found in versions.items()}
+            for image, versions in self.values.items()
+        }
+        return {
+            "reference": self.labels[0],
+            "metrics": list(self.metrics),
+            "images": values,
+            "left_out": self.left_out,
+            "notices": self.notices,
+        }
+
+    def _cells(self, values: dict[str, float | None]) -> list[str]:
+        return [number(values[metric], MEASURES[metric].digits) for metric in self.metrics]
+
+
+def compare(options: CompareOptions, *, advance: Advance | None = None) -> Comparison:
+    """Compare versions of the same pictures.
+
+    Written into the output folder are a sheet for each picture (all versions, and zoomed crops of where they differ most),
+    ``index.html`` with a slider for each picture and difference maps, and ``figures.json``.
+
+    Args:
+        options: what to compare, and how. The first input is what the others are measured against.
+        advance: gets the current image, how many are done, and how many there are.
+
+    Returns:
+        The values, what was left out and why, and the files that were written.
+
+    Raises:
+        OptionError: files mixed with folders, or the output cannot be written.
+        DataError: nothing could be compared.
+    """
+    metrics = check_measures(options.metrics)
+    labels = _labels(options.inputs)
+    images, left_out = _matched(options.inputs)
+    result = Comparison(labels, metrics, {}, left_out, [], [])
+    make_folder(options.output)
+    done: dict[str, list[Path]] = {}
+    for i, (name, paths) in enumerate(images.items()):
+        if advance is not None:
+            advance(name, i, len(images))
+        try:
+            pixels = _aligned(paths, labels, functools.partial(_note, result, name))
+            result.values[name] = _measured(pixels, labels, options, metrics)
+        except (DataError, ImageError) as error:
+            result.left_out.append(str(error))
+            continue
+        done[name] = paths
+        sheet = options.output / f"{name}.png"
+        write(sheet, make_sheet(pixels, labels))
+        result.files.append(sheet)
+    if not result.values:
+        raise DataError(f"nothing could be compared: {result.left_out[0] if result.left_out else 'the folders hold no images'}")
+    page, figures = options.output / "index.html", options.output / "figures.json"
+    notes = [f"compared with {labels[0]}", *(f"left out: {cause}" for cause in result.left_out), *result.notices]
+    write_page(page, " / ".join(labels), [result.table()], notes, _figures(result, done))
+    write_text(figures, json.dumps(result.as_dict(), indent=1, allow_nan=False) + "\n")
+    result.files += [page, figures]
+    return result
+
+
+def make_sheet(pixels: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndarray:
+    """All versions of a picture beside each other, and below them zoomed crops of where they differ most.
+
+    Args:
+        pixels: versions of one size, ``(H, W, C)`` uint8 or uint16; the first is the reference.
+        labels: one for each.
+
+    Returns:
+        uint8 RGB ``(H, W, 3)``.
+    """
+    versions = [np.ascontiguousarray(as_rgb(to_depth(p, "uint8"))) for p in pixels]
+    height, width = versions[0].shape[:2]
+    side = max(8, min(height, width) // CROPS_PER_SIDE)
+    boxes = [] if side > min(height, width) else largest_differences(versions, side, CROPS)
+    zoom = max(1, PANEL // side)
+    panel = side * zoom
+    overviews = [_overview(version, boxes, side, panel) for version in versions]
+    rows = [side_by_side(overviews, labels)]
+    for colour, (top, left) in zip(COLOURS, boxes, strict=False):
+        crops = [version[top : top + side, left : left + side].repeat(zoom, 0).repeat(zoom, 1) for version in versions]
+        framed = [_framed(_wide(crop, overviews[0].shape[1]), (0, 0, *crop.shape[:2]), colour, 4) for crop in crops]
+        rows.append(side_by_side(framed, [""] * len(framed), text_height=1))
+    return np.concatenate(rows)
+
+
+def largest_differences(versions: Sequence[np.ndarray], side: int, count: int) -> list[tuple[int, int]]:
+    """Top left corners of the squares where versions differ most from the first one, the largest difference first.
+
+    The squares of ``side`` pixels do not overlap; there are fewer than ``count`` where the versions are equal elsewhere.
+    """
+    first = versions[0].astype(np.int32)
+    difference = np.max([np.abs(version - first).sum(2) for version in versions[1:]], axis=0)
+    sums = np.zeros((difference.shape[0] + 1, difference.shape[1] + 1), np.int64)
+    sums[1:, 1:] = difference.cumsum(0).cumsum(1)
+    totals = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    corners: list[tuple[int, int]] = []
+    while len(corners) < count and totals.max() > 0:
+        top, left = (int(i) for i in np.unravel_index(totals.argmax(), totals.shape))
+        corners.append((top, left))
+        totals[max(0, top - side + 1) : top + side, max(0, left - side + 1) : left + side] = 0
+    return corners
+
+
+def _overview(version: np.ndarray, boxes: Sequence[tuple[int, int]], side: int, panel: int) -> np.ndarray:
+    """The whole picture, shrunk to the width of a panel if it is wider, with the crops marked."""
+    height, width = version.shape[:2]
+    factor = min(1.0, panel / width)
+    size = (max(1, round(height * factor)), max(1, round(width * factor)))
+    image = version if factor == 1 else resize(version, size=size)
+    for colour, (top, left) in zip(COLOURS, boxes, strict=False):
+        box = tuple(round(v * factor) for v in (top, left, top + side, left + side))
+        image = _framed(image, box, colour, 2)
+    return _wide(image, panel)
+
+
+def _wide(image: np.ndarray, width: int) -> np.ndarray:
+    """Fill up with white on the right."""
+    return np.pad(image, ((0, 0), (0, max(0, width - image.shape[1])), (0, 0)), constant_values=255)
+
+
+def _framed(image: np.ndarray, box: tuple[int, ...], colour: tuple[int, int, int], thickness: int) -> np.ndarray:
+    """A copy with a frame just inside of ``box`` (top, left, bottom, right)."""
+    top, left, bottom, right = box
+    frame = np.zeros(image.shape[:2], bool)
+    frame[top:bottom, left:right] = True
+    frame[top + thickness : bottom - thickness, left + thickness : right - thickness] = False
+    return np.where(frame[:, :, None], np.array(colour, np.uint8), image)
+
+
+def _labels(inputs: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart, without the last part where it is the same for all."""
+    parts = [path.resolve().parts for path in inputs]
+    for length in range(1, max(map(len, parts)) + 1):
+        ends = [part[-length:] for part in parts]
+        if len(set(ends)) == len(ends):
+            same = length > 1 and len({end[-1] for end in ends}) == 1
+            return ["/".join(end[:-1] if same else end) for end in ends]
+    raise OptionError(f"{inputs[0]} is given twice: name different files or folders")
+
+
+def _matched(inputs: Sequence[Path]) -> tuple[dict[str, list[Path]], list[str]]:
+    """The files of each image, one per input, and a line for each image that is not in all folders."""
+    for path in inputs:
+        if not path.exists():
+            raise OptionError(f"{path} does not exist: give image files, or folders of images")
+    if all(path.is_file() for path in inputs):
+        return {_plain_name(inputs[0]): list(inputs)}, []
+    if not all(path.is_dir() for path in inputs):
+        raise OptionError("give either image files or folders to compare, not both")
+    folders = [{_plain_name(p): p for p in sorted(folder.iterdir()) if p.is_file() and is_image_file(p)} for folder in inputs]
+    matched, left_out = {}, []
+    for name, path in folders[0].items():
+        missing = [folder for folder, files in zip(inputs, folders, strict=True) if name not in files]
+        if missing:
+            left_out.append(f"{path}: {missing[0]} has no image of this name")
+        else:
+            matched[name] = [files[name] for files in folders]
+    for folder, files in zip(inputs[1:], folders[1:], strict=True):
+        left_out += [
+            f"{folder / path.name}: {inputs[0]} has no image of this name" for key, path in files.items() if key not in folders[0]
+        ]
+    return matched, left_out
+
+
+def _plain_name(path: Path) -> str:
+    """The name without suffix and without what tells versions apart: ``baby_x4.png`` and ``babyx4.png`` are ``baby``."""
+    return re.sub(r"(?i)([_-]?x\d+|[_-](hr|lr|sr|gt|out))+$", "", path.stem) or path.stem
+
+
+def _aligned(paths: Sequence[Path], labels: Sequence[str], note: Callable[[str], None]) -> list[np.ndarray]:
+    """All versions in one size, depth and number of channels."""
+    pixels = [read(path).pixels for path in paths]
+    for path, image in zip(paths, pixels, strict=True):
+        if image.dtype == np.float32:
+            raise DataError(f"{path} holds floating point values: metrics are defined on 8 or 16 bits")
+        if image.dtype != pixels[0].dtype:
+            raise DataError(f"{path} has {8 * image.itemsize} bits, but {paths[0]} has {8 * pixels[0].itemsize}")
+    if len({image.shape[2] for image in pixels}) > 1:
+        note("grey is taken as RGB, since not all versions are grey")
+        pixels = [as_rgb(image) for image in pixels]
+    height, width = max(image.shape[:2] for image in pixels)
+    aligned = []
+    for path, label, image in zip(paths, labels, pixels, strict=True):
+        h, w = image.shape[:2]
+        if (h, w) != (height, width):
+            factor = height // h
+            if (h * factor, w * factor) != (height, width):
+                raise DataError(f"{path} is {w} x {h}, but another version is {width} x {height}: not a whole multiple")
+            note(f"{label} is enlarged x{factor} by bicubic interpolation")
+            image = resize(image, scale=factor)
+        aligned.append(image)
+    return aligned
+
+
+def _note(result: Comparison, name: str, text: str) -> None:
+    result.notices.append(f"{name}: {text}")
+
+
+def _measured(
+    pixels: Sequence[np.ndarray], labels: Sequence[str], options: CompareOptions, metrics: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
+    """Values of every version against the first; of the first itself only what needs no reference."""
+    values = {}
+    for i, (label, image) in enumerate(zip(labels, pixels, strict=True)):
+        reference = pixels[0] if i else None
+        if i or not all(MEASURES[metric].needs_hr for metric in metrics):
+            values[label] = {metric: measure(metric, image, reference, options.crop, options.convention) for metric in metrics}
+    return values
+
+
+def _figures(result: Comparison, files: dict[str, list[Path]]) -> Iterator[Figure]:
+    headings = [MEASURES[metric].label for metric in result.metrics]
+    for name, paths in files.items():
+        pixels = _aligned(paths, result.labels, lambda text: None)
+        layers = []
+        for label, image in zip(result.labels, pixels, strict=True):
+            found = result.values[name].get(label)
+            cells = [] if found is None else [number(found[metric], MEASURES[metric].digits) for metric in result.metrics]
+            layers.append(Layer(label, functools.partial(np.asarray, image), cells))
+        yield Figure("", name, layers, 0, headings)

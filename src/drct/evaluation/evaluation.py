@@ -1,0 +1,161 @@
+"""The verb ``drct test`` as a function: options in, report out, files written."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from drct.errors import DataError, OptionError
+from drct.evaluation.benchmark import Advance, Run, Say, Settings, write_text
+from drct.evaluation.enlargers import Enlarger, locate, open_enlarger
+from drct.evaluation.measures import MEASURES
+from drct.evaluation.options import EvaluationOptions, RunOptions, TestFile, read_test_file
+from drct.evaluation.page import Figure, Layer, write_page
+from drct.evaluation.report import Report, number
+from drct.evaluation.suites import Suite, find_suites, load_pair, pair_folders
+from drct.imaging import resize
+from drct.networks import SuperResolutionNetwork, create_network
+from drct.networks.registry import find_family
+from drct.weights import find_model, load_into, read_weights
+
+
+def evaluate(options: EvaluationOptions, *, say: Say = print, advance: Advance | None = None) -> Report:
+    """Test models on benchmark sets.
+
+    Args:
+        options: what, on what, and how.
+        say: gets lines that a user should see while it runs.
+        advance: gets the current image, how many are done, and how many there are.
+
+    Returns:
+        The report; the files that the options name are written.
+
+    Raises:
+        DataError: there is no such set, or no image at all could be tested.
+        Error: a model cannot be had, an option is not possible, a file cannot be written.
+    """
+    suites = find_suites(options.data, options.sets, options.scale)
+    settings = Settings(options.metrics, options.crop, options.convention, save=options.save)
+    # a model that is missing should be told before the first one has run for an hour
+    found = [locate(model, options.scale) for model in options.models]
+    openers = [functools.partial(_open, model, options.scale, options) for model in found]
+    return _run(suites, settings, openers, options, say, advance)
+
+
+def evaluate_file(path: Path, options: RunOptions | None = None, *, say: Say = print, advance: Advance | None = None) -> Report:
+    """Run a published test option file; ``options`` add to it. Other arguments, result and errors as for :func:`evaluate`.
+
+    Grey images count as RGB, as in the program that these files were written for. Results go to
+    ``results/NAME/visualization/SET/IMAGE_SUFFIX.png`` if the file says ``save_img``.
+    """
+    options = options or RunOptions()
+    file, warnings = read_test_file(path)
+    for warning in [*warnings, *_dead_network_keys(path, file)]:
+        say(f"warning: {warning}")
+    suites = [
+        pair_folders(data.name, None if data.type == "SingleImageDataset" else data.dataroot_gt, data.dataroot_lq, file.scale)
+        for data in file.datasets.values()
+    ]
+    metrics = tuple(metric.measure for metric in file.val.metrics.values())
+    settings = Settings(metrics, file.crop, "basicsr", save=options.save)
+    if file.val.save_img and options.save is None:
+        folder = Path("results") / file.name / "visualization"
+        suffix = (file.val.suffix or file.name).replace("{", "{{").replace("}", "}}")
+        settings = dataclasses.replace(settings, save=folder, save_as=f"{{suite}}/{{image}}_{suffix}.png")
+    if file.tile is not None and options.tile == "off":
+        # published tiles are enlarged by the pad on each side, so neighbours share two pads
+        options = options.model_copy(update={"tile": file.tile.tile_size, "overlap": 2 * file.tile.tile_pad})
+    opener = functools.partial(_open, _network(path, file), file.scale, options, file.name)
+    return _run(suites, settings, [opener], options, say, advance)
+
+
+def _run(
+    suites: list[Suite],
+    settings: Settings,
+    openers: Sequence[Callable[[], Enlarger]],
+    options: RunOptions,
+    say: Say,
+    advance: Advance | None,
+) -> Report:
+    settings = dataclasses.replace(settings, keep_images=options.html is not None, resume=options.resume)
+    run = Run(suites, settings, say=say, advance=advance)
+    for opener in openers:
+        run.run(opener())
+    report = run.report
+    if not report.results:
+        causes = [left.cause for left in report.left_out]
+        raise DataError(f"no image could be tested: {causes[0] if causes else 'the sets are empty'}")
+    if options.json_file is not None:
+        write_text(options.json_file, json.dumps(report.as_dict(), indent=1, allow_nan=False) + "\n")
+    if options.markdown is not None:
+        write_text(options.markdown, f"{report.table()}\n\n{report.image_table()}\n")
+    if options.html is not None:
+        title = f"{', '.join(model.label for model in report.models)} on {', '.join(report.suites)}, x{report.scale}"
+        write_page(options.html, title, [report.means_table()], report.footnotes(), _figures(run))
+    run.finish()
+    return report
+
+
+def _open(model: str | Path | SuperResolutionNetwork, scale: int, options: RunOptions, label: str | None = None) -> Enlarger:
+    return open_enlarger(
+        model,
+        scale,
+        label=label,
+        device=options.device,
+        precision=options.precision,
+        tile=options.tile,
+        overlap=options.overlap,
+        ensemble=options.ensemble,
+    )
+
+
+def _figures(run: Run) -> Iterator[Figure]:
+    """HR, bicubic and every model for each image."""
+    report = run.report
+    for suite, item in run.items():
+        results = {r.model: r for r in report.results if (r.suite, r.image) == (suite, item.name)}
+        pair = load_pair(item, run.scale)
+        layers: list[Layer] = []
+        if pair.hr is not None:
+            layers.append(Layer("HR", functools.partial(_same, pair.hr)))
+        if "bicubic" not in results:
+            layers.append(Layer("bicubic", functools.partial(resize, pair.lr, scale=run.scale)))
+        for model in report.models:
+            if model.label in results:
+                values = results[model.label].values
+                cells = [number(values.get(metric), MEASURES[metric].digits) for metric in report.metrics]
+                layers.append(Layer(model.label, functools.partial(run.sr, model.label, suite, item.name), cells))
+        headings = [MEASURES[metric].label for metric in report.metrics]
+        yield Figure(suite, item.name, layers, None if pair.hr is None else 0, headings)
+
+
+def _same(pixels: np.ndarray) -> np.ndarray:
+    return pixels
+
+
+def _network(path: Path, file: TestFile) -> SuperResolutionNetwork:
+    """The network of an option file with its weights."""
+    chosen = dict(file.network_g)
+    kind = chosen.pop("type", None)
+    if not isinstance(kind, str):
+        raise OptionError(f"{path}: network_g has no 'type'")
+    try:
+        network = create_network(kind.lower(), scale=file.scale, **chosen)
+    except OptionError as error:
+        raise OptionError(f"{path}: network_g: {error}") from error
+    weights = read_weights(find_model(file.path.pretrain_network_g), key=file.path.param_key_g)
+    load_into(network, weights, strict=file.path.strict_load_g)
+    return network.eval()
+
+
+def _dead_network_keys(path: Path, file: TestFile) -> list[str]:
+    kind = file.network_g.get("type")
+    if not isinstance(kind, str):
+        return []
+    dead = find_family(kind.lower()).dead_options
+    return [f"{path}: 'network_g.{key}' has no effect (the network never read it)" for key in file.network_g if key in dead]
