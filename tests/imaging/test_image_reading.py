@@ -154,6 +154,16 @@ def test_flat_pictures_are_not_taken_for_bombs(tmp_path: Path) -> None:
         assert read(tmp_path / name).pixels.shape == (4000, 4000, 1)
 
 
+def test_impossible_sides_of_avif_are_refused_without_noise(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = bytearray(pyvips.Image.new_from_array(smooth(40, 50, 3)).heifsave_buffer(compression="av1"))
+    at = data.index(b"ispe")
+    for width in (2**31 - 1, 200_000_000, 60_000):
+        struct.pack_into(">I", data, at + 8, width)
+        (tmp_path / "a.avif").write_bytes(data)
+        refused(tmp_path / "a.avif", *(["limit"] if width > 10**8 else []))
+    assert capfd.readouterr().err == ""
+
+
 # ---- what is no image
 
 

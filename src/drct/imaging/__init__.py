@@ -4,7 +4,7 @@ from drct.imaging.colour import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
 from drct.imaging.conversion import from_tensor, to_tensor
 from drct.imaging.formats import FORMATS, Format, format_of, is_image_file, supported_suffixes
 from drct.imaging.picture import Picture
-from drct.imaging.reading import MAX_PIXELS, read, read_size
+from drct.imaging.reading import MAX_PIXELS, read, read_bytes, read_size
 from drct.imaging.resizing import resize
 from drct.imaging.sheet import side_by_side, text
 from drct.imaging.writing import part_path, remove_stale_parts, to_depth, write
@@ -19,6 +19,7 @@ __all__ = [
     "is_image_file",
     "part_path",
     "read",
+    "read_bytes",
     "read_size",
     "remove_stale_parts",
     "resize",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -16,6 +19,8 @@ from drct.imaging.formats import FORMATS, sniff
 from drct.imaging.picture import Picture
 
 MAX_PIXELS = 500_000_000
+MAX_SIDE = 100_000_000  # what libvips allows
+HEAD_BYTES = 16384
 
 # Fewest bytes in which a file can hold a pixel. Deflate packs at most 1032 bytes into one; a JPEG needs a bit for the DC
 # coefficient of each 8 x 8 block of the full-size channel. A header that claims more lies, and is found out before memory is
@@ -52,14 +57,14 @@ def read(path: str | os.PathLike[str], max_pixels: int | None = None) -> Picture
     """
     path = Path(path)
     with _opened(path) as file:
-        header = _open_image(path, file, max_pixels)
-        image = header.image
-        try:
-            return _picture(path, header)
-        except pyvips.Error as error:
-            raise ImageError(f"{path}: {cause(error)}") from None
-        except MemoryError:
-            raise ImageError(f"{path}: not enough memory for {image.width} x {image.height} pixels") from None
+        picture = _picture(path, _open_image(path, file, max_pixels))
+    picture.path = path
+    return picture
+
+
+def read_bytes(data: bytes, name: str, max_pixels: int | None = None) -> Picture:
+    """Read an image file that lies in memory, as :func:`read` does; ``name`` stands for it in messages."""
+    return _picture(name, _open_image(name, io.BytesIO(data), max_pixels))
 
 
 def read_size(path: str | os.PathLike[str], max_pixels: int | None = None) -> tuple[int, int]:
@@ -90,12 +95,13 @@ def _opened(path: Path) -> BinaryIO:
         raise ImageError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
 
 
-def _open_image(path: Path, file: BinaryIO, max_pixels: int | None) -> _Header:
+def _open_image(path: Path | str, file: BinaryIO, max_pixels: int | None) -> _Header:
     enter(path)
     try:
-        size = os.fstat(file.fileno()).st_size
-        head = file.read(64)
-        name, what = sniff(head)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        head = file.read(HEAD_BYTES)
+        name, what = sniff(head[:64])
         is_raw, exif_data = tiff_exif.inspect(file) if name == "tiff" else (False, None)
         png_frames = _png_frames(file) if name == "png" else 0
         file.seek(0)
@@ -110,15 +116,27 @@ def _open_image(path: Path, file: BinaryIO, max_pixels: int | None) -> _Header:
     loader = FORMATS[name].loader
     if not has_operation(loader):
         raise ImageError(f"{path}: the installed libvips cannot read {name}")
+    for width, height in _claims(name, head):
+        _check_claim(path, name, size, width, height, max_pixels)
     try:
         # From the open file and not from the name: names may hold bytes or brackets that libvips would read in its own way.
-        source = pyvips.Source.new_from_descriptor(file.fileno())
+        if isinstance(file, io.BytesIO):
+            source = pyvips.Source.new_from_memory(file.getvalue())
+        else:
+            source = pyvips.Source.new_from_descriptor(file.fileno())
         image = getattr(pyvips.Image, loader)(source, access="sequential", fail_on="error")
     except pyvips.Error as error:
         raise ImageError(f"{path}: {cause(error)}") from None
     _check_claim(path, name, size, image.width, image.height, max_pixels)
     frames = max(1, png_frames, int(_field(image, "n-pages", 1)))
     return _Header(name, image, exif_data or _field(image, "exif-data", None), frames)
+
+
+def _claims(name: str, head: bytes) -> Iterator[tuple[int, int]]:
+    """Widths and heights in the first bytes of a file whose decoder would complain on stderr about impossible ones."""
+    if name == "avif":  # image spatial extents (ISO/IEC 23008-12, 6.5.3)
+        for match in re.finditer(rb"ispe\0\0\0\0(.{4})(.{4})", head, re.DOTALL):
+            yield int.from_bytes(match[1], "big"), int.from_bytes(match[2], "big")
 
 
 def _png_frames(file: BinaryIO) -> int:
@@ -132,11 +150,11 @@ def _png_frames(file: BinaryIO) -> int:
     return 0
 
 
-def _check_claim(path: Path, name: str, size: int, width: int, height: int, max_pixels: int | None) -> None:
+def _check_claim(path: Path | str, name: str, size: int, width: int, height: int, max_pixels: int | None) -> None:
     limit = _limit(max_pixels)
     if width * height * _LEAST_BYTES_PER_PIXEL.get(name, 0) > size:
         raise ImageError(f"{path}: the header claims {width} x {height} pixels, but the file has only {size} bytes")
-    if width * height > limit:
+    if width * height > limit or max(width, height) > MAX_SIDE:
         raise ImageError(f"{path}: {width} x {height} pixels are more than the limit of {limit} (DRCT_MAX_PIXELS raises it)")
 
 
@@ -161,7 +179,17 @@ def _field(image: pyvips.Image, name: str, default: Any) -> Any:
     return image.get(name) if image.get_typeof(name) else default
 
 
-def _picture(path: Path, header: _Header) -> Picture:
+def _picture(path: Path | str, header: _Header) -> Picture:
+    try:
+        return _decoded(path, header)
+    except pyvips.Error as error:
+        raise ImageError(f"{path}: {cause(error)}") from None
+    except MemoryError:
+        image = header.image
+        raise ImageError(f"{path}: not enough memory for {image.width} x {image.height} pixels") from None
+
+
+def _decoded(path: Path | str, header: _Header) -> Picture:
     name, image, exif_data, frames = header
     notices: list[str] = []
     if frames > 1:
@@ -176,7 +204,7 @@ def _picture(path: Path, header: _Header) -> Picture:
 
     image = _to_rgb_or_grey(path, image, notices)
     icc = _fitting_profile(_field(image, "icc-profile-data", None), image, notices)
-    samples = _decode(image)
+    samples = _samples(image)
     if turn in (5, 6, 7, 8) and resolution:
         resolution = resolution[::-1]
     samples = _turned(samples, turn)
@@ -185,7 +213,7 @@ def _picture(path: Path, header: _Header) -> Picture:
     alpha = np.ascontiguousarray(samples[:, :, colours]) if samples.shape[2] > colours else None
     if pixels.dtype == np.float32:
         _check_floats(path, pixels, alpha, notices)
-    return Picture(pixels, alpha, icc, exif_data, xmp, resolution, name, frames, path, notices)
+    return Picture(pixels, alpha, icc, exif_data, xmp, resolution, name, frames, notices=notices)
 
 
 def _upright_exif(data: bytes | None, notices: list[str]) -> bytes | None:
@@ -198,7 +226,7 @@ def _upright_exif(data: bytes | None, notices: list[str]) -> bytes | None:
         return None
 
 
-def _to_rgb_or_grey(path: Path, image: pyvips.Image, notices: list[str]) -> pyvips.Image:
+def _to_rgb_or_grey(path: Path | str, image: pyvips.Image, notices: list[str]) -> pyvips.Image:
     """Bring the colour space to RGB or grey with at most one band of alpha, keeping the depth."""
     space = image.interpretation
     if image.format not in _TYPES and space not in ("lab", "labs", "labq"):
@@ -234,7 +262,7 @@ def _fitting_profile(icc: bytes | None, image: pyvips.Image, notices: list[str])
     return icc
 
 
-def _decode(image: pyvips.Image) -> np.ndarray:
+def _samples(image: pyvips.Image) -> np.ndarray:
     dtype = _TYPES[image.format]
     data = image.write_to_memory()
     return np.frombuffer(data, dtype=dtype).reshape(image.height, image.width, image.bands)
@@ -251,7 +279,7 @@ def _turned(samples: np.ndarray, turn: int) -> np.ndarray:
     return samples
 
 
-def _check_floats(path: Path, pixels: np.ndarray, alpha: np.ndarray | None, notices: list[str]) -> None:
+def _check_floats(path: Path | str, pixels: np.ndarray, alpha: np.ndarray | None, notices: list[str]) -> None:
     low, high = float(pixels.min()), float(pixels.max())
     extremes = (low, high, 0.0 if alpha is None else alpha.min(), 0.0 if alpha is None else alpha.max())
     if not np.isfinite(extremes).all():  # minimum and maximum let NaN through
