@@ -11,7 +11,7 @@ import torch
 from drct.errors import OptionError
 from drct.networks import create_network
 from drct.training.ema import EMA
-from drct.training.linear_start import interpolation_kernels, linear_start
+from drct.training.linear_start import area_weights, interpolation_kernels, linear_start, resample_tail
 from drct.training.losses import LOSSES
 from drct.training.options import parse_options, read_options
 from drct.training.schedule import Schedule
@@ -126,3 +126,18 @@ def test_linear_start_interpolates(scale: int) -> None:
 def test_linear_start_needs_its_tail() -> None:
     with pytest.raises(OptionError, match="pixelshuffledirect"):
         linear_start(create_network("drct", scale=2, embed_dim=24, gc=8, depths=[1], num_heads=[2], window_size=8))
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_a_resampled_tail_gives_the_area_average(scale: int) -> None:
+    torch.manual_seed(0)
+    small: dict[str, Any] = {"embed_dim": 16, "depths": [1], "num_heads": [1], "window_size": 8}
+    x4, other = (create_network("drct_light", scale=s, **small).eval() for s in (4, scale))
+    state = x4.state_dict()
+    other.load_state_dict({k: v for k, v in state.items() if not k.startswith("upsample")}, strict=False)
+    resample_tail(other, state["upsample.0.weight"], state["upsample.0.bias"], 4)
+    image = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        large, out = x4(image), other(image)
+    weights = torch.block_diag(*[area_weights(4, scale)] * 16)
+    assert (out - weights @ large @ weights.T).abs().max() < 1e-5

@@ -53,3 +53,38 @@ def interpolation_kernels(scale: int) -> torch.Tensor:
     t = (torch.arange(scale) + 0.5) / scale - 0.5  # where the sub-pixels lie, relative to the pixel's centre
     line = torch.stack([(t * t - t) / 2, 1 - t * t, (t * t + t) / 2], -1)
     return (line[:, None, :, None] * line[None, :, None, :]).reshape(scale**2, 3, 3)
+
+
+@torch.no_grad()
+def resample_tail(network: SuperResolutionNetwork, weight: torch.Tensor, bias: torch.Tensor, scale: int) -> None:
+    """Set the ``pixelshuffledirect`` tail from that of the same network for another scale.
+
+    A tail gives each pixel ``scale x scale`` sub-pixels; those of the new scale are area averages of the old ones, so the network
+    starts as its older sibling followed by an area resize, which is close to where training will take it.
+
+    Args:
+        network: receives the tail in place.
+        weight: the other tail's convolution, ``(channels * scale**2, d, 3, 3)``.
+        bias: its bias, ``(channels * scale**2,)``.
+        scale: the other network's magnification.
+
+    Raises:
+        OptionError: the network has another tail.
+    """
+    tail = getattr(network, "upsample", None)
+    if not isinstance(tail, UpsampleOneStep):
+        raise OptionError("the upsampler can be taken over from another scale only with the tail 'pixelshuffledirect'")
+    conv = tail[0]
+    assert isinstance(conv, torch.nn.Conv2d)
+    assert conv.bias is not None
+    area = area_weights(scale, network.scale)
+    for own, other in ((conv.weight, weight), (conv.bias, bias)):
+        phases = other.float().view(network.in_chans, scale, scale, *other.shape[1:])
+        own.copy_(torch.einsum("yv,xu,cvu...->cyx...", area, area, phases).reshape(own.shape))
+
+
+def area_weights(size: int, out: int) -> torch.Tensor:
+    """How much of each of ``size`` equal pieces of a unit lies in each of ``out`` equal pieces, normalized; ``(out, size)``."""
+    edges = torch.arange(out + 1)[:, None] / out, torch.arange(size + 1)[None] / size
+    overlap = torch.minimum(edges[0][1:], edges[1][:, 1:]) - torch.maximum(edges[0][:-1], edges[1][:, :-1])
+    return overlap.clamp(min=0) * out

@@ -26,7 +26,7 @@ from drct.errors import CheckpointError, DeviceError, Error, OptionError
 from drct.networks import SuperResolutionNetwork, create_network
 from drct.training.checkpoint import State, list_states, load_state, save_state
 from drct.training.ema import EMA
-from drct.training.linear_start import linear_start
+from drct.training.linear_start import linear_start, resample_tail
 from drct.training.log import Log, draw_curve
 from drct.training.losses import LOSSES
 from drct.training.options import TrainOptions
@@ -332,11 +332,14 @@ def build_network(options: TrainOptions, say: Callable[[str], None]) -> SuperRes
 
         file = Path(path.pretrain_network_g)
         weights = read_weights(file if file.suffix else find_model(path.pretrain_network_g), key=path.param_key_g)
-        skip = path.skip_upsampler_g
-        if not skip and int(detect(weights.tensors)[1].get("upscale", options.scale)) != options.scale:
+        skip = path.skip_upsampler_g or path.resample_upsampler_g
+        scale = int(detect(weights.tensors)[1].get("upscale", options.scale))
+        if not skip and scale != options.scale:
             skip = True
             say(f"warning: {path.pretrain_network_g} is of another scale: loading all but the upsampler")
         say(str(load_into(network, weights, strict=path.strict_load_g, skip_upsampler=skip)))
+        if path.resample_upsampler_g:
+            resample_tail(network, weights.tensors["upsample.0.weight"], weights.tensors["upsample.0.bias"], scale)
     elif options.train.linear_start:
         linear_start(network)
     return network

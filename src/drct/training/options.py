@@ -85,6 +85,9 @@ class Path_(Options):
     param_key_g: str | None = "params_ema"
     strict_load_g: bool = True
     skip_upsampler_g: bool = Field(False, description="(ours) take all but the upsampler, to go from one scale to another")
+    resample_upsampler_g: bool = Field(
+        False, description="(ours) take the upsampler too, averaged to this scale (pixelshuffledirect)"
+    )
     pretrain_network_d: str | None = None
     param_key_d: str | None = "params"
     strict_load_d: bool = True
