@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -28,16 +27,6 @@ CASES: dict[str, tuple[str, int, dict]] = {
     "hat_s_x4": ("hat_s", 4, {}),
     "hat_l_x4": ("hat_l", 4, {}),
 }
-
-
-@pytest.fixture(scope="session")
-def seeded(shared: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("seeded_weights", shared / "reference" / "seeded_weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def build(case: str) -> SuperResolutionNetwork:

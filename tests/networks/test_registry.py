@@ -17,13 +17,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "drct": SMALL | WINDOWS | {"gc": 8, "head_dim": 8},
     "swinir": SMALL | WINDOWS,
     "hat": SMALL | WINDOWS | {"compress_ratio": 2, "squeeze_factor": 4},
+    "mamba_drct": SMALL | {"gc": 8, "d_state": 4},
 }
 
 
 def small(name: str, **options: Any) -> SuperResolutionNetwork:
     """The smallest network that still has everything the named size has."""
     torch.manual_seed(0)
-    return create_network(name, **(FAMILIES[find_family(name).network.architecture] | options))
+    return create_network(name, **(FAMILIES[next(iter(find_family(name).configurations))] | options))
 
 
 @pytest.mark.parametrize("name", list_networks())

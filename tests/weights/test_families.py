@@ -1,4 +1,4 @@
-"""SwinIR and HAT through the checkpoint room: detection, named sizes, round trips of random small networks."""
+"""SwinIR, HAT and MambaDRCT through the checkpoint room: detection, named sizes, round trips of random small networks."""
 
 from __future__ import annotations
 
@@ -54,6 +54,22 @@ def window_options(draw: st.DrawFn, family: str) -> dict[str, Any]:
     return options
 
 
+@st.composite
+def mamba_options(draw: st.DrawFn) -> dict[str, Any]:
+    """Options for ``create_network("mamba_drct", **options)``."""
+    return {
+        "upscale": draw(st.integers(1, 4)),
+        "embed_dim": draw(st.integers(4, 20)),
+        "depths": [6] * draw(st.integers(1, 2)),
+        "gc": draw(st.integers(1, 8)),
+        "mlp_ratio": draw(st.sampled_from([0.5, 1.0, 2.0])),
+        "expand": draw(st.sampled_from([0.5, 1.0, 2.0])),
+        "d_state": draw(st.integers(1, 16)),
+        "upsampler": "pixelshuffledirect",
+        "resi_connection": draw(st.sampled_from(["1conv", "identity"])),
+    }
+
+
 def check(family: str, options: dict[str, Any]) -> None:
     network = create_network(family, **options)
     with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +81,7 @@ def check(family: str, options: dict[str, Any]) -> None:
     wanted = weights_sha256(network.state_dict())
     assert weights_sha256(loaded.state_dict()) == wanted == weights_sha256(guessed.state_dict())
     # what leaves no trace or can be said in several ways aside, the tensors alone show the options
-    untold = {"img_range", "mlp_ratio"} | (set() if options["ape"] else {"img_size"})
+    untold = {"img_range", "mlp_ratio"} | (set() if options.get("ape") else {"img_size"})
     assert {k: v for k, v in guessed.option_dict.items() if k not in untold} == {
         k: v for k, v in network.option_dict.items() if k not in untold
     }
@@ -81,6 +97,12 @@ def test_swinir_round_trip(options: dict[str, Any]) -> None:
 @given(options=window_options("hat"))
 def test_hat_round_trip(options: dict[str, Any]) -> None:
     check("hat", options)
+
+
+@often
+@given(options=mamba_options())
+def test_mamba_round_trip(options: dict[str, Any]) -> None:
+    check("mamba_drct", options)
 
 
 @pytest.mark.parametrize("name", list_networks())

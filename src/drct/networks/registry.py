@@ -9,6 +9,7 @@ from typing import Any
 from drct.errors import OptionError, did_you_mean
 from drct.networks import drct as drct_family
 from drct.networks import hat as hat_family
+from drct.networks import mamba_drct as mamba_family
 from drct.networks import swinir as swinir_family
 from drct.networks.base import SuperResolutionNetwork
 
@@ -33,6 +34,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(swinir_family.SwinIR, swinir_family.SwinIROptions, swinir_family.CONFIGURATIONS, dead_options=frozenset({"patch_size"})),
     Family(hat_family.HAT, hat_family.HATOptions, hat_family.CONFIGURATIONS, dead_options=frozenset({"patch_size"})),
+    Family(mamba_family.MambaDRCT, mamba_family.MambaDRCTOptions, mamba_family.CONFIGURATIONS),
 )
 
 

@@ -146,6 +146,33 @@ def detect_hat(tensors: Tensors) -> Options | None:
     }
 
 
+def detect_mamba_drct(tensors: Tensors) -> Options | None:
+    """Options of a MambaDRCT, see :class:`drct.networks.mamba_drct.MambaDRCTOptions`."""
+    if not {"conv_first.weight", "layers.0.adjust1.weight", "layers.0.mamba1.ss2d.A_logs"} <= tensors.keys():
+        return None
+    embed_dim, in_chans = tensors["conv_first.weight"].shape[:2]
+    gc = tensors["layers.0.adjust1.weight"].shape[0]
+    dims = tuple(embed_dim + j * gc for j in range(BLOCKS))
+    hidden = [tensors[f"layers.0.mamba{j + 1}.mlp.fc1.weight"].shape[0] for j in range(3)]
+    inner = [tensors[f"layers.0.mamba{j + 1}.ss2d.conv2d.weight"].shape[0] for j in range(BLOCKS)]
+    upsampler, scale = tail(tensors, in_chans)
+    return {
+        "upscale": scale,
+        "in_chans": in_chans,
+        "img_size": image_size(tensors, 1),
+        "embed_dim": embed_dim,
+        "depths": (6,) * count(tensors, r"layers\.(\d+)\."),
+        "gc": gc,
+        "mlp_ratio": ratio(dims[:3], hidden),
+        "expand": ratio(dims, inner),
+        "d_state": tensors["layers.0.mamba1.ss2d.A_logs"].shape[1],
+        "upsampler": upsampler,
+        "resi_connection": "1conv" if "conv_after_body.weight" in tensors else "identity",
+        "ape": "absolute_pos_embed" in tensors,
+        "patch_norm": "patch_embed.norm.weight" in tensors,
+    }
+
+
 FIRST_BLOCK = "layers.0.residual_group.blocks.0"
 
 
@@ -181,6 +208,7 @@ DETECTORS: dict[str, Callable[[Tensors], Options | None]] = {
     "drct": detect_drct,
     "swinir": detect_swinir,
     "hat": detect_hat,
+    "mamba_drct": detect_mamba_drct,
 }
 
 

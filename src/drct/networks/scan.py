@@ -1,0 +1,170 @@
+"""The selective scan of Mamba (Gu & Dao, arXiv 2312.00752, equation 2 discretized by its equation 4) in plain torch.
+
+For every group k and channel d a state of N numbers runs along the sequence:
+
+    h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t        y_t = C_t . h_t
+
+Shapes, here and wherever scans are called: ``u`` and ``delta`` are ``(B, L, K, D)``, ``b`` and ``c`` ``(B, L, K, N)``, ``a`` is
+``(K, D, N)`` with negative entries; the result is ``(B, L, K, D)``. The skip ``D u`` and softplus are the caller's.
+
+:func:`sequential_scan` is the formula, :func:`selective_scan` the same values at a fraction of time and memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+STEPS = 32  # positions in a segment
+SEGMENTS = 16  # segments that run side by side on a CPU: states of DRCT's widths then stay in the second-level cache
+SEGMENTS_ACCELERATOR = 256
+
+
+def sequential_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """One position after the other, all decays and inputs computed beforehand, as in the reference code of Mamba and VMamba."""
+    decay = torch.exp(torch.einsum("blkd,kdn->blkdn", delta, a))
+    x = torch.einsum("blkd,blkn->blkdn", delta * u, b)
+    h = torch.zeros_like(x[:, 0])
+    y = []
+    for decay_t, x_t, c_t in zip(decay.unbind(1), x.unbind(1), c.unbind(1), strict=True):
+        h = decay_t * h + x_t
+        y.append(torch.einsum("bkdn,bkn->bkd", h, c_t))
+    return torch.stack(y, 1)
+
+
+def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """The scan in float32, with gradients, memory linear in the length and far below one state per position.
+
+    The sequence is cut into blocks, a block into segments of :data:`STEPS` positions. The segments of a block run side by side,
+    first from zero to learn what each adds, then from the states that follow. Between forward and backward only the state at the
+    beginning of each block is kept.
+    """
+    # state and decay are (.., K, N, D): the longest axis innermost
+    return _SelectiveScan.apply(*(t.float() for t in (u, delta, a.transpose(1, 2), b, c)))
+
+
+class _SelectiveScan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        batch = u.shape[0]
+        h = u.new_zeros(batch, *a.shape)
+        y, starts = torch.empty_like(u), []
+        for span, segments in _blocks(u):
+            block_delta, block_u, block_b, block_c = (_cut(t[:, span], segments) for t in (delta, u, b, c))
+            x = block_delta * block_u
+            starts.append(h)
+            state = _starts(block_delta, x, a, block_b, h)
+            out, work = torch.empty_like(x), torch.empty_like(state)
+            for t in range(STEPS):
+                _advance(state, block_delta[t], x[t], a, block_b[t], work)
+                torch.matmul(block_c[t].unsqueeze(-2), state, out=out[t].unsqueeze(-2))
+            h = state.unflatten(0, (batch, segments))[:, -1].clone()
+            y[:, span] = _join(out, segments, y[:, span].shape[1])
+        ctx.save_for_backward(u, delta, a, b, c, *starts)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        u, delta, a, b, c, *starts = ctx.saved_tensors
+        dy = gradients[0].float()
+        batch = u.shape[0]
+        du, ddelta, db, dc = (torch.empty_like(t) for t in (u, delta, b, c))
+        da = torch.zeros_like(a)
+        carried = torch.zeros_like(starts[0])  # what later blocks send back to the last state of this one
+        for (span, segments), h in reversed(list(zip(_blocks(u), starts, strict=True))):
+            seg_delta, seg_u, seg_b, seg_c, seg_dy = (_cut(t[:, span], segments) for t in (delta, u, b, c, dy))
+            x = seg_delta * seg_u
+            first = _starts(seg_delta, x, a, seg_b, h)
+            states = first.new_empty(STEPS + 1, *first.shape)
+            states[0] = first
+            work = torch.empty_like(first)
+            for t in range(STEPS):
+                torch.mul(seg_delta[t].unsqueeze(-2), a, out=work).exp_()
+                torch.mul(work, states[t], out=states[t + 1])
+                states[t + 1].addcmul_(x[t].unsqueeze(-2), seg_b[t].unsqueeze(-1))
+            # the same recurrence runs backwards for the gradient of the state: dh_t = C_t dy_t + exp(delta_{t+1} A) dh_{t+1}
+            g = _ends(seg_delta, seg_dy, a, seg_c, carried)
+            dx, dd, sum_a = torch.empty_like(x), torch.empty_like(x), torch.zeros_like(first)
+            out_b, out_c = torch.empty_like(seg_b), torch.empty_like(seg_c)
+            for t in reversed(range(STEPS)):
+                g.addcmul_(seg_c[t].unsqueeze(-1), seg_dy[t].unsqueeze(-2))
+                torch.matmul(states[t + 1], seg_dy[t].unsqueeze(-1), out=out_c[t].unsqueeze(-1))
+                torch.matmul(g, x[t].unsqueeze(-1), out=out_b[t].unsqueeze(-1))
+                torch.matmul(seg_b[t].unsqueeze(-2), g, out=dx[t].unsqueeze(-2))
+                g.mul_(torch.mul(seg_delta[t].unsqueeze(-2), a, out=work).exp_())
+                torch.mul(g, states[t], out=work)  # gradient of delta_t A
+                sum_a.addcmul_(work, seg_delta[t].unsqueeze(-2))
+                torch.sum(work.mul_(a), dim=-2, out=dd[t])
+            carried = g.unflatten(0, (batch, segments))[:, 0].clone()
+            da += sum_a.sum(0)
+            length = u[:, span].shape[1]
+            du[:, span] = _join(dx * seg_delta, segments, length)
+            ddelta[:, span] = _join(dd.addcmul_(dx, seg_u), segments, length)
+            db[:, span], dc[:, span] = _join(out_b, segments, length), _join(out_c, segments, length)
+        return du, ddelta, da, db, dc
+
+
+def _blocks(u: Tensor) -> Iterator[tuple[slice, int]]:
+    """Spans of positions, and the number of segments that each is cut into."""
+    batch, length = u.shape[:2]
+    most = max(1, (SEGMENTS if u.device.type == "cpu" else SEGMENTS_ACCELERATOR) // batch)
+    for start in range(0, length, most * STEPS):
+        stop = min(start + most * STEPS, length)
+        yield slice(start, stop), -(-(stop - start) // STEPS)
+
+
+def _cut(x: Tensor, segments: int) -> Tensor:
+    """``(B, length, K, X)`` to ``(STEPS, B * segments, K, X)``; what is added at the end is zero and so changes no state."""
+    batch, length = x.shape[:2]
+    x = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, segments * STEPS - length))
+    return x.reshape(batch * segments, STEPS, *x.shape[2:]).transpose(0, 1).contiguous()
+
+
+def _join(x: Tensor, segments: int, length: int) -> Tensor:
+    """Inverse of :func:`_cut`."""
+    x = x.transpose(0, 1)
+    return x.reshape(-1, segments * STEPS, *x.shape[2:])[:, :length]
+
+
+def _advance(h: Tensor, delta: Tensor, x: Tensor, a: Tensor, b: Tensor, work: Tensor) -> None:
+    """One step of the recurrence, in place."""
+    torch.mul(delta.unsqueeze(-2), a, out=work)
+    h.mul_(work.exp_()).addcmul_(x.unsqueeze(-2), b.unsqueeze(-1))
+
+
+def _starts(delta: Tensor, x: Tensor, a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+    """State before the first position of each segment, ``(B * segments, K, N, D)``, when ``h`` precedes the block."""
+    batch, segments = h.shape[0], delta.shape[1] // h.shape[0]
+    if segments == 1:
+        return h.clone()
+    added = delta.new_zeros(delta.shape[1], *a.shape)
+    work = torch.empty_like(added)
+    for t in range(STEPS):
+        _advance(added, delta[t], x[t], a, b[t], work)
+    decay = torch.exp(delta.sum(0).unsqueeze(-2) * a).unflatten(0, (batch, segments))
+    added, starts = added.unflatten(0, (batch, segments)), [h]
+    for s in range(segments - 1):
+        starts.append(decay[:, s] * starts[-1] + added[:, s])
+    return torch.stack(starts, 1).flatten(0, 1)
+
+
+def _ends(delta: Tensor, dy: Tensor, a: Tensor, c: Tensor, g: Tensor) -> Tensor:
+    """What later positions send back to the last state of each segment, when ``g`` arrives at the end of the block."""
+    batch, segments = g.shape[0], delta.shape[1] // g.shape[0]
+    if segments == 1:
+        return g.clone()
+    sent = delta.new_zeros(delta.shape[1], *a.shape)
+    work = torch.empty_like(sent)
+    for t in reversed(range(STEPS)):
+        sent.addcmul_(c[t].unsqueeze(-1), dy[t].unsqueeze(-2))
+        sent.mul_(torch.mul(delta[t].unsqueeze(-2), a, out=work).exp_())
+    decay = torch.exp(delta.sum(0).unsqueeze(-2) * a).unflatten(0, (batch, segments))
+    sent, ends = sent.unflatten(0, (batch, segments)), [g]
+    for s in reversed(range(1, segments)):
+        ends.append(decay[:, s] * ends[-1] + sent[:, s])
+    return torch.stack(ends[::-1], 1).flatten(0, 1)
