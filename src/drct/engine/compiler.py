@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+from typing import TypeVar
+
 import torch
 
 from drct.engine.cpu.drct import DRCTProgram
+from drct.engine.cpu.swinir import SwinIRProgram
 from drct.engine.devices import resolve_device, resolve_precision
 from drct.engine.program import PlainProgram, Program
 from drct.networks.base import SuperResolutionNetwork
 from drct.networks.drct import DRCT
+from drct.networks.swinir import SwinIR
+
+N = TypeVar("N", bound=SuperResolutionNetwork)
 
 
 def compile(network: SuperResolutionNetwork, device: str | torch.device = "cpu", precision: str = "fp32") -> Program:
@@ -26,6 +33,17 @@ def compile(network: SuperResolutionNetwork, device: str | torch.device = "cpu",
     """
     device = resolve_device(device)
     precision = resolve_precision(precision, device)
+    if getattr(network.options, "ape", False):
+        return PlainProgram(network, device, precision, "absolute position embeddings fix the input size")
     if device.type == "cpu" and isinstance(network, DRCT):
-        return DRCTProgram(network, precision)
-    return PlainProgram(network, device, precision, "no faster program for this architecture yet")
+        return DRCTProgram(_in_float32_on_cpu(network), precision)
+    if device.type == "cpu" and isinstance(network, SwinIR):
+        return SwinIRProgram(_in_float32_on_cpu(network), precision)
+    return PlainProgram(network, device, precision, f"there is no faster program for {network.architecture} on {device.type}")
+
+
+def _in_float32_on_cpu(network: N) -> N:
+    """The network itself where it can be read as it is, else a copy."""
+    if all(p.device.type == "cpu" and p.dtype == torch.float32 for p in network.parameters()):
+        return network
+    return copy.deepcopy(network).to("cpu", torch.float32)

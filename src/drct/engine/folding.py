@@ -11,6 +11,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
+from drct.networks.drct import BLOCKS, RDG
 from drct.networks.window_attention import SwinBlock, gather_bias
 
 
@@ -31,25 +32,26 @@ class Norm:
     eps: float
 
     @classmethod
-    def of(cls, norm: nn.Module) -> Norm | None:
-        """The values of a LayerNorm; None for an identity in its place."""
+    def of(cls, norm: nn.Module | None) -> Norm | None:
+        """The values of a LayerNorm; None for an identity or nothing in its place."""
         if isinstance(norm, nn.LayerNorm):
-            return cls(norm.weight.detach().float(), norm.bias.detach().float(), norm.eps)
+            return cls(norm.weight.detach().float().clone(), norm.bias.detach().float().clone(), norm.eps)
         return None
 
 
 @dataclasses.dataclass
 class FoldedSwin:
-    """A Swin block and the linear layer that alone reads its output.
+    """A Swin block, and the linear layer that alone reads its output if there is one.
 
     With ``h = gelu(fc1(norm2(u)))`` and ``u = x + proj(attention(norm1(x)))`` the block returns ``u + fc2(h)``, so a layer
-    ``A`` after it is ``from_residual(u) + from_hidden(h)``, where ``from_hidden`` is the product of ``A`` and ``fc2``.
+    ``A`` after it is ``from_residual(u) + from_hidden(h)``, where ``from_hidden`` is the product of ``A`` and ``fc2``. Without
+    such a layer ``from_residual`` is None and stands for ``u`` itself, and ``from_hidden`` is ``fc2``.
 
     Attributes:
         qkv: rows ordered (q|k|v, head, head_dim); the query rows carry the scale of the scores.
         position_bias: ``(heads, window**2, window**2)``.
         masks: ``(4, window**2, window**2)``, see :func:`drct.networks.window_attention.shift_masks`.
-        from_hidden: its bias is zero; ``from_residual`` carries the sum of all.
+        from_hidden: carries the sum of all biases; that of ``from_residual`` is zero.
     """
 
     window: int
@@ -63,7 +65,7 @@ class FoldedSwin:
     proj: Affine
     norm2: Norm
     fc1: Affine
-    from_residual: Affine
+    from_residual: Affine | None
     from_hidden: Affine
 
     @property
@@ -74,12 +76,12 @@ class FoldedSwin:
     @property
     def out_dim(self) -> int:
         """Channels that the folded last layer returns."""
-        return self.from_residual.weight.shape[0]
+        return self.from_hidden.weight.shape[0]
 
     def multiply_adds(self) -> int:
         """Multiply-adds per pixel, with attention counted as its two matrix products."""
         matrices = (self.qkv, self.proj, self.fc1, self.from_residual, self.from_hidden)
-        return sum(m.weight.numel() for m in matrices) + 2 * self.window**2 * self.heads * self.head_dim
+        return sum(m.weight.numel() for m in matrices if m is not None) + 2 * self.window**2 * self.heads * self.head_dim
 
 
 def affine(layer: nn.Linear | nn.Conv2d, factor: float = 1.0) -> Affine:
@@ -89,8 +91,9 @@ def affine(layer: nn.Linear | nn.Conv2d, factor: float = 1.0) -> Affine:
     return Affine(weight.float(), bias.float())
 
 
-def fold_swin(block: SwinBlock, after: nn.Conv2d | nn.Linear, factor: float = 1.0) -> FoldedSwin:
-    """Fold a Swin block, the layer ``after`` it, and a ``factor`` on that layer's output."""
+def fold_swin(block: nn.Module, after: nn.Module | None = None, factor: float = 1.0) -> FoldedSwin:
+    """Fold a Swin block, the 1x1 convolution or linear layer ``after`` it, and a ``factor`` on that layer's output."""
+    assert isinstance(block, SwinBlock)
     attn = block.attn
     norm1, norm2 = Norm.of(block.norm1), Norm.of(block.norm2)
     assert norm1 is not None
@@ -98,9 +101,14 @@ def fold_swin(block: SwinBlock, after: nn.Conv2d | nn.Linear, factor: float = 1.
     qkv = affine(attn.qkv)
     qkv.weight[: attn.dim] *= attn.scale
     qkv.bias[: attn.dim] *= attn.scale
-    a = after.weight.detach().double().flatten(1) * factor
-    a_bias = torch.zeros(len(a)).double() if after.bias is None else after.bias.detach().double() * factor
-    fc2, fc2_bias = block.mlp.fc2.weight.detach().double(), block.mlp.fc2.bias.detach().double()
+    from_residual, from_hidden = None, affine(block.mlp.fc2)
+    if after is not None:
+        assert isinstance(after, (nn.Conv2d, nn.Linear))
+        a = after.weight.detach().double().flatten(1) * factor
+        a_bias = torch.zeros(len(a)).double() if after.bias is None else after.bias.detach().double() * factor
+        fc2, fc2_bias = block.mlp.fc2.weight.detach().double(), block.mlp.fc2.bias.detach().double()
+        from_residual = Affine(a.float(), torch.zeros(len(a)))
+        from_hidden = Affine((a @ fc2).float(), (a @ fc2_bias + a_bias).float())
     return FoldedSwin(
         window=attn.window,
         shift=attn.shift,
@@ -113,8 +121,8 @@ def fold_swin(block: SwinBlock, after: nn.Conv2d | nn.Linear, factor: float = 1.
         proj=affine(attn.proj),
         norm2=norm2,
         fc1=affine(block.mlp.fc1),
-        from_residual=Affine(a.float(), (a @ fc2_bias + a_bias).float()),
-        from_hidden=Affine((a @ fc2).float(), torch.zeros(len(a))),
+        from_residual=from_residual,
+        from_hidden=from_hidden,
     )
 
 
@@ -132,3 +140,11 @@ def pad_head_inputs(proj: Affine, heads: int, head_dim: int, padded: int) -> Aff
     weight = torch.zeros(len(proj.weight), heads, padded)
     weight[:, :, :head_dim] = proj.weight.view(-1, heads, head_dim)
     return Affine(weight.flatten(1), proj.bias)
+
+
+def fold_group(group: RDG) -> list[FoldedSwin]:
+    """The five blocks of a residual dense group with their 1x1 convolutions, the group's factor 0.2 included."""
+    return [
+        fold_swin(group.get_submodule(f"swin{j + 1}"), group.get_submodule(f"adjust{j + 1}"), 0.2 if j == BLOCKS - 1 else 1.0)
+        for j in range(BLOCKS)
+    ]

@@ -95,7 +95,7 @@ class PlainProgram(Program):
 
     def __init__(self, network: SuperResolutionNetwork, device: torch.device, precision: str, reason: str) -> None:
         super().__init__(network, device, precision)
-        self.network = copy.deepcopy(network).eval().requires_grad_(False).to(device)
+        self.network = copy.deepcopy(network).eval().requires_grad_(False).to(device, torch.float32)
         self.reason = reason
         self.kernels = accelerate(self.network) if device.type == "cpu" else []
         self._bytes_per_pixel: float | None = None

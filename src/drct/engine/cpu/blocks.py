@@ -24,25 +24,42 @@ class LayerNorm:
         return y if self.dtype == torch.float32 else y.to(self.dtype)
 
 
-class SwinAdjust:
-    """A Swin block and the layer folded into it (see :class:`drct.engine.folding.FoldedSwin`)."""
+class SwinLayer:
+    """A Swin block with the layer folded into it (see :class:`drct.engine.folding.FoldedSwin`), and a LeakyReLU after that.
 
-    def __init__(self, block: FoldedSwin, dtype: torch.dtype) -> None:
+    Args:
+        block: folded weights.
+        dtype: type of the matrix products; everything between them is float32.
+        slope: of the LeakyReLU; None for none.
+    """
+
+    def __init__(self, block: FoldedSwin, dtype: torch.dtype, slope: float | None = None) -> None:
         self.attention = choose_attention(block, dtype)
-        self.dtype = dtype
+        self.dtype, self.slope = dtype, slope
         self.dim, self.out_dim, self.shift, self.window = block.dim, block.out_dim, block.shift, block.window
         self.norm1, self.norm2 = LayerNorm(block.norm1, dtype), LayerNorm(block.norm2, dtype)
         self.qkv, self.proj = Linear(self.attention.qkv, dtype), Linear(self.attention.proj, dtype)
         self.fc1 = Linear(block.fc1, dtype)
-        self.from_residual, self.from_hidden = Linear(block.from_residual, dtype), Linear(block.from_hidden, dtype)
+        self.from_residual = None if block.from_residual is None else Linear(block.from_residual, dtype)
+        self.from_hidden = Linear(block.from_hidden, dtype)
+
+    @property
+    def floats_per_token(self) -> int:
+        """Memory that a call needs for each row, in floats."""
+        return 3 * self.dim + self.qkv.out_dim + self.fc1.out_dim
 
     def __call__(self, x: Tensor, kinds: Sequence[tuple[int, int, int]]) -> Tensor:
-        """Rows of whole windows, float32 ``(tokens, dim)``, to ``(tokens, out_dim)``; ``x`` is overwritten."""
+        """Rows of whole windows, ``(tokens, dim)`` to ``(tokens, out_dim)``, float32."""
         attended = self.attention(self.qkv(self.norm1(x)), kinds)
         if self.dtype == torch.float32:
             u = self.proj.add(attended, x)
-            v = u
+            h = self.fc1.gelu(self.norm2(u))
+            y = self.from_hidden.add(h, u if self.from_residual is None else self.from_residual(u))
         else:
-            u = x.add_(self.proj(attended))
-            v = u.to(self.dtype)
-        return self.from_hidden.add(self.fc1.gelu(self.norm2(u)), self.from_residual(v))
+            u = x + self.proj(attended)
+            h = self.fc1.gelu(self.norm2(u))
+            if self.from_residual is None:
+                y = u + self.from_hidden(h)
+            else:
+                y = self.from_hidden.add(h, self.from_residual(u.to(self.dtype))).float()
+        return y if self.slope is None else F.leaky_relu_(y, self.slope)

@@ -1,4 +1,4 @@
-"""Linear layers and 3x3 convolutions whose weights oneDNN has laid out once for this processor."""
+"""Linear layers whose weights oneDNN has laid out once for this processor, and convolutions."""
 
 from __future__ import annotations
 
@@ -63,17 +63,14 @@ class Linear:
         return F.linear(x, self.weight, self.bias).add_(other)
 
 
-class Conv3x3:
-    """3x3 convolution with zero padding on channels-last maps; its weights may be multiplied by a factor."""
+class Conv2d:
+    """Convolution with zero padding on channels-last float32 maps, its output times ``factor``."""
 
-    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, factor: float = 1.0, order: Tensor | None = None) -> None:
-        weight = conv.weight.detach().float() * factor
-        bias = torch.zeros(len(weight)) if conv.bias is None else conv.bias.detach().float() * factor
-        if order is not None:
-            weight, bias = weight[order], bias[order]
-        self.bias = bias.to(dtype)
-        self.weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
+    def __init__(self, conv: nn.Conv2d, factor: float = 1.0) -> None:
+        self.weight = (conv.weight.detach().float() * factor).contiguous(memory_format=torch.channels_last)
+        self.bias = None if conv.bias is None else conv.bias.detach().float() * factor
+        self.padding = conv.kernel_size[0] // 2
 
     def __call__(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` with channels-last strides to the same with other channels."""
-        return F.conv2d(x, self.weight, self.bias, padding=1)
+        return F.conv2d(x, self.weight, self.bias, padding=self.padding)

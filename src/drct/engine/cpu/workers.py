@@ -79,7 +79,9 @@ def _start(threads: int) -> ThreadPoolExecutor:
     ready = threading.Barrier(threads + 1)
 
     def one_thread_each() -> None:
-        torch.set_num_threads(1)  # holds for this thread only, but is also what threads born later start with
+        # holds for this thread only, but is also what threads born later start with; asking makes the thread keep its own
+        torch.set_num_threads(1)
+        torch.get_num_threads()
         ready.wait()
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="drct", initializer=one_thread_each)

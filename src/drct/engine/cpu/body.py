@@ -1,0 +1,137 @@
+"""The outline that DRCT shares with its relatives, on the CPU, with the groups left open.
+
+What all of these programs do differently from their networks, with the same values:
+
+* linear layers are folded (:mod:`drct.engine.folding`) and packed;
+* features are rows of pixels in window order, and a block works through them in chunks of a few windows that stay in the cache
+  (:mod:`drct.engine.cpu.workers`), so that nothing wider than the features themselves is ever written to memory;
+* masks and biases are made once, and only border windows are masked;
+* the tail works through bands of rows (:mod:`drct.engine.cpu.tail`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from drct.engine.cpu.attention import kinds_between
+from drct.engine.cpu.blocks import LayerNorm, SwinLayer
+from drct.engine.cpu.layout import to_map, to_tokens, window_order
+from drct.engine.cpu.linear import packing_available
+from drct.engine.cpu.tail import Tail, convolution
+from drct.engine.cpu.workers import for_each, split
+from drct.engine.folding import Norm
+from drct.engine.program import Program
+from drct.networks.base import SuperResolutionNetwork, pad_to_multiple
+
+CHUNK_TOKENS = 1024  # a chunk's queries, keys and values fit into the caches, and its operators are long enough to be efficient
+
+Write = Callable[[Tensor, "slice | None", "Tensor | None", Tensor], None]
+
+
+class BodyProgram(Program):
+    """Everything but the groups.
+
+    Args:
+        network: has ``conv_first``, ``patch_embed``, ``norm``, ``conv_after_body`` and a tail that :class:`Tail` knows.
+    """
+
+    layers: list[SwinLayer]
+
+    def __init__(self, network: SuperResolutionNetwork, precision: str) -> None:
+        super().__init__(network, torch.device("cpu"), precision)
+        get = network.get_submodule
+        self.window, self.dim = network.options.window_size, network.options.embed_dim
+        self.mean, self.img_range = network.mean.detach().float().clone(), network.img_range
+        # 3x3 convolutions stay in float32: they are a tenth of the work, and in bf16 most of the error would be theirs
+        conv_first = convolution(get("conv_first"))
+        assert conv_first is not None
+        self.conv_first = conv_first
+        first, last = Norm.of(getattr(get("patch_embed"), "norm", None)), Norm.of(get("norm"))
+        self.first_norm = None if first is None else LayerNorm(first, torch.float32)
+        self.last_norm = None if last is None else LayerNorm(last, torch.float32)
+        self.conv_after_body = convolution(get("conv_after_body"))
+        self.tail = Tail(network)
+        self.order = functools.lru_cache(maxsize=8)(window_order)
+
+    def run(self, x: Tensor) -> Tensor:
+        h, w = x.shape[-2:]
+        x = (pad_to_multiple(x, self.pad_multiple) - self.mean) * self.img_range
+        y = self.tail(self.features(x.contiguous(memory_format=torch.channels_last)))
+        return y[..., : h * self.scale, : w * self.scale]
+
+    def features(self, x: Tensor) -> Tensor:
+        """Deep features ``(B, d, H, W)`` of a centred image."""
+        shallow = self.conv_first(x)
+        b, _, h, w = shallow.shape
+        tokens = to_tokens(shallow, self.window)
+        if self.first_norm is not None:
+            tokens = self.first_norm(tokens)
+        tokens = self.body(tokens, (b, h, w))
+        if self.last_norm is not None:
+            tokens = self.last_norm(tokens)
+        deep = to_map(tokens, b, h, w, self.window)
+        return (deep if self.conv_after_body is None else self.conv_after_body(deep)).add_(shallow)
+
+    def body(self, tokens: Tensor, size: tuple[int, int, int]) -> Tensor:
+        """All groups, on rows in home order; ``tokens`` may be overwritten. ``size`` is (B, H, W)."""
+        raise TypeError(f"{type(self).__name__} does not define body")
+
+    def step(self, layer: SwinLayer, source: Tensor, target: Tensor, size: tuple[int, int, int], add: bool = False) -> None:
+        """Run a Swin layer on all windows.
+
+        Args:
+            source: ``(tokens, dim)`` rows in home order; may be columns of a wider buffer.
+            target: ``(tokens, out_dim)``, receives the result, or with ``add`` is added to. It may share rows with ``source``: a
+                chunk reads its rows before it writes the same ones.
+        """
+        n = self.window**2
+        order = self.order(*size, self.window, layer.shift)
+
+        def chunk(bounds: tuple[int, int]) -> None:
+            start, end = bounds
+            rows = slice(start * n, end * n)
+            kinds = list(kinds_between(order.ends, start, end))
+            if order.tokens is None:
+                y = layer(source[rows].contiguous(), kinds)
+                if add:
+                    target[rows] += y
+                else:
+                    target[rows] = y
+            else:
+                index = order.tokens[rows]
+                y = layer(source.index_select(0, index), kinds)
+                if add:
+                    target.index_add_(0, index, y)
+                else:
+                    target.index_copy_(0, index, y)
+
+        for_each(chunk, split(len(source) // n, max(1, CHUNK_TOKENS // n)))
+
+    def describe(self) -> list[str]:
+        reason = packing_available()
+        names = [layer.attention.name for layer in self.layers]
+        return [
+            f"{self.architecture} on cpu in {self.precision}, {torch.get_num_threads()} threads",
+            "linear layers: folded, " + ("packed by oneDNN" if reason is None else f"plain torch ({reason})"),
+            "window attention: " + ", ".join(f"{name} in {names.count(name)} blocks" for name in sorted(set(names))),
+        ]
+
+    def memory_estimate(self, height: int, width: int, batch: int = 1) -> int:
+        m = self.pad_multiple
+        height, width = -(-height // m) * m, -(-width // m) * m
+        pixels = batch * height * width
+        widest = max(layer.floats_per_token for layer in self.layers)
+        threads = torch.get_num_threads()
+        chunks = 4 * min(pixels, threads * CHUNK_TOKENS) * widest
+        body = 4 * pixels * (self.dim + self.body_width()) + chunks
+        bands = min(threads * self.tail.memory(batch, height, width), self.tail.memory(batch, height, width) * height)
+        tail = 4 * pixels * (self.dim + self.in_chans * self.scale**2) + bands
+        return max(body, 4 * pixels * 3 * self.dim, tail)
+
+    def body_width(self) -> int:
+        """Floats per pixel that :meth:`body` holds beside one layer's chunks."""
+        raise TypeError(f"{type(self).__name__} does not define body_width")

@@ -1,0 +1,99 @@
+"""From deep features to the image on the CPU, by bands of rows: the enlarged features never exist as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from drct.engine.cpu.linear import Conv2d
+from drct.engine.cpu.workers import for_each, split
+from drct.networks.base import SuperResolutionNetwork
+
+BAND_PIXELS = 4096  # LR pixels of a band
+HALO = 3  # LR rows around a band that its pixels depend on: 1 + 1 + 1/2 + 1/4 + 1/4 at most
+
+Step = Callable[[Tensor], Tensor]
+
+
+def convolution(module: nn.Module) -> Step | None:
+    """A convolution, or convolutions with LeakyReLU between, on channels-last maps; None for an identity."""
+    if isinstance(module, nn.Identity):
+        return None
+    return chain(list(module.children()) if isinstance(module, nn.Sequential) else [module])
+
+
+def chain(layers: list[nn.Module], factor: float = 1.0) -> Step:
+    """Layers one after the other; the last one, a convolution, times ``factor``."""
+    steps: list[Step] = []
+    for i, layer in enumerate(layers):
+        if isinstance(layer, nn.Conv2d):
+            steps.append(Conv2d(layer, factor if i == len(layers) - 1 else 1.0))
+        elif isinstance(layer, nn.LeakyReLU):
+            steps.append(lambda x, slope=layer.negative_slope: F.leaky_relu_(x, slope))  # type: ignore[misc]
+        elif isinstance(layer, nn.Upsample):
+            steps.append(lambda x: F.interpolate(x, scale_factor=2, mode="nearest"))
+        else:
+            assert isinstance(layer, nn.PixelShuffle)
+            steps.append(lambda x, r=layer.upscale_factor: F.pixel_shuffle(x, r))  # type: ignore[misc]
+
+    def run(x: Tensor) -> Tensor:
+        for step in steps:
+            x = step(x)
+        return x
+
+    return run
+
+
+class Tail:
+    """The reconstruction of networks of DRCT's outline, mean and range included.
+
+    Args:
+        network: has ``options.upsampler`` and the layers that belong to it.
+    """
+
+    def __init__(self, network: SuperResolutionNetwork) -> None:
+        self.scale, self.in_chans = network.scale, network.in_chans
+        self.mean = network.mean.detach().float().clone()
+        factor = 1 / network.img_range
+        get = network.get_submodule
+        upsampler = network.options.upsampler
+        if upsampler == "pixelshuffledirect":
+            run, r = chain([get("upsample.0")], factor), network.scale
+            self.band: Step = lambda x: F.pixel_shuffle(run(x), r)
+            self.floats_per_pixel = 2 * self.in_chans * self.scale**2
+            return
+        layers = list(get("conv_before_upsample").children())
+        if upsampler == "pixelshuffle":
+            layers += get("upsample").children()
+        else:
+            for name in ("conv_up1", "conv_up2")[: self.scale.bit_length() - 1]:
+                layers += [nn.Upsample(scale_factor=2), get(name), nn.LeakyReLU(0.2)]
+            layers += [get("conv_hr"), nn.LeakyReLU(0.2)]
+        self.band = chain([*layers, get("conv_last")], factor)
+        self.floats_per_pixel = 2 * 64 * self.scale**2  # the last enlargement, before and after shuffling
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)`` features to the finished image."""
+        b, _, h, w = x.shape
+        s = self.scale
+        y = x.new_empty(b, self.in_chans, h * s, w * s)
+
+        def band(bounds: tuple[int, int]) -> None:
+            start, end = bounds
+            top, bottom = max(0, start - HALO), min(h, end + HALO)
+            part = self.band(x[:, :, top:bottom])[:, :, (start - top) * s : (end - top) * s]
+            torch.add(part, self.mean, out=y[:, :, start * s : end * s])
+
+        for_each(band, split(h, self.rows(b, w)))
+        return y
+
+    def rows(self, batch: int, width: int) -> int:
+        """Rows of a band."""
+        return max(1, BAND_PIXELS // (batch * width))
+
+    def memory(self, batch: int, height: int, width: int) -> int:
+        """Bytes that one band needs while it is computed."""
+        return 4 * batch * width * min(height, self.rows(batch, width) + 2 * HALO) * self.floats_per_pixel

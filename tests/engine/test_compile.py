@@ -1,0 +1,216 @@
+"""Programs against their networks, and what a program promises besides its values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from drct import engine
+from drct.engine.cpu import attention, linear
+from drct.engine.cpu.body import BodyProgram
+from drct.engine.memory import LiveBytes
+from drct.engine.program import PlainProgram
+from drct.errors import DeviceError, OptionError
+from drct.networks import SuperResolutionNetwork
+
+Build = Callable[..., SuperResolutionNetwork]
+
+SMALL = {"embed_dim": 60, "depths": [6], "num_heads": [6], "window_size": 8, "gc": 16}
+TINY = {"embed_dim": 24, "depths": [1], "num_heads": [2], "window_size": 8, "gc": 8}
+CASES = {
+    "drct_light": ("drct_light", {"depths": [6] * 2, "num_heads": [3] * 2}),
+    "small": ("drct", SMALL),
+    "one group of drct, x3": ("drct", {"scale": 3, "depths": [6], "num_heads": [6]}),
+    "x2": ("drct", {**TINY, "scale": 2}),
+    "x8": ("drct", {**TINY, "scale": 8}),
+    "without biases and convolution, other range": (
+        "drct",
+        {**TINY, "qkv_bias": False, "resi_connection": "identity", "img_range": 255.0, "patch_norm": False},
+    ),
+    "grey": ("drct", {**TINY, "in_chans": 1}),
+    "window 4, plain attention": ("drct", {**TINY, "window_size": 4}),
+    "own scale of scores": ("drct", {**TINY, "qk_scale": 0.3}),
+    "swinir_light": ("swinir_light", {"depths": [2, 2], "num_heads": [6, 6], "scale": 2}),
+    "swinir": ("swinir", {"embed_dim": 48, "depths": [2], "num_heads": [6], "scale": 3}),
+    "swinir_real": ("swinir_real", {"embed_dim": 48, "depths": [3], "num_heads": [6]}),
+    "swinir_real_large": ("swinir_real_large", {"embed_dim": 48, "depths": [2], "num_heads": [8], "scale": 2}),
+}
+SIZES = [(1, 1, 1), (1, 16, 16), (2, 33, 50), (1, 20, 90)]
+
+
+def difference(program: engine.Program, network: SuperResolutionNetwork, *size: int) -> float:
+    """Largest difference between program and network on a random image, after checking shape and type."""
+    n, h, w = size
+    x = torch.rand(n, network.in_chans, h, w, generator=torch.Generator().manual_seed(1))
+    y = program(x)
+    assert y.shape == (n, network.in_chans, network.scale * h, network.scale * w)
+    assert y.dtype == torch.float32
+    with torch.inference_mode():
+        return (y - network(x)).abs().max().item()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_float32_equals_the_network(case: str, build: Build) -> None:
+    name, options = CASES[case]
+    network = build(name, **options)
+    program = engine.compile(network)
+    assert isinstance(program, BodyProgram)
+    for size in SIZES:
+        assert difference(program, network, *size) <= 1e-4 / 4 * network.scale
+
+
+@pytest.mark.parametrize("name", ["drct", "drct_l", "drct_light"])
+def test_full_networks(name: str, build: Build) -> None:
+    network = build(name)
+    program = engine.compile(network)
+    assert difference(program, network, 1, 24, 9) <= 1e-4
+
+
+def test_without_native_kernel(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention.native, "available", lambda: "switched off")
+    for name, options in (CASES["small"], CASES["drct_light"]):
+        network = build(name, **options)
+        program = engine.compile(network)
+        assert any("torch in" in line for line in program.describe())
+        assert difference(program, network, 2, 33, 50) <= 1e-4
+
+
+def test_without_packed_layers(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "packing_available", lambda: "switched off")
+    network = build("drct", **SMALL)
+    assert difference(engine.compile(network), network, 1, 33, 50) <= 1e-4
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("case", ["drct_light", "small", "one group of drct, x3", "swinir_light"])
+def test_bf16_is_close(case: str, native: bool, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not native:
+        monkeypatch.setattr(attention.native, "available", lambda: "switched off")
+    name, options = CASES[case]
+    network = build(name, **options)
+    program = engine.compile(network, precision="bf16")
+    x = torch.rand(1, 3, 40, 49)
+    with torch.inference_mode():
+        error = (program(x) - network(x)).square().mean()
+    assert -10 * error.log10() >= 50
+
+
+def test_threads_do_not_change_values(build: Build) -> None:
+    network = build("drct", **SMALL)
+    program = engine.compile(network)
+    x = torch.rand(3, 3, 40, 72)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(program(x))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert (results[0] - other).abs().max() <= 1e-5
+    single = torch.cat([program(image[None]) for image in x])
+    assert (results[0] - single).abs().max() <= 1e-5
+
+
+def test_program_keeps_its_own_weights(build: Build) -> None:
+    network = build("drct", **TINY)
+    program = engine.compile(network)
+    x = torch.rand(1, 3, 9, 9)
+    before = program(x)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    assert torch.equal(program(x), before)
+
+
+def test_network_is_left_alone(build: Build) -> None:
+    network = build("drct", **TINY).train().double()
+    program = engine.compile(network)
+    assert network.training
+    assert next(network.parameters()).dtype == torch.float64
+    assert difference(program, network.float().eval(), 1, 9, 9) <= 1e-4
+
+
+def test_input_is_left_alone_and_may_have_any_type_and_strides(build: Build) -> None:
+    network = build("drct", **TINY)
+    program = engine.compile(network)
+    x = torch.rand(1, 3, 16, 24)
+    copy = x.clone()
+    y = program(x)
+    assert torch.equal(x, copy)
+    assert torch.equal(program(x.transpose(2, 3).contiguous().transpose(2, 3)), y)
+    assert torch.equal(program(x.contiguous(memory_format=torch.channels_last).requires_grad_()), y)
+    assert torch.allclose(program(x.double()), y, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 4, 8, 8), (1, 3, 0, 8)])
+def test_wrong_shapes_are_refused(shape: tuple[int, ...], build: Build) -> None:
+    program = engine.compile(build("drct", **TINY))
+    with pytest.raises(OptionError, match="N, 3, H, W"):
+        program(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["drct_light", "drct"])
+def test_memory_estimate(name: str, precision: str, build: Build) -> None:
+    """Close to the largest sum of tensors alive, counted on one thread, and never below half of it."""
+    options = {"depths": [6], "num_heads": [3 if name == "drct_light" else 6]}
+    program = engine.compile(build(name, **options), precision=precision)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        for size in ((64, 64, 1), (48, 80, 2)):
+            x = torch.zeros(size[2], 3, *size[:2])
+            with LiveBytes() as live:
+                program(x)
+            assert 0.9 * live.peak <= program.memory_estimate(*size) <= 2 * live.peak
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_networks_without_a_fast_program(precision: str, build: Build) -> None:
+    network = build("hat", embed_dim=24, depths=[2], num_heads=[2], squeeze_factor=6)
+    program = engine.compile(network, precision=precision)
+    assert isinstance(program, PlainProgram)
+    assert "no faster program for hat on cpu" in program.describe()[0]
+    assert difference(program, network, 1, 20, 17) <= (1e-4 if precision == "fp32" else 0.05)
+    assert program.memory_estimate(64, 64) > 4 * 64 * 64 * 24
+
+
+def test_absolute_positions_run_plain(build: Build) -> None:
+    network = build("drct", **TINY, ape=True, img_size=16)
+    program = engine.compile(network)
+    assert isinstance(program, PlainProgram)
+    assert "fix the input size" in program.describe()[0]
+    assert difference(program, network, 1, 16, 16) <= 1e-4
+
+
+def test_warm_up_and_attributes(build: Build) -> None:
+    program = engine.compile(build("drct", **TINY, scale=2))
+    assert program.warm_up(8, 8) > 0
+    assert (program.scale, program.pad_multiple, program.device.type, program.precision, program.architecture) == (
+        2,
+        8,
+        "cpu",
+        "fp32",
+        "drct",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"device": "gpu"}, "device 'gpu' is unknown"),
+        ({"device": "cuda:99"}, "'cuda:99'"),
+        ({"precision": "fp23"}, "did you mean 'fp32'"),
+        ({"precision": "fp16"}, "for GPUs"),
+    ],
+)
+def test_errors(arguments: dict[str, str], words: str, build: Build) -> None:
+    with pytest.raises(DeviceError, match=words):
+        engine.compile(build("drct", **TINY), **arguments)
