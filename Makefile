@@ -5,7 +5,7 @@
 
 VENV ?= .venv
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python3.10 python,$(if $(shell $(p) -c 'import sys, venv, ensurepip; print(int(sys.version_info >= (3, 10)))' 2>/dev/null | grep 1),$(p))))
-PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install -c constraints.txt
 PHOTO ?= $(firstword $(wildcard examples/photo.png examples/photo.jpg examples/photo.webp))
 EXTRAS := [test,lint]
 

@@ -235,13 +235,13 @@ def test_an_interruption_ends_cleanly(model, photos, tmp_path):
 def test_kill_9_leaves_no_half_files(model, tmp_path):
     photos, whole, out = tmp_path / "photos", tmp_path / "whole", tmp_path / "out"
     photos.mkdir()
-    for i in range(12):
+    for i in range(8):
         write(photos / f"p{i:02}.png", smooth_image(64, 96, seed=i))
     run(model, photos, output=whole, tile=64)
     expected = content(whole)
     rng = random.Random(0)
     command = [sys.executable, "-m", "drct", "upscale", photos, "-o", out, "-m", model, "--tile", "64", "--device", "cpu", "-q"]
-    for _ in range(3):
+    for _ in range(2):
         before = len(list(out.glob("*.png")))
         process = subprocess.Popen(command)
         deadline = time.monotonic() + 120
@@ -255,5 +255,5 @@ def test_kill_9_leaves_no_half_files(model, tmp_path):
         assert found.items() <= expected.items()
     report = run(model, photos, output=out, tile=64)
     assert report.exit_code == 0
-    assert report.count("skipped") >= 6
+    assert report.count("skipped") >= 4
     assert content(out) == expected

@@ -77,7 +77,7 @@ class Upscaler:
         model: name of a model (see :func:`drct.list_models`), a weight file, or a network. A family name such as ``"drct-light"``
             stands for its networks of all scales, of which the one that fits the wanted scale best is used.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``.
-        precision: ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        precision: ``"fp32"``, ``"bf16"``, ``"fp16"``, or ``"auto"``: fp32 on CPUs, bf16 on GPUs that are made for it.
         tile: ``"auto"`` chooses by the device's memory and takes the next smaller size when memory runs out; ``"off"`` takes images
             whole; a number is the side of the tiles in input pixels.
         overlap: what neighbouring tiles share, in input pixels.
@@ -113,7 +113,9 @@ class Upscaler:
         if overlap < 0:
             raise OptionError(f"overlap is {overlap}, but must not be negative")
         self.device = engine.resolve_device(device)
-        self.precision = engine.resolve_precision(precision, self.device)
+        # The engine's own choice for CPUs may rest on a measurement, and a measurement must not decide about the bytes of results.
+        fixed = "fp32" if precision == "auto" and self.device.type == "cpu" else precision
+        self.precision = engine.resolve_precision(fixed, self.device)
         self.tile = tile
         self.overlap = overlap
         self.ensemble = ensemble
