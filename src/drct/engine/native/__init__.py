@@ -1,5 +1,14 @@
 """Kernels in C for CPUs, built on demand with the system's compiler; every one has a plain torch path beside it."""
 
+from drct.engine.native.selective_scan import D_STATE, scan_available, selective_scan
 from drct.engine.native.window_attention import available, supports, window_attention, window_attention_forward
 
-__all__ = ["available", "supports", "window_attention", "window_attention_forward"]
+__all__ = [
+    "D_STATE",
+    "available",
+    "scan_available",
+    "selective_scan",
+    "supports",
+    "window_attention",
+    "window_attention_forward",
+]
