@@ -78,10 +78,14 @@ class FoldedSwin:
         """Channels that the folded last layer returns."""
         return self.from_hidden.weight.shape[0]
 
+    def products(self) -> list[tuple[int, int]]:
+        """(in, out) of every matrix that a pixel is multiplied with."""
+        matrices = (self.qkv, self.proj, self.fc1, self.from_residual, self.from_hidden)
+        return [(m.weight.shape[1], m.weight.shape[0]) for m in matrices if m is not None]
+
     def multiply_adds(self) -> int:
         """Multiply-adds per pixel, with attention counted as its two matrix products."""
-        matrices = (self.qkv, self.proj, self.fc1, self.from_residual, self.from_hidden)
-        return sum(m.weight.numel() for m in matrices if m is not None) + 2 * self.window**2 * self.heads * self.head_dim
+        return sum(k * n for k, n in self.products()) + 2 * self.window**2 * self.heads * self.head_dim
 
 
 def affine(layer: nn.Linear | nn.Conv2d, factor: float = 1.0) -> Affine:

@@ -91,13 +91,20 @@ class Program:
 
 
 class PlainProgram(Program):
-    """A copy of the network itself, under autocast for lower precisions. Correct for every network."""
+    """A copy of the network itself, under autocast for lower precisions. Correct for every network.
 
-    def __init__(self, network: SuperResolutionNetwork, device: torch.device, precision: str, reason: str) -> None:
+    Args:
+        reason: why this program was chosen.
+        kernels: exchange single operations for native ones where that is possible.
+    """
+
+    def __init__(
+        self, network: SuperResolutionNetwork, device: torch.device, precision: str, reason: str, kernels: bool = True
+    ) -> None:
         super().__init__(network, device, precision)
         self.network = copy.deepcopy(network).eval().requires_grad_(False).to(device, torch.float32)
         self.reason = reason
-        self.kernels = accelerate(self.network) if device.type == "cpu" else []
+        self.kernels = accelerate(self.network) if kernels and device.type == "cpu" else []
         self._bytes_per_pixel: float | None = None
 
     def run(self, x: Tensor) -> Tensor:

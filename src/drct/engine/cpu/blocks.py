@@ -35,6 +35,7 @@ class SwinLayer:
 
     def __init__(self, block: FoldedSwin, dtype: torch.dtype, slope: float | None = None) -> None:
         self.attention = choose_attention(block, dtype)
+        self.multiply_adds, self.products = block.multiply_adds(), block.products()
         self.dtype, self.slope = dtype, slope
         self.dim, self.out_dim, self.shift, self.window = block.dim, block.out_dim, block.shift, block.window
         self.norm1, self.norm2 = LayerNorm(block.norm1, dtype), LayerNorm(block.norm2, dtype)

@@ -12,7 +12,6 @@ What all of these programs do differently from their networks, with the same val
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -28,8 +27,6 @@ from drct.engine.program import Program
 from drct.networks.base import SuperResolutionNetwork, pad_to_multiple
 
 CHUNK_TOKENS = 1024  # a chunk's queries, keys and values fit into the caches, and its operators are long enough to be efficient
-
-Write = Callable[[Tensor, "slice | None", "Tensor | None", Tensor], None]
 
 
 class BodyProgram(Program):
@@ -131,6 +128,10 @@ class BodyProgram(Program):
         bands = min(threads * self.tail.memory(batch, height, width), self.tail.memory(batch, height, width) * height)
         tail = 4 * pixels * (self.dim + self.in_chans * self.scale**2) + bands
         return max(body, 4 * pixels * 3 * self.dim, tail)
+
+    def products(self) -> list[tuple[int, int]]:
+        """(in, out) of every linear layer, in order."""
+        return [product for layer in self.layers for product in layer.products]
 
     def body_width(self) -> int:
         """Floats per pixel that :meth:`body` holds beside one layer's chunks."""

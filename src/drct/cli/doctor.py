@@ -1,0 +1,99 @@
+"""``drct doctor``: what this machine can run, and why."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from typing import Any
+
+import click
+
+EXTRAS = {
+    "train": ("yaml", "lmdb", "PIL", "matplotlib"),
+    "explain": ("matplotlib", "scipy", "PIL"),
+}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead.")
+def command(as_json: bool) -> None:
+    """Tell what this machine can run, and why: devices, precisions, kernels, packages."""
+    facts = examine()
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for section, lines in facts.items():
+        click.echo(f"{section}:")
+        for name, value in lines.items():
+            click.echo(f"  {name:18}{value}")
+
+
+def examine() -> dict[str, dict[str, Any]]:
+    """Facts by section, in plain words."""
+    import torch
+
+    from drct.engine import resolve_device, resolve_precision
+    from drct.engine.measure import environment
+
+    device = resolve_device("auto")
+    return {
+        "versions": {**environment(torch.device("cpu")), **_libvips()},
+        "what 'auto' chooses": {
+            "device": str(device),
+            "precision": resolve_precision("auto", device),
+            "on the CPU": resolve_precision("auto", "cpu"),
+        },
+        "CPU kernels": _cpu(),
+        "GPUs": _gpus(),
+        "extras": {name: _extra(modules) for name, modules in EXTRAS.items()},
+    }
+
+
+def _libvips() -> dict[str, str]:
+    try:
+        import pyvips
+    except (ImportError, OSError) as error:
+        return {"libvips": f"missing, images cannot be read: {str(error).splitlines()[0]}"}
+    return {"libvips": ".".join(str(pyvips.version(part)) for part in range(3))}
+
+
+def _cpu() -> dict[str, str]:
+    from drct.engine import native
+    from drct.engine.cpu.linear import packing_available
+    from drct.engine.devices import WORTHWHILE, bf16_instructions, bf16_speedup
+    from drct.engine.native.build import cache_folder, find_compiler
+
+    packing, attention = packing_available(), native.available()
+    instructions = bf16_instructions()
+    if instructions:
+        bf16 = f"{' '.join(instructions)}: measured {bf16_speedup():.1f}x as fast as fp32 (chosen from {WORTHWHILE}x)"
+    else:
+        bf16 = "the processor has no instructions for it: it works, but is not faster"
+    return {
+        "linear layers": "packed by oneDNN" if packing is None else f"plain torch: {packing}",
+        "window attention": f"native, built by {find_compiler()}" if attention is None else f"plain torch, slower: {attention}",
+        "kept in": str(cache_folder()),
+        "bf16": bf16,
+    }
+
+
+def _gpus() -> dict[str, str]:
+    import torch
+
+    if torch.cuda.is_available():
+        result = {}
+        for index in range(torch.cuda.device_count()):
+            p = torch.cuda.get_device_properties(index)
+            result[f"cuda:{index}"] = f"{p.name}, {p.total_memory / 2**30:.0f} GiB, capability {p.major}.{p.minor}"
+        found = importlib.util.find_spec("triton") is not None
+        result["kernels"] = "Triton" if found else "plain torch, slower: the package triton is not installed"
+        return result
+    if torch.backends.mps.is_available():
+        return {"mps": "Apple GPU, plain torch"}
+    built = torch.version.cuda or torch.version.hip
+    return {"none": "no driver or no GPU was found" if built else f"this build of torch ({torch.__version__}) is for CPUs only"}
+
+
+def _extra(modules: tuple[str, ...]) -> str:
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    return "installed" if not missing else f"not installed (missing: {', '.join(missing)})"
