@@ -15,8 +15,10 @@ from torch.nn import functional as F
 
 from drct.networks import create_network
 from drct.networks.mamba_drct import SS2D
-from drct.networks.scan import SEGMENTS, STEPS, selective_scan, sequential_scan
+from drct.networks.scan import STATES_CPU, STEPS, selective_scan, sequential_scan
 
+GROUPS, CHANNELS, N = 2, 40, 16
+SEGMENTS = STATES_CPU // (GROUPS * CHANNELS * N)  # that one block of one sequence has
 BLOCK = SEGMENTS * STEPS
 
 
@@ -31,7 +33,7 @@ def scan_arguments(batch: int, length: int, groups: int, channels: int, n: int) 
     ("batch", "length"), [(1, 1), (2, STEPS - 1), (1, STEPS + 1), (2, BLOCK // 2 + 5), (1, BLOCK + 7), (SEGMENTS + 1, 40)]
 )
 def test_values_and_gradients_of_the_scan(batch: int, length: int) -> None:
-    arguments = scan_arguments(batch, length, 2, 5, 4)
+    arguments = scan_arguments(batch, length, GROUPS, CHANNELS, N)
     ours, expected = selective_scan(*arguments), sequential_scan(*arguments)
     assert (ours - expected).abs().max() < 1e-4
     dy = torch.randn_like(ours)
@@ -50,7 +52,7 @@ def test_strong_decay_stays_finite() -> None:
 
 
 def test_kept_memory_is_far_below_one_state_per_position() -> None:
-    arguments = scan_arguments(1, 4 * BLOCK, 1, 8, 16)
+    arguments = scan_arguments(1, 4 * BLOCK, GROUPS, CHANNELS, N)
     kept = 0
 
     def pack(t: Tensor) -> Tensor:
@@ -61,7 +63,7 @@ def test_kept_memory_is_far_below_one_state_per_position() -> None:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         selective_scan(*arguments)
     inputs = sum(t.numel() for t in arguments)
-    assert inputs <= kept < inputs + 0.01 * 4 * BLOCK * 8 * 16
+    assert inputs <= kept < inputs + 0.01 * 4 * BLOCK * GROUPS * CHANNELS * N
 
 
 @pytest.mark.parametrize("case", ["ss2d_expand1", "ss2d_expand2"])
