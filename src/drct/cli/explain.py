@@ -1,0 +1,212 @@
+"""``drct explain``: what a network looks at, how its features flow, what it costs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from drct.cli.console import Console
+
+
+class Models(click.Command):
+    """A command whose ``--model`` takes several values: ``--model A B`` means ``--model A --model B``.
+
+    Images and folders after the values are arguments again.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, repeat_model(args))
+
+
+def repeat_model(args: Sequence[str]) -> list[str]:
+    """Write ``--model`` before each of the values that follow it."""
+    from drct.imaging import supported_suffixes
+
+    result: list[str] = []
+    values = 0
+    after_model = False
+    for arg in args:
+        if arg.startswith("-"):
+            after_model, values = arg == "--model", 0
+            result.append(arg)
+            continue
+        if after_model and values:
+            if os.path.isdir(arg) or Path(arg).suffix.lower() in supported_suffixes():
+                after_model = False
+            else:
+                result.append("--model")
+        values += 1
+        result.append(arg)
+    return result
+
+
+class Pair(click.ParamType):
+    """Two whole numbers with something between them."""
+
+    def __init__(self, name: str, separator: str) -> None:
+        self.name, self.separator = name, separator
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(rf"\s*(-?\d{{1,7}})\s*{self.separator}\s*(-?\d{{1,7}})\s*", str(value))
+        if match is None:
+            self.fail(f"'{value}' is not two whole numbers like {self.name}", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+def _options(*decorators: Callable[..., Any]) -> Callable[[Any], Any]:
+    def apply(function: Any) -> Any:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+MODEL = click.option(
+    "--model", "models", multiple=True, required=True, metavar="FILE|NAME...", help="Models to explain, one or more."
+)
+DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+QUIET = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+CROP = click.option("--crop", type=int, default=256, show_default=True, help="Use at most this many pixels a side, of the middle.")
+COMMON = _options(MODEL, DEVICE, QUIET)
+
+
+def _figure_option(name: str) -> Callable[[Any], Any]:
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        default=Path(f"{name}.png"),
+        show_default=True,
+        help="Figure: .png, .pdf or .svg.",
+    )
+
+
+@click.group()
+def command() -> None:
+    """Show what a network looks at and what it costs."""
+
+
+@command.command(cls=Models)
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--at", type=Pair("X,Y", ","), required=True, metavar="X,Y", help="Top-left corner of the window, in pixels.")
+@click.option("--window", type=int, default=16, show_default=True, help="Side of the window in pixels.")
+@click.option("--fold", type=int, default=50, show_default=True, help="Steps of the path.")
+@click.option("--sigma", type=float, default=1.2, show_default=True, help="Blur at the beginning of the path.")
+@_figure_option("lam")
+@COMMON
+def lam(
+    image: Path,
+    at: tuple[int, int],
+    window: int,
+    fold: int,
+    sigma: float,
+    output: Path,
+    models: tuple[str, ...],
+    device: str,
+    quiet: bool,
+) -> None:
+    """Local attribution map: which pixels matter for what is drawn inside a window.
+
+    IMAGE is the HR image; each model gets it reduced by its scale. Writes one figure for all models, and the raw maps beside it
+    as .npz. The diffusion index is the larger, the more of the image takes part.
+    """
+    from drct.explain import figures
+    from drct.explain.lam import Window, attribute_all, crop_to_multiple, save_maps
+    from drct.explain.subjects import load_subjects, rgb8
+    from drct.imaging import read
+
+    figures.check_path(output, [image])
+    console = Console(quiet=quiet)
+    hr = rgb8(read(image))
+    place = Window(*at, window)
+    place.check(*hr.shape[:2])
+    subjects = load_subjects(models, device)
+    hr = crop_to_multiple(hr, subjects)
+    with console:
+        results = attribute_all(
+            hr, subjects, place, sigma=sigma, fold=fold, advance=lambda name, done, total: console.progress(name, done, total)
+        )
+    names = [subject.name for subject in subjects]
+    figures.save(figures.lam_figure(hr, names, results, place), output)
+    maps = output.with_suffix(".npz")
+    save_maps(maps, subjects, results, place)
+    for name, result in zip(names, results, strict=True):
+        console.say(f"{name}: diffusion index {result.diffusion_index:.4f}")
+    console.say(f"-> {output}, {maps}")
+
+
+@command.command(cls=Models)
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
+@CROP
+@_figure_option("flow")
+@COMMON
+def flow(images: tuple[Path, ...], crop: int, output: Path, models: tuple[str, ...], device: str, quiet: bool) -> None:
+    """Feature intensity after every group: the curve of the information bottleneck.
+
+    IMAGEs, or all images of folders, are fed to the models as they are; values are averaged over them. Writes one figure for all
+    models, and its numbers beside it as .csv.
+    """
+    from drct.explain import figures
+    from drct.explain.features import groups_of
+    from drct.explain.flow import feature_flow, write_csv
+    from drct.explain.subjects import find_images, load_subjects, read_input
+
+    files = find_images(images)
+    figures.check_path(output, files)
+    subjects = load_subjects(models, device)
+    for subject in subjects:
+        groups_of(subject)
+    console = Console(quiet=quiet)
+    flows = []
+    with console:
+        for subject in subjects:
+
+            def advance(done: int, name: str = subject.name) -> None:
+                console.progress(name, done, len(files))
+
+            flows.append(feature_flow(subject, (read_input(file, crop) for file in files), advance))
+    names = [subject.name for subject in subjects]
+    figures.save(figures.flow_figure(names, flows), output)
+    table = output.with_suffix(".csv")
+    write_csv(table, names, flows)
+    for name, result in zip(names, flows, strict=True):
+        levels = " ".join(f"{value:.3g}" for value in result.measures["mean_absolute"])
+        console.say(f"{name}: mean absolute value by group {levels}")
+    console.say(f"-> {output}, {table}")
+
+
+@command.command(cls=Models)
+@MODEL
+@click.option("--size", type=Pair("64x64", "[xX]"), default="64x64", show_default=True, help="LR width x height in pixels.")
+@click.option("--scale", type=int, help="Magnification of networks given by name.  [default: 4]")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead.")
+def cost(models: tuple[str, ...], size: tuple[int, int], scale: int | None, as_json: bool) -> None:
+    """Parameters, multiply-adds and memory of activations, counted on the network itself.
+
+    A model is a file, the name of a model, or the name of a network such as drct, drct_l or hat. Memory is that of one float32
+    image without weights: the most that lives at one time, and what training keeps for its backward pass.
+    """
+    from drct.errors import OptionError
+    from drct.explain.cost import cost_table, network_cost
+    from drct.explain.subjects import load_or_create, unique_names
+
+    width, height = size
+    if min(size) < 1:
+        raise OptionError(f"size {width}x{height} has no pixels: both sides must be at least 1")
+    console = Console(as_json=as_json)
+    costs = [
+        network_cost(name, load_or_create(model, scale), height, width)
+        for name, model in zip(unique_names(models), models, strict=True)
+    ]
+    for line in cost_table(costs):
+        console.say(line)
+    if as_json:
+        console.document([entry.as_dict() for entry in costs])

@@ -1,0 +1,56 @@
+"""Features between the groups of a network."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from drct.errors import OptionError
+from drct.explain.subjects import Subject, device_of
+from drct.imaging import to_tensor
+
+
+def groups_of(subject: Subject) -> nn.ModuleList:
+    """The groups of the body: RDG of DRCT, RSTB of SwinIR, RHAG of HAT.
+
+    Raises:
+        OptionError: the network has no list of groups called ``layers``.
+    """
+    groups = getattr(subject.network, "layers", None)
+    if not isinstance(groups, nn.ModuleList) or not len(groups):
+        raise OptionError(f"{subject.name} has no groups named 'layers.N': its features by depth cannot be shown")
+    return groups
+
+
+def group_features(subject: Subject, pixels: np.ndarray) -> dict[str, Tensor]:
+    """What comes out of every group for one image.
+
+    Args:
+        subject: network in eval mode.
+        pixels: LR image ``(h, w, 3)``.
+
+    Returns:
+        ``{"layers.0": (h, w, C), ...}`` float32 on the CPU, in order of depth; padding is cut off.
+
+    Raises:
+        OptionError: the network has no groups, or their output is no map ``(1, H, W, C)``.
+    """
+    features: dict[str, Tensor] = {}
+    h, w = pixels.shape[:2]
+    handles = []
+    for index, group in enumerate(groups_of(subject)):
+
+        def keep(_: nn.Module, __: object, out: object, name: str = f"layers.{index}") -> None:
+            if not isinstance(out, Tensor) or out.dim() != 4 or out.shape[1] < h or out.shape[2] < w:
+                raise OptionError(f"{subject.name}: what leaves {name} is no feature map (1, H, W, C)")
+            features[name] = out[0, :h, :w].detach().float().cpu()
+
+        handles.append(group.register_forward_hook(keep))
+    try:
+        with torch.inference_mode():
+            subject.network(to_tensor(pixels).to(device_of(subject.network)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return features

@@ -1,0 +1,126 @@
+"""Figures that a paper could print, drawn by matplotlib without a display."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drct.errors import OptionError
+from drct.explain.extras import need
+from drct.explain.flow import MEASURES, Flow
+from drct.explain.lam import Attribution, Window, density
+
+SUFFIXES = (".png", ".pdf", ".svg")
+ALPHA = 0.5  # of the image under a map
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind readers too
+MARKERS = "osD^vP"
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+}
+
+
+def check_path(path: Path, inputs: Sequence[str | os.PathLike[str]] = ()) -> None:
+    """Raise OptionError unless a figure can be called so and is no input."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise OptionError(f"{path} has no suffix of a figure: use {', '.join(SUFFIXES)}")
+    if any(path.resolve() == Path(i).resolve() for i in inputs):
+        raise OptionError(f"{path} is an input: choose another output")
+
+
+def save(figure: Any, path: Path) -> Path:
+    """Write a figure by its suffix, at 200 dots per inch; folders are made.
+
+    Raises:
+        OptionError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with need("matplotlib").rc_context(STYLE):
+            figure.savefig(path, dpi=200, facecolor="white")
+    except OSError as error:
+        raise OptionError(f"{path} cannot be written ({error.strerror or error}): choose another output") from error
+    return path
+
+
+@contextmanager
+def new_figure(width: float, height: float) -> Iterator[Any]:
+    """An empty figure of a size in inches, drawn in the style of the house."""
+    matplotlib = need("matplotlib")
+    with matplotlib.rc_context(STYLE):
+        yield need("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
+
+
+def lam_figure(hr: np.ndarray, names: Sequence[str], results: Sequence[Attribution], window: Window) -> Any:
+    """One row for each network: HR with the window boxed, map, map over the image, density over the image, SR."""
+    titles = ("HR and window", "Attribution", "Attribution over HR", "Density over HR", "SR")
+    height, width = hr.shape[:2]
+    side = 1.75
+    rows = len(results)
+    with new_figure(len(titles) * side + 0.9, rows * (side * height / width + 0.12) + 0.35) as figure:
+        axes = figure.subplots(rows, len(titles), squeeze=False)
+        patches = need("matplotlib.patches")
+        extent = (0, width, height, 0)
+        image: Any = None
+        for row, name, result in zip(axes, names, results, strict=True):
+            under = hr.astype(np.float32) / 255
+            panels = (hr, result.map, None, None, result.sr[:height, :width])
+            for ax, panel in zip(row, panels, strict=True):
+                if panel is not None and panel.ndim == 3:
+                    ax.imshow(panel, extent=extent)
+                ax.set(xticks=[], yticks=[])
+                ax.spines[:].set_visible(True)
+                ax.spines[:].set_linewidth(0.5)
+            image = row[1].imshow(result.map, cmap="Reds", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+            for ax, values in ((row[2], result.map), (row[3], density(result.map))):
+                ax.imshow(under.mean(2), cmap="gray", vmin=0, vmax=1, extent=extent)
+                ax.imshow(coloured(values), extent=extent, interpolation="nearest")
+            for ax in row:
+                ax.set(xlim=(0, width), ylim=(height, 0))
+            for ax in (row[0], row[4]):
+                ax.add_patch(patches.Rectangle((window.x, window.y), window.size, window.size, fill=False, ec="red", lw=1.2))
+            row[0].set_ylabel(f"{name}\nDI {result.diffusion_index:.2f}")
+        for ax, title in zip(axes[0], titles, strict=True):
+            ax.set_title(title)
+        bar = figure.colorbar(image, ax=axes, shrink=0.8 if rows == 1 else 0.9, pad=0.01, aspect=18 * rows)
+        bar.set_label("attribution / maximum")
+    return figure
+
+
+def coloured(values: np.ndarray) -> np.ndarray:
+    """A map in the colours of the bar, half transparent; RGBA."""
+    rgba = np.array(need("matplotlib").colormaps["Reds"](values))
+    rgba[..., 3] = 1 - ALPHA
+    return rgba
+
+
+def flow_figure(names: Sequence[str], flows: Sequence[Flow]) -> Any:
+    """Feature intensity after every group: a panel for each measure, a curve for each network."""
+    with new_figure(3.1 * len(MEASURES), 2.9) as figure:
+        axes = figure.subplots(1, len(MEASURES))
+        longest = max(len(flow.groups) for flow in flows)
+        for ax, (key, label) in zip(axes, MEASURES.items(), strict=True):
+            for i, (name, flow) in enumerate(zip(names, flows, strict=True)):
+                groups = np.arange(1, len(flow.groups) + 1)
+                colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+                ax.plot(groups, flow.measures[key], color=colour, marker=marker, ms=4, lw=1.4, label=name)
+            ax.set(title=label, xlabel="group", ylabel="feature intensity (no unit)", xticks=ticks(longest), ylim=(0, None))
+            ax.grid(alpha=0.3, lw=0.5)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(names)), frameon=False)
+    return figure
+
+
+def ticks(count: int) -> np.ndarray:
+    """Numbers 1..count, at most about eight of them."""
+    return np.arange(1, count + 1, -(-count // 8))

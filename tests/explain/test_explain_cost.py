@@ -1,0 +1,49 @@
+"""Memory of activations and the table of costs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from drct.explain.cost import activation_memory, cost_table, network_cost
+from drct.networks import create_network
+from drct.networks.base import SuperResolutionNetwork
+
+
+class Plain(SuperResolutionNetwork):
+    """Two pointwise layers whose memory can be counted by hand."""
+
+    def __init__(self) -> None:
+        super().__init__(None, scale=1, in_chans=3, pad_multiple=1, img_range=1.0)
+        self.wide = torch.nn.Conv2d(3, 10, 1)
+        self.narrow = torch.nn.Conv2d(10, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.narrow(torch.relu(self.wide(x)))
+
+
+def test_memory_by_hand() -> None:
+    pixels = 4 * 8 * 16  # bytes of one channel
+    memory = activation_memory(Plain(), 8, 16)
+    assert memory.inference == 20 * pixels  # before and after relu; the input belongs to the caller
+    assert memory.gradients == memory.training == 13 * pixels  # relu keeps its result, the first convolution its input
+
+
+def test_memory_grows_with_the_image_and_weights_want_more() -> None:
+    network = create_network("drct", scale=2, embed_dim=8, gc=4, depths=[1], num_heads=[2], window_size=4).eval()
+    small, large = activation_memory(network, 8, 8), activation_memory(network, 16, 16)
+    assert 3 * small.training < large.training
+    assert 0 < large.gradients < large.training
+    assert 0 < large.inference < large.training
+
+
+@pytest.mark.parametrize(("name", "giga"), [("drct", 74.3), ("drct_l", 143.9)])
+def test_table_shows_what_was_measured(name: str, giga: float) -> None:
+    cost = network_cost(name, create_network(name, scale=4).eval())
+    head, row = cost_table([cost])
+    assert head.split()[:5] == ["model", "scale", "size", "parameters", "multiply-adds"]
+    assert f" {giga} G " in row
+    assert row.startswith(name)
+    values = cost.as_dict()
+    kinds = [values[f"multiply_adds_{kind}"] for kind in ("convolution", "linear", "attention")]
+    assert sum(kinds) == values["multiply_adds"] == pytest.approx(giga * 1e9, rel=1e-3)

@@ -1,0 +1,93 @@
+"""The command line of explanations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drct.cli import run
+from drct.cli.explain import repeat_model
+from drct.errors import MissingDependencyError
+from drct.explain import extras
+
+
+def test_several_models_after_one_option() -> None:
+    assert repeat_model(["a.png", "--model", "A", "B", "-o", "x"]) == ["a.png", "--model", "A", "--model", "B", "-o", "x"]
+    assert repeat_model(["--model", "A", "a.png", "b.png"]) == ["--model", "A", "a.png", "b.png"]
+    assert repeat_model(["--model=A", "a.png"]) == ["--model=A", "a.png"]
+
+
+def test_lam_writes_figure_and_maps(image: Path, models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "lam.png"
+    args = ["explain", "lam", str(image), "--at", "10,12", "--window", "8", "--fold", "3", "--model", *map(str, models)]
+    assert run([*args, "-o", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    maps = np.load(out.with_suffix(".npz"))
+    for line, name, shape in zip(lines, ("tiny-drct", "tiny-swinir"), ((10, 12), (20, 24)), strict=False):
+        index = float(maps[f"{name}/diffusion_index"])
+        assert line == f"{name}: diffusion index {index:.4f}"
+        assert maps[f"{name}/attribution"].shape == shape
+        assert maps[f"{name}/gradient"].shape == (3, *shape)
+    assert maps["window"].tolist() == [10, 12, 8]
+    assert out.stat().st_size > 10_000
+
+
+def test_flow_writes_figure_and_numbers(
+    image: Path, models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "flow.svg"
+    args = ["explain", "flow", str(image.parent), "--crop", "16", "--model", str(models[0]), "--model", str(models[1])]
+    assert run([*args, "-o", str(out)]) == 0
+    assert "tiny-swinir: mean absolute value by group" in capsys.readouterr().out
+    rows = out.with_suffix(".csv").read_text().splitlines()
+    assert rows[0] == "model,group,images,maximum,mean_absolute,deviation"
+    assert len(rows) == 5
+    drawn = out.read_text()
+    assert all(label in drawn for label in ("group", "tiny-drct", "tiny-swinir", "mean absolute value"))
+
+
+def test_cost_of_names_and_files(models: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["explain", "cost", "--model", "drct_light", str(models[1]), "--size", "16x32", "--json"]) == 0
+    light, tiny = json.loads(capsys.readouterr().out)
+    assert light["parameters"] == 1_128_196
+    assert (light["width"], light["height"]) == (16, 32)
+    assert tiny["model"] == "tiny-swinir"
+    assert tiny["scale"] == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["lam", "IMAGE", "--at", "100,3", "--model", "MODEL"], "outside the image of 50 x 42"),
+        (["lam", "IMAGE", "--at", "40,3", "--model", "MODEL"], "does not fit"),
+        (["lam", "IMAGE", "--at", "4;3", "--model", "MODEL"], "not two whole numbers"),
+        (["lam", "IMAGE", "--at", "4,3", "--model", "no-such-model"], "no-such-model"),
+        (["lam", "IMAGE", "--at", "4,3", "--model", "IMAGE"], "waves.png"),
+        (["lam", "IMAGE", "--at", "4,3", "--model", "MODEL", "-o", "IMAGE"], "is an input"),
+        (["lam", "IMAGE", "--at", "4,3", "--model", "MODEL", "-o", "lam.txt"], "no suffix of a figure"),
+        (["lam", "gone.png", "--at", "4,3", "--model", "MODEL"], "gone.png"),
+        (["flow", "gone.png", "--model", "MODEL"], "gone.png does not exist"),
+        (["flow", "IMAGE", "--model", "MODEL", "--crop", "0"], "crop is 0"),
+        (["flow", "EMPTY", "--model", "MODEL"], "holds no images"),
+        (["cost", "--model", "drct_light", "--size", "0x4"], "no pixels"),
+    ],
+)
+def test_bad_input_is_one_line(
+    args: list[str], message: str, image: Path, models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"IMAGE": str(image), "MODEL": str(models[0]), "EMPTY": str(tmp_path)}
+    before = image.read_bytes()
+    assert run(["explain", *(names.get(arg, arg) for arg in args)]) in (1, 2)
+    err = capsys.readouterr().err.strip()
+    assert message in err
+    assert "Traceback" not in err
+    assert image.read_bytes() == before
+
+
+def test_missing_packages_name_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(extras.PACKAGES, "no_such_package_here", "Nothing")
+    with pytest.raises(MissingDependencyError, match=r"Nothing: pip install 'drct\[explain\]'"):
+        extras.need("no_such_package_here")
