@@ -12,7 +12,10 @@ import pyvips
 import torch
 from torch import Tensor
 
-from drct.evaluation import no_reference, perceptual
+from drct.evaluation import benchmark, no_reference, perceptual
+from drct.imaging import resize
+from drct.networks import create_network
+from drct.weights import save_network
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +56,31 @@ def need(metric_weights: Path) -> Callable[..., None]:
             pytest.skip(f"none of {', '.join(names)} in {metric_weights} (set DRCT_WEIGHTS)")
 
     return check
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place of the test's own for unfinished runs; compiled kernels stay where they are."""
+    monkeypatch.setattr(benchmark, "cache_folder", lambda: tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[..., np.ndarray]:
+    """Make a smooth random picture, ``(height, width, channels)`` uint8, the same for the same seed."""
+
+    def make(height: int = 48, width: int = 40, channels: int = 3, seed: int = 0) -> np.ndarray:
+        coarse = np.random.default_rng(seed).integers(0, 256, (6, 5, channels), dtype=np.uint8)
+        return np.clip(resize(coarse.astype(np.float64), size=(height, width)), 0, 255).astype(np.uint8)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weight file of a very small DRCT x4 with random weights."""
+    torch.manual_seed(0)
+    network = create_network("drct", scale=4, embed_dim=12, depths=[1], num_heads=[2], window_size=4, gc=4)
+    path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
+    save_network(network, path)
+    return path

@@ -258,14 +258,15 @@ def _aligned(paths: Sequence[Path], labels: Sequence[str], note: Callable[[str],
     if len({image.shape[2] for image in pixels}) > 1:
         note("grey is taken as RGB, since not all versions are grey")
         pixels = [as_rgb(image) for image in pixels]
-    height, width = max(image.shape[:2] for image in pixels)
+    largest = max(range(len(pixels)), key=lambda i: pixels[i].shape[:2])
+    height, width = pixels[largest].shape[:2]
     aligned = []
     for path, label, image in zip(paths, labels, pixels, strict=True):
         h, w = image.shape[:2]
         if (h, w) != (height, width):
             factor = height // h
             if (h * factor, w * factor) != (height, width):
-                raise DataError(f"{path} is {w} x {h}, but another version is {width} x {height}: not a whole multiple")
+                raise DataError(f"{path} is {w} x {h}, but {paths[largest]} is {width} x {height}: not a whole multiple")
             note(f"{label} is enlarged x{factor} by bicubic interpolation")
             image = resize(image, scale=factor)
         aligned.append(image)

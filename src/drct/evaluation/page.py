@@ -13,11 +13,12 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
 from drct.errors import OptionError
-from drct.imaging import to_depth, write
+from drct.imaging import part_path, to_depth, write
 
 WEBP_LIMIT = 16383  # pixels a side
 GAIN = 8  # of difference maps
@@ -70,24 +71,29 @@ def write_page(path: Path, title: str, tables: Sequence[str], notes: Sequence[st
     Raises:
         OptionError: the file cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = part_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as file:
-            file.write(_HEAD.format(title=html.escape(title), style=_STYLE, gain=round(GAIN / 3, 3)))
-            for table in tables:
-                file.write(_table(table))
-            if notes:
-                file.write("<ul class=notes>" + "".join(f"<li>{html.escape(note)}" for note in notes) + "</ul>\n")
-            file.write(_CONTROLS)
-            for figure in figures:
-                file.write(_figure(figure))
-            file.write(_TAIL.format(script=_SCRIPT.replace("GAIN", str(GAIN))))
-        part.replace(path)
+        try:
+            with part.open("w", encoding="utf-8") as file:
+                _write_parts(file, title, tables, notes, figures)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise OptionError(f"{path} cannot be written ({error.strerror})") from error
-    finally:
-        part.unlink(missing_ok=True)
+
+
+def _write_parts(file: TextIO, title: str, tables: Sequence[str], notes: Sequence[str], figures: Iterable[Figure]) -> None:
+    file.write(_HEAD.format(title=html.escape(title), style=_STYLE, gain=round(GAIN / 3, 3)))
+    for table in tables:
+        file.write(_table(table))
+    if notes:
+        file.write("<ul class=notes>" + "".join(f"<li>{html.escape(note)}" for note in notes) + "</ul>\n")
+    file.write(_CONTROLS)
+    for figure in figures:
+        file.write(_figure(figure))
+    file.write(_TAIL.format(script=_SCRIPT.replace("GAIN", str(GAIN))))
 
 
 def _figure(figure: Figure) -> str:

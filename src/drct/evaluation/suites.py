@@ -6,7 +6,7 @@ Found are, for a set ``Set5`` in a data folder and scale 4, with any case of let
   ``Set5/LRbicx4``, ``Set5/LR/x4``, ``Set5/LR_x4``, ``Set5/X4``, ``Set5/LR`` (BasicSR, EDSR, SwinIR, HAT)
 * ``Set5/image_SRF_4`` with ``img_001_SRF_4_HR.png`` and ``img_001_SRF_4_LR.png`` side by side (SelfExSR)
 * ``HR/Set5/x4`` and ``LR/LRBI/Set5/x4`` (RCAN)
-* ``DIV2K_valid_HR`` and ``DIV2K_valid_LR_bicubic/X4`` for a set ``DIV2K_valid``
+* ``DIV2K_valid_HR`` and ``DIV2K_valid_LR_bicubic/X4`` for a set ``DIV2K`` or ``DIV2K_valid``
 
 ``B100`` and ``BSDS100`` are other names of ``BSD100``. Where there is no LR folder, LR is made from HR by MATLAB's bicubic.
 """
@@ -191,16 +191,16 @@ def _pixels(picture: Picture, path: Path, notices: list[str]) -> np.ndarray:
 
 
 def _find_suite(data: Path, name: str, scale: int) -> Suite:
+    for base in (data, _child(data, name.split("_")[0])):  # DIV2K_valid_HR beside other sets, or in DIV2K
+        if base is None:
+            continue
+        hr = _candidates(base, (f"{name}_HR", f"{name}_valid_HR", f"HR/{name}/x{{s}}", f"HR/{name}"), scale)
+        lr = (f"{name}_LR_bicubic/X{{s}}", f"{name}_valid_LR_bicubic/X{{s}}", f"LR/LRBI/{name}/x{{s}}", f"LR/{name}/x{{s}}")
+        if hr:
+            return pair_folders(name, hr[0], next(iter(_candidates(base, lr, scale)), None), scale)
     folder = _child(data, name)
     if folder is not None:
         return _pair_found(name, folder, scale)
-    for base in (data, _child(data, name.split("_")[0])):  # DIV2K_valid beside other sets, or in DIV2K
-        if base is None:
-            continue
-        hr = _candidates(base, (f"{name}_HR", f"HR/{name}/x{{s}}", f"HR/{name}"), scale)
-        lr = _candidates(base, (f"{name}_LR_bicubic/X{{s}}", f"LR/LRBI/{name}/x{{s}}", f"LR/{name}/x{{s}}"), scale)
-        if hr:
-            return pair_folders(name, hr[0], lr[0] if lr else None, scale)
     if data.name.lower() in _names(name) and (_hr_folder(data, scale) or _images(data)):
         return _pair_found(name, data, scale)
     there = [folder.name for folder in sorted(data.iterdir()) if folder.is_dir()]

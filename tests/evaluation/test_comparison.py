@@ -1,0 +1,127 @@
+"""drct compare: metrics, sheets and pages of versions of the same pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drct.errors import DataError, OptionError
+from drct.evaluation import CompareOptions, compare, psnr
+from drct.evaluation.comparison import largest_differences, make_sheet
+from drct.imaging import read, to_tensor, write
+
+Picture = Callable[..., np.ndarray]
+
+
+@pytest.fixture
+def versions(tmp_path: Path, picture: Picture) -> list[Path]:
+    """Two folders with a picture and a slightly wrong version of it, and a third with another."""
+    for j, folder in enumerate(("good", "fair", "bad")):
+        (tmp_path / folder).mkdir()
+        for i, name in enumerate(("a", "b")):
+            pixels = picture(60, 50, seed=i)
+            pixels[:, 10 : 10 + 4 * j] = 255 - pixels[:, 10 : 10 + 4 * j]
+            write(tmp_path / folder / f"{name}{'_x4' if j == 1 else ''}.png", pixels)
+    return [tmp_path / folder for folder in ("good", "fair", "bad")]
+
+
+def run(tmp_path: Path, *inputs: Path, **options: object):
+    return compare(CompareOptions(inputs=inputs, output=tmp_path / "out", **options))
+
+
+def test_files(tmp_path: Path, versions: list[Path]) -> None:
+    result = run(tmp_path, versions[0] / "a.png", versions[1] / "a_x4.png")
+    assert result.labels == ["a.png", "a_x4.png"]
+    good, fair = (to_tensor(read(p).pixels).double() for p in (versions[0] / "a.png", versions[1] / "a_x4.png"))
+    assert result.values["a"]["a_x4.png"]["psnr"] == pytest.approx(psnr(fair, good, y=True).item(), abs=1e-3)
+    assert [path.name for path in result.files] == ["a.png", "index.html", "figures.json"]
+    assert all(path.is_file() for path in result.files)
+    assert json.loads((tmp_path / "out" / "figures.json").read_text())["reference"] == "a.png"
+
+
+def test_folders(tmp_path: Path, versions: list[Path]) -> None:
+    result = run(tmp_path, *versions, metrics=["psnr", "ssim", "psnr_rgb"])
+    assert result.labels == ["good", "fair", "bad"]
+    assert list(result.values) == ["a", "b"]
+    for values in result.values.values():
+        assert values["fair"]["psnr"] > values["bad"]["psnr"]
+    assert "mean of 2" in result.table()
+    assert (tmp_path / "out" / "index.html").read_text().count("<figure ") == 2
+
+
+def test_labels_tell_files_of_one_name_apart(tmp_path: Path, versions: list[Path]) -> None:
+    assert run(tmp_path, versions[0] / "a.png", versions[2] / "a.png").labels == ["good", "bad"]
+    with pytest.raises(OptionError, match="given twice"):
+        run(tmp_path, versions[0], versions[0])
+
+
+def test_what_does_not_fit_is_named(tmp_path: Path, versions: list[Path], picture: Picture) -> None:
+    good, _, bad = versions
+    for name in ("c", "d", "e"):
+        write(good / f"{name}.png", picture(60, 50))
+    write(bad / "c.png", picture(60, 51))
+    write(bad / "d.png", picture(60, 50).astype(np.uint16))
+    write(bad / "f.png", picture(60, 50))
+    result = run(tmp_path, good, bad)
+    assert list(result.values) == ["a", "b"]
+    causes = "\n".join(result.left_out)
+    for words in ("c.png is 51 x 60", "d.png has 16 bits", "e.png: ", "f.png: "):
+        assert words in causes
+    assert len(result.left_out) == 4
+
+
+def test_smaller_versions_are_enlarged(tmp_path: Path, picture: Picture) -> None:
+    write(tmp_path / "lr.png", picture(15, 10))
+    write(tmp_path / "sr.png", picture(60, 40))
+    result = run(tmp_path, tmp_path / "sr.png", tmp_path / "lr.png")
+    assert result.notices == ["sr: lr.png is enlarged x4 by bicubic interpolation"]
+
+
+def test_the_reference_has_values_of_its_own(tmp_path: Path, picture: Picture, metric_weights: Path) -> None:
+    for i in range(2):
+        write(tmp_path / f"{i}.png", np.random.default_rng(i).integers(0, 256, (200, 200, 3), dtype=np.uint8))
+    result = run(tmp_path, tmp_path / "0.png", tmp_path / "1.png", metrics=["niqe", "psnr"])
+    values = result.values["0"]
+    assert values["0.png"]["psnr"] is None
+    assert values["0.png"]["niqe"] is not None
+
+
+def test_wrong_inputs(tmp_path: Path, versions: list[Path]) -> None:
+    with pytest.raises(OptionError, match="nowhere does not exist"):
+        run(tmp_path, versions[0], tmp_path / "nowhere")
+    with pytest.raises(OptionError, match="either image files or folders"):
+        run(tmp_path, versions[0], versions[1] / "a_x4.png")
+    with pytest.raises(OptionError, match="inputs"):
+        run(tmp_path, versions[0])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="nothing could be compared"):
+        run(tmp_path, versions[0], tmp_path / "empty")
+
+
+def test_crops_lie_where_the_difference_is() -> None:
+    first = np.zeros((40, 50, 3), np.uint8)
+    second = first.copy()
+    second[5:9, 30:34] = 200
+    second[30:34, 6:10] = 100
+    found = largest_differences([first, second], 8, 3)
+    assert len(found) == 2  # no third: the rest is equal
+    (top, left), (top2, left2) = found
+    assert top <= 5
+    assert top + 8 >= 9
+    assert left <= 30
+    assert left + 8 >= 34
+    assert top2 <= 30
+    assert left2 <= 6
+
+
+def test_sheets_of_any_size(picture: Picture) -> None:
+    for height, width in ((1, 1), (7, 300), (500, 20), (60, 2000)):
+        a, b = picture(height, width), picture(height, width, seed=1)
+        sheet = make_sheet([a, b, a], ["one", "two", "three"])
+        assert sheet.dtype == np.uint8
+        assert sheet.shape[1] < 1300
+    assert make_sheet([a, a], ["one", "two"]).shape[0] < 200  # equal versions have no crops

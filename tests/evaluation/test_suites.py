@@ -1,0 +1,152 @@
+"""Finding sets in the layouts of the field, and pairing their files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drct.errors import DataError, ImageError
+from drct.evaluation.suites import Item, find_suites, load_pair, make_lr, pair_folders
+from drct.imaging import write
+
+Picture = Callable[..., np.ndarray]
+
+
+def put(folder: Path, picture: Picture, *names: str, scale: int = 1) -> None:
+    """Write images of one size, each divided by the scale."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, name in enumerate(names):
+        write(folder / name, picture(48 // scale, 40 // scale, seed=i))
+
+
+@pytest.mark.parametrize(
+    ("hr", "lr"),
+    [
+        ("Set5/HR/baby.png", "Set5/LR_bicubic/X4/babyx4.png"),
+        ("Set5/GTmod12/baby.png", "Set5/LRbicx4/baby.png"),
+        ("Set5/original/baby.png", "Set5/LR/x4/baby_x4.png"),
+        ("set5/hr/baby.PNG", "set5/lr_x4/baby.png"),
+        ("Set5/baby.png", "Set5/X4/baby.png"),
+        ("Set5/image_SRF_4/img_001_SRF_4_HR.png", "Set5/image_SRF_4/img_001_SRF_4_LR.png"),
+        ("HR/Set5/x4/baby_HR_x4.png", "LR/LRBI/Set5/x4/baby_LRBI_x4.png"),
+        ("Set5_HR/0801.png", "Set5_LR_bicubic/X4/0801x4.png"),
+        ("Set5/Set5_valid_HR/0801.png", "Set5/Set5_valid_LR_bicubic/X4/0801x4.png"),
+        ("Set5/HR/baby.png", None),
+        ("Set5/HR/baby.png", "Set5/LR_bicubic/X2/babyx2.png"),  # of another scale: LR is made
+    ],
+)
+def test_layouts(tmp_path: Path, picture: Picture, hr: str, lr: str | None) -> None:
+    put((tmp_path / hr).parent, picture, Path(hr).name)
+    if lr is not None:
+        put((tmp_path / lr).parent, picture, Path(lr).name, scale=4)
+    (suite,) = find_suites(tmp_path, ["Set5"], 4)
+    (item,) = suite.items
+    assert suite.left_out == ()
+    assert item.hr == tmp_path / hr
+    assert item.lr == (None if lr is None or "X2" in lr else tmp_path / lr)
+    pair = load_pair(item, 4)
+    assert pair.hr is not None
+    assert (pair.hr.shape, pair.lr.shape) == ((48, 40, 3), (12, 10, 3))
+
+
+def test_the_shared_sets_are_found(shared: Path) -> None:
+    suites = find_suites(shared / "data/benchmarks", [], 4)
+    assert [(suite.name, len(suite.items)) for suite in suites] == [("BSD100", 100), ("Set14", 14), ("Set5", 5)]
+    assert [suite.left_out for suite in suites] == [(), (), ()]
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_lr_is_made_as_the_published_one(shared: Path, scale: int) -> None:
+    (suite,) = find_suites(shared / "data/benchmarks", ["Set5"], scale)
+    for item in suite.items:
+        assert item.lr is not None
+        made = load_pair(Item(item.name, item.hr, None), scale)
+        assert np.array_equal(made.lr, load_pair(item, scale).lr), item.name
+
+
+def test_a_set_can_be_named_otherwise(tmp_path: Path, picture: Picture) -> None:
+    put(tmp_path / "B100" / "HR", picture, "1.png")
+    assert len(find_suites(tmp_path, ["BSDS100"], 4)[0].items) == 1
+
+
+def test_the_folder_itself_can_be_the_set(tmp_path: Path, picture: Picture) -> None:
+    put(tmp_path / "Photos", picture, "a.png", "b.png")
+    assert [(s.name, len(s.items)) for s in find_suites(tmp_path / "Photos", [], 4)] == [("Photos", 2)]
+    put(tmp_path / "Set5" / "HR", picture, "a.png")
+    assert len(find_suites(tmp_path / "Set5", ["Set5"], 4)[0].items) == 1
+
+
+def test_lr_only(tmp_path: Path, picture: Picture) -> None:
+    put(tmp_path, picture, "a.png", "b.png")
+    suite = pair_folders("custom", None, tmp_path, 4)
+    assert [(item.hr, item.lr) for item in suite.items] == [(None, tmp_path / "a.png"), (None, tmp_path / "b.png")]
+    assert load_pair(suite.items[0], 4).hr is None
+
+
+def test_unknown_sets_name_the_nearest(tmp_path: Path, picture: Picture) -> None:
+    put(tmp_path / "Urban100" / "HR", picture, "1.png")
+    with pytest.raises(DataError, match=r"no set 'Urban10' \(did you mean 'Urban100'\?\)"):
+        find_suites(tmp_path, ["Urban10"], 4)
+    with pytest.raises(DataError, match="not a folder"):
+        find_suites(tmp_path / "nowhere", [], 4)
+    (tmp_path / "empty" / "nothing").mkdir(parents=True)
+    with pytest.raises(DataError, match="no benchmark set"):
+        find_suites(tmp_path / "empty", [], 4)
+
+
+def test_a_missing_lr_and_an_empty_folder_are_named(tmp_path: Path, picture: Picture) -> None:
+    put(tmp_path / "Set5" / "HR", picture, "a.png", "b.png")
+    put(tmp_path / "Set5" / "LRbicx4", picture, "a.png", scale=4)
+    (tmp_path / "Set14" / "HR").mkdir(parents=True)
+    five, fourteen = find_suites(tmp_path, ["Set5", "Set14"], 4)
+    assert [item.name for item in five.items] == ["a"]
+    ((name, cause),) = five.left_out
+    assert name.endswith("b.png")
+    assert "LRbicx4 has no LR image" in cause
+    assert fourteen.items == ()
+    assert fourteen.left_out == ((str(tmp_path / "Set14" / "HR"), "the folder holds no images"),)
+
+
+def test_names_that_end_alike_stay_apart(tmp_path: Path, picture: Picture) -> None:
+    put(tmp_path / "HR", picture, "a.png", "ax4.png", "b.png", "b.jpg")
+    suite = pair_folders("x", tmp_path / "HR", None, 4)
+    assert sorted(item.name for item in suite.items) == ["a", "ax4", "b.jpg", "b.png"]
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path, picture: Picture) -> None:
+    hr, lr = tmp_path / "hr.png", tmp_path / "lr.png"
+    write(hr, picture(48, 40))
+    write(lr, picture(12, 11))
+    with pytest.raises(DataError, match=r"lr\.png is 11 x 12, but x4 of hr\.png \(40 x 48\) needs 10 x 12"):
+        load_pair(Item("a", hr, lr), 4)
+    write(lr, picture(12, 10).astype(np.uint16) * 257)
+    with pytest.raises(DataError, match=r"lr\.png has 16 bits, but .*hr\.png has 8"):
+        load_pair(Item("a", hr, lr), 4)
+    write(hr, picture(3, 3))
+    with pytest.raises(DataError, match="smaller than the scale"):
+        load_pair(Item("a", hr, None), 4)
+    hr.write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"hr\.png"):
+        load_pair(Item("a", hr, None), 4)
+    write(tmp_path / "f.tiff", picture().astype(np.float32) / 255)
+    with pytest.raises(DataError, match="floating point"):
+        load_pair(Item("a", tmp_path / "f.tiff", None), 4)
+
+
+def test_hr_is_cropped_and_grey_kept(tmp_path: Path, picture: Picture) -> None:
+    write(tmp_path / "a.png", picture(50, 43, channels=1))
+    pair = load_pair(Item("a", tmp_path / "a.png", None), 4)
+    assert pair.hr is not None
+    assert (pair.hr.shape, pair.lr.shape) == ((48, 40, 1), (12, 10, 1))
+    write(tmp_path / "lr.png", np.repeat(pair.lr, 3, axis=2))
+    mixed = load_pair(Item("a", tmp_path / "a.png", tmp_path / "lr.png"), 4)
+    assert mixed.hr is not None
+    assert mixed.hr.shape == (48, 40, 3)
+    assert "grey" in mixed.notices[0]
+
+
+def test_16_bits_stay_16_bits(picture: Picture) -> None:
+    assert make_lr(picture(16, 16).astype(np.uint16) * 257, 4).dtype == np.uint16
