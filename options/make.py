@@ -3,8 +3,8 @@
     python options/make.py           # write options/train/*.yml
     python options/make.py --check   # say which files differ from the table, exit code 1 if any does
 
-Recipes: arXiv 2404.00722 and the option files published with it, with their slips corrected: every file trains DRCT, validates with a
-border of the scale, reads its LR from the folder of its scale, and x4 from x2 leaves the upsampler out.
+Recipes: arXiv 2404.00722 and the option files published with it, with their slips corrected: every file trains DRCT, validates with
+a border of the scale, reads its LR from the folder of its scale, and x4 from x2 leaves the upsampler out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "train"
-GROUPS = {"DRCT": 6, "DRCT-L": 12}
+GROUPS = {"DRCT": 6, "DRCT-L": 12, "MambaDRCT": 6}
+PUBLISHED = ("DRCT", "DRCT-L")
 
 TEMPLATE = """\
 # {title}
@@ -44,15 +45,7 @@ datasets:
     dataroot_lq: datasets/Set14/LRbicx{scale}
 
 network_g:
-  type: DRCT
-  upscale: {scale}
-  in_chans: 3
-  img_size: 64
-  window_size: 16
-  img_range: 1.0
-  depths: {depths}
-  embed_dim: 180
-  num_heads: {depths}
+{network}
   mlp_ratio: 2
   gc: 32
   upsampler: pixelshuffle
@@ -98,6 +91,27 @@ logger:
   save_checkpoint_freq: {val_freq}
 """
 
+DRCT = """\
+  type: DRCT
+  upscale: {scale}
+  in_chans: 3
+  img_size: 64
+  window_size: 16
+  img_range: 1.0
+  depths: {depths}
+  embed_dim: 180
+  num_heads: {depths}"""
+MAMBA_DRCT = """\
+  type: mamba_drct
+  upscale: {scale}
+  in_chans: 3
+  img_size: 64
+  img_range: 1.0
+  depths: {depths}
+  embed_dim: 180
+  expand: 1.0
+  d_state: 16"""
+
 DF2K = """\
     name: DF2K
     type: PairedImageDataset
@@ -118,13 +132,14 @@ RECIPES = {
 
 
 def runs() -> Iterator[tuple[str, str, int]]:
-    """Network, recipe and scale of each published training."""
+    """Network, recipe and scale of each published training, and of the one that was announced and never published."""
     for scale in (2, 3, 4):
         yield "DRCT", "from_scratch", scale
-        for network in GROUPS:
+        for network in PUBLISHED:
             yield network, "ImageNet_from_scratch", scale
             yield network, "finetune_from_ImageNet_pretrain", scale
     yield "DRCT", "finetune_from_SRx2", 4
+    yield "MambaDRCT", "from_scratch", 4
 
 
 def option_file(network: str, recipe: str, scale: int) -> tuple[str, str]:
@@ -144,7 +159,7 @@ def option_file(network: str, recipe: str, scale: int) -> tuple[str, str]:
         scale=scale,
         train_set=train_set.format(scale=scale),
         gt_size=64 * scale,
-        depths=[6] * GROUPS[network],
+        network=(MAMBA_DRCT if network == "MambaDRCT" else DRCT).format(scale=scale, depths=[6] * GROUPS[network]),
         path=path,
         lr=lr,
         milestones=[1000 * m for m in milestones],

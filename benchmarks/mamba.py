@@ -1,0 +1,153 @@
+"""The selective scan and a training step of MambaDRCT: formula, plain torch, C kernel and DRCT, in one run.
+
+    python benchmarks/mamba.py                          # scans at DRCT's narrowest width on 64 x 64, steps of one group on 64 x 64
+    python benchmarks/mamba.py --channels 308 --groups 6 --rounds 5 --json mamba.json
+
+The contestants take turns, so that whatever else the machine does meets all of them; printed are the fastest time of each and the
+median of the ratios within a round. The sequential scan is the formula with all decays computed beforehand, as in the reference
+code of Mamba. "kept" is what autograd holds between forward and backward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from drct.engine import native
+from drct.engine.accelerate import accelerate
+from drct.networks import create_network
+from drct.networks.mamba_drct import from_sequences, to_sequences
+from drct.networks.scan import selective_scan, sequential_scan
+
+Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def four_scans(scan: Scan) -> Scan:
+    """Scan a map in four directions with a function that knows sequences only."""
+
+    def run(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        s = [to_sequences(t) for t in (u.unsqueeze(3).expand_as(delta), delta, b, c)]
+        return from_sequences(scan(s[0], s[1], a, s[2], s[3]), *u.shape[1:3])
+
+    return run
+
+
+def scan_inputs(size: int, channels: int) -> list[Tensor]:
+    u, delta = torch.randn(1, size, size, channels), F.softplus(torch.randn(1, size, size, 4, channels) - 3)
+    a = -torch.arange(1.0, 17.0).expand(4, channels, 16).contiguous()
+    b, c = torch.randn(1, size, size, 4, 16), torch.randn(1, size, size, 4, 16)
+    return [t.requires_grad_() for t in (u, delta, a, b, c)]
+
+
+def alternate(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contestant in each round, after one warming round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for r in range(rounds + 1):
+        for name, run in contestants.items():
+            begin = time.perf_counter()
+            run()
+            if r:
+                seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def table(title: str, seconds: dict[str, list[float]], against: str, notes: dict[str, str]) -> dict[str, dict[str, float]]:
+    print(f"\n{title}")
+    rows = {}
+    for name, times in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(seconds[against], times, strict=True))
+        rows[name] = {"ms": 1000 * min(times), "ratio": ratio}
+        print(f"  {name:<24}{1000 * min(times):9.1f} ms   {against} / this {ratio:6.2f}   {notes.get(name, '')}")
+    return rows
+
+
+def kept_mebibytes(run: Callable[[], object]) -> float:
+    """Distinct memory that autograd saves while ``run`` computes a forward pass."""
+    storages: dict[int, int] = {}
+
+    def pack(t: Tensor) -> Tensor:
+        storages[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        result = run()  # held until counted, so that no two tensors share an address
+    del result
+    return sum(storages.values()) / 2**20
+
+
+def compare_scans(size: int, channels: int, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
+    inputs = scan_inputs(size, channels)
+    scans: dict[str, Scan] = {"sequential": four_scans(sequential_scan), "ours, plain torch": four_scans(selective_scan)}
+    if reason := native.scan_available():
+        print(f"no C kernel: {reason}")
+    else:
+        scans["ours, C kernel"] = native.selective_scan
+    with torch.no_grad():
+        expected = scans["sequential"](*inputs)
+        errors = {name: f"difference {(scan(*inputs) - expected).abs().max():.1e}" for name, scan in scans.items()}
+
+        forward = alternate({name: lambda scan=scan: scan(*inputs) for name, scan in scans.items()}, rounds)
+
+    def train(scan: Scan) -> None:
+        torch.autograd.grad(scan(*inputs).sum(), inputs)
+
+    notes = {name: f"kept {kept_mebibytes(lambda scan=scan: scan(*inputs)):.0f} MiB" for name, scan in scans.items()}
+    both = alternate({name: lambda scan=scan: train(scan) for name, scan in scans.items()}, rounds)
+    where = f"{channels} channels, 4 directions, {size} x {size}"
+    return {
+        "scan_forward": table(f"scan, forward: {where}", forward, "sequential", errors),
+        "scan_training": table(f"scan, forward and backward: {where}", both, "sequential", notes),
+    }
+
+
+def compare_steps(size: int, groups: int, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Training steps of DRCT and MambaDRCT with equal groups, both plain and with C kernels."""
+    x, gt = torch.rand(1, 3, size, size), torch.rand(1, 3, 4 * size, 4 * size)
+    networks: dict[str, nn.Module] = {}
+    for name in ("drct", "mamba_drct"):
+        options = {"depths": [6] * groups} | ({"num_heads": [6] * groups} if name == "drct" else {})
+        networks[f"{name}, plain"] = create_network(name, **options)
+        networks[f"{name}, C kernels"] = create_network(name, **options)
+        accelerate(networks[f"{name}, C kernels"])
+
+    def step(network: nn.Module) -> None:
+        network.zero_grad()
+        F.l1_loss(network(x), gt).backward()
+
+    notes = {name: f"kept {kept_mebibytes(lambda n=n: n(x)):.0f} MiB" for name, n in networks.items()}
+    training = alternate({name: lambda n=n: step(n) for name, n in networks.items()}, rounds)
+    with torch.inference_mode():
+        inference = alternate({name: lambda n=n: n(x) for name, n in networks.items()}, rounds)
+    where = f"{groups} groups, {size} x {size}, x4, batch 1"
+    return {
+        "step": table(f"forward and backward of the network: {where}", training, "drct, C kernels", notes),
+        "inference": table(f"forward of the network: {where}", inference, "drct, C kernels", {}),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=64, help="side of the map in pixels")
+    parser.add_argument("--channels", type=int, default=180, help="channels of the scan: DRCT's blocks have 180 to 308")
+    parser.add_argument("--groups", type=int, default=1, help="groups of the networks (the published sizes have 6)")
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds")
+    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    figures = compare_scans(arguments.size, arguments.channels, arguments.rounds)
+    figures |= compare_steps(arguments.size, arguments.groups, arguments.rounds)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(vars(arguments) | {"json": str(arguments.json), "figures": figures}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
