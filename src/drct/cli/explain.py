@@ -210,3 +210,86 @@ def cost(models: tuple[str, ...], size: tuple[int, int], scale: int | None, as_j
         console.say(line)
     if as_json:
         console.document([entry.as_dict() for entry in costs])
+
+
+IMAGES = click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
+
+
+@command.command(cls=Models)
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option(
+    "--show", default="mean", show_default=True, metavar="mean|pca|N", help="What to show of the channels; N is one of them."
+)
+@CROP
+@_figure_option("features")
+@COMMON
+def features(image: Path, show: str, crop: int, output: Path, models: tuple[str, ...], device: str, quiet: bool) -> None:
+    """Feature maps by depth: a row for each model, a column for each group.
+
+    IMAGE is fed to the models as it is. Each row has one colour scale.
+    """
+    from drct.explain import figures
+    from drct.explain.features import as_picture, group_features
+    from drct.explain.subjects import load_subjects, read_input
+
+    figures.check_path(output, [image])
+    pixels = read_input(image, crop)
+    subjects = load_subjects(models, device)
+    sheets = [[as_picture(feature, show) for feature in group_features(subject, pixels).values()] for subject in subjects]
+    figures.save(figures.features_figure([subject.name for subject in subjects], sheets, show), output)
+    Console(quiet=quiet).say(f"-> {output}")
+
+
+@command.command(cls=Models)
+@IMAGES
+@CROP
+@_figure_option("field")
+@COMMON
+def field(images: tuple[Path, ...], crop: int, output: Path, models: tuple[str, ...], device: str, quiet: bool) -> None:
+    """Effective receptive field: how far around a pixel a model looks.
+
+    IMAGEs, or all images of folders, are fed to the models as they are; the field is averaged over them.
+    """
+    from drct.explain import figures
+    from drct.explain.field import receptive_field
+    from drct.explain.subjects import find_images, load_subjects, read_input
+
+    files = find_images(images)
+    figures.check_path(output, files)
+    subjects = load_subjects(models, device)
+    fields = [receptive_field(subject, (read_input(file, crop) for file in files)) for subject in subjects]
+    names = [subject.name for subject in subjects]
+    figures.save(figures.field_figure(names, fields), output)
+    console = Console(quiet=quiet)
+    for name, result in zip(names, fields, strict=True):
+        console.say(f"{name}: " + ", ".join(f"{share:.0%} within {side} px" for share, side in result.sides.items()))
+    console.say(f"-> {output}")
+
+
+@command.command(cls=Models)
+@IMAGES
+@CROP
+@_figure_option("cka")
+@COMMON
+def cka(images: tuple[Path, ...], crop: int, output: Path, models: tuple[str, ...], device: str, quiet: bool) -> None:
+    """Similarity between the groups of each model (linear CKA).
+
+    IMAGEs, or all images of folders, are fed to the models as they are. Groups that resemble each other closely add little.
+    """
+    from drct.explain import figures
+    from drct.explain.cka import samples, similarity
+    from drct.explain.subjects import find_images, load_subjects, read_input
+
+    files = find_images(images)
+    figures.check_path(output, files)
+    subjects = load_subjects(models, device)
+    matrices = []
+    for subject in subjects:
+        groups = samples(subject, (read_input(file, crop) for file in files))
+        matrices.append(similarity(groups, groups))
+    names = [subject.name for subject in subjects]
+    figures.save(figures.cka_figure(names, matrices), output)
+    console = Console(quiet=quiet)
+    for name, matrix in zip(names, matrices, strict=True):
+        console.say(f"{name}: first to last group {matrix[0, -1]:.3f}")
+    console.say(f"-> {output}")

@@ -54,3 +54,41 @@ def group_features(subject: Subject, pixels: np.ndarray) -> dict[str, Tensor]:
         for handle in handles:
             handle.remove()
     return features
+
+
+def as_picture(feature: Tensor, show: str) -> np.ndarray:
+    """What a sheet shows of a feature map ``(h, w, C)``.
+
+    Args:
+        feature: from :func:`group_features`.
+        show: ``"mean"`` of the absolute values over channels, ``(h, w)``; ``"pca"``, the three main components as RGB in 0..1,
+            ``(h, w, 3)``; or the number of a channel from 0, ``(h, w)``.
+
+    Raises:
+        OptionError: anything else, or a channel that does not exist.
+    """
+    channels = feature.shape[-1]
+    if show == "mean":
+        return feature.abs().mean(-1).numpy()
+    if show == "pca":
+        return _components(feature)
+    if not show.isdecimal():
+        raise OptionError(f"--show is '{show}': use mean, pca or the number of a channel")
+    if int(show) >= channels:
+        raise OptionError(f"channel {show} does not exist: the features have channels 0 to {channels - 1}")
+    return feature[..., int(show)].numpy()
+
+
+def _components(feature: Tensor) -> np.ndarray:
+    """The three main components, each from its 1st to its 99th percentile."""
+    h, w, channels = feature.shape
+    x = feature.flatten(0, 1).double()
+    x = x - x.mean(0)
+    _, vectors = torch.linalg.eigh(x.T @ x)
+    main = vectors[:, -3:].flip(1)
+    # an eigenvector has no sign of its own: let its largest entry be positive
+    main = main * main.gather(0, main.abs().argmax(0, keepdim=True)).sign()
+    projected = (x @ main).reshape(h, w, -1).numpy()
+    low, high = np.percentile(projected, (1, 99), axis=(0, 1))
+    scaled = np.clip((projected - low) / np.maximum(high - low, 1e-12), 0, 1)
+    return np.concatenate([scaled, np.zeros((h, w, 3 - min(3, channels)))], axis=-1)

@@ -12,6 +12,7 @@ import numpy as np
 
 from drct.errors import OptionError
 from drct.explain.extras import need
+from drct.explain.field import Field
 from drct.explain.flow import MEASURES, Flow
 from drct.explain.lam import Attribution, Window, density
 
@@ -124,3 +125,58 @@ def flow_figure(names: Sequence[str], flows: Sequence[Flow]) -> Any:
 def ticks(count: int) -> np.ndarray:
     """Numbers 1..count, at most about eight of them."""
     return np.arange(1, count + 1, -(-count // 8))
+
+
+def features_figure(names: Sequence[str], sheets: Sequence[Sequence[np.ndarray]], show: str) -> Any:
+    """A row for each network, a column for each group; a row has one scale, so that features that fade look faded."""
+    columns, side = max(map(len, sheets)), 1.35
+    height, width = sheets[0][0].shape[:2]
+    with new_figure(columns * side + 1.3, len(names) * (side * height / width + 0.1) + 0.4) as figure:
+        axes = figure.subplots(len(names), columns, squeeze=False)
+        for row, name, sheet in zip(axes, names, sheets, strict=True):
+            low = 0.0 if show == "mean" else float(min(np.min(panel) for panel in sheet))
+            high = float(max(np.max(panel) for panel in sheet))
+            image: Any = None
+            for ax, panel in zip(row, sheet, strict=False):
+                image = ax.imshow(panel, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
+            for i, ax in enumerate(row):
+                ax.set(xticks=[], yticks=[])
+                ax.set_visible(i < len(sheet))
+            row[0].set_ylabel(name)
+            if show != "pca":
+                bar = figure.colorbar(image, ax=row, shrink=0.85, pad=0.01, aspect=14)
+                bar.set_label("mean |value|" if show == "mean" else f"channel {show}", fontsize=8)
+        for i in range(columns):
+            longest = max(range(len(sheets)), key=lambda s: len(sheets[s]))
+            axes[0 if len(sheets[0]) > i else longest][i].set_title(f"group {i + 1}")
+    return figure
+
+
+def field_figure(names: Sequence[str], fields: Sequence[Field]) -> Any:
+    """Effective receptive fields beside each other, on a logarithmic scale of three decades."""
+    colors = need("matplotlib.colors")
+    with new_figure(2.6 * len(names) + 0.9, 3.0) as figure:
+        axes = figure.subplots(1, len(names), squeeze=False)[0]
+        image: Any = None
+        for ax, name, field in zip(axes, names, fields, strict=True):
+            h, w = field.map.shape
+            extent = (-(w // 2) - 0.5, w - w // 2 - 0.5, h - h // 2 - 0.5, -(h // 2) - 0.5)
+            image = ax.imshow(np.maximum(field.map, 1e-3), cmap="magma", norm=colors.LogNorm(1e-3, 1), extent=extent)
+            ax.set(xlabel="LR pixels from the middle", title=f"{name}\n90 % within {field.sides[0.9]} px")
+        axes[0].set_ylabel("LR pixels from the middle")
+        figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02).set_label("gradient / maximum")
+    return figure
+
+
+def cka_figure(names: Sequence[str], matrices: Sequence[np.ndarray]) -> Any:
+    """Similarity of the groups of each network to each other."""
+    with new_figure(2.5 * len(names) + 0.9, 2.8) as figure:
+        axes = figure.subplots(1, len(names), squeeze=False)[0]
+        image: Any = None
+        for ax, name, matrix in zip(axes, names, matrices, strict=True):
+            n = len(matrix)
+            image = ax.imshow(matrix, cmap="viridis", vmin=0, vmax=1, extent=(0.5, n + 0.5, n + 0.5, 0.5))
+            ax.set(title=name, xlabel="group", xticks=ticks(n), yticks=ticks(n))
+        axes[0].set_ylabel("group")
+        figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02).set_label("linear CKA (1: same)")
+    return figure

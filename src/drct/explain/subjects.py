@@ -60,7 +60,7 @@ def unique_names(models: Sequence[str | os.PathLike[str]]) -> list[str]:
 def rgb8(picture: Picture) -> np.ndarray:
     """Pixels ``(H, W, 3)`` uint8; grey is repeated, transparency left out."""
     pixels = to_depth(picture.pixels, "uint8")
-    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
 
 def device_of(network: nn.Module) -> torch.device:

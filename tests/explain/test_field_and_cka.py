@@ -1,0 +1,100 @@
+"""Receptive fields, similarity of layers and pictures of features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from drct.cli import run
+from drct.errors import OptionError
+from drct.explain.cka import linear_cka, samples, similarity
+from drct.explain.features import as_picture
+from drct.explain.field import receptive_field, side_of
+from drct.explain.subjects import Subject
+from drct.networks.base import SuperResolutionNetwork
+from drct.weights import load_network
+
+
+class Blur(SuperResolutionNetwork):
+    """A 5 x 5 mean: its receptive field is known."""
+
+    def __init__(self) -> None:
+        super().__init__(None, scale=1, in_chans=3, pad_multiple=1, img_range=1.0)
+        self.blur = torch.nn.Conv2d(3, 3, 5, padding=2, groups=3, bias=False)
+        torch.nn.init.constant_(self.blur.weight, 0.04)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.blur(x)
+
+
+def test_field_of_a_convolution_is_its_kernel() -> None:
+    field = receptive_field(Subject("blur", Blur()), [np.random.default_rng(0).random((11, 13, 3), np.float32)] * 2)
+    expected = np.zeros((11, 13))
+    expected[3:8, 4:9] = 1
+    np.testing.assert_allclose(field.map, expected, atol=1e-6)
+    assert field.sides == {0.5: 5, 0.9: 5, 0.99: 5}
+
+
+def test_side_counts_from_the_middle() -> None:
+    values = np.zeros((9, 9))
+    values[4, 4] = 8
+    values[4, 7] = 2
+    assert (side_of(values, 0.8), side_of(values, 0.9)) == (1, 7)
+
+
+def test_images_of_different_sizes_have_no_common_field() -> None:
+    images = [np.zeros((8, 8, 3), np.float32), np.zeros((9, 8, 3), np.float32)]
+    with pytest.raises(OptionError, match="different sizes"):
+        receptive_field(Subject("blur", Blur()), images)
+
+
+def test_cka_sees_through_rotation_and_scale_only() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(500, 6, generator=generator), torch.randn(500, 4, generator=generator)
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator))[0]
+    assert linear_cka(x, 3 * x @ rotation + 5) == pytest.approx(1, abs=1e-5)
+    assert linear_cka(x, y) < 0.1
+    assert linear_cka(x, y) == pytest.approx(linear_cka(y, x))
+    assert np.isnan(linear_cka(x, torch.ones(500, 2)))
+
+
+def test_similarity_of_a_network_to_itself(models: list[Path]) -> None:
+    subject = Subject("net", load_network(models[0]))
+    groups = samples(subject, [np.random.default_rng(i).random((16, 16, 3), np.float32) for i in range(2)])
+    assert [tuple(g.shape) for g in groups] == [(512, 8)] * 2
+    matrix = similarity(groups, groups)
+    np.testing.assert_allclose(np.diag(matrix), 1)
+    assert 0 < matrix[0, 1] == pytest.approx(matrix[1, 0])
+    assert matrix[0, 1] < 1
+
+
+def test_pictures_of_features() -> None:
+    feature = torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(0))
+    feature[..., 3] += 50 * torch.arange(5)
+    np.testing.assert_allclose(as_picture(feature, "mean"), feature.abs().mean(-1))
+    np.testing.assert_allclose(as_picture(feature, "3"), feature[..., 3])
+    pca = as_picture(feature, "pca")
+    assert pca.shape == (6, 5, 3)
+    assert np.corrcoef(pca[..., 0].ravel(), feature[..., 3].numpy().ravel())[0, 1] > 0.99
+    for show, message in (("8", "channels 0 to 7"), ("median", "mean, pca")):
+        with pytest.raises(OptionError, match=message):
+            as_picture(feature, show)
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [(["features"], "->"), (["features", "--show", "pca"], "->"), (["field"], "90% within"), (["cka"], "first to last group")],
+)
+def test_verbs_write_their_figure(
+    verb: list[str], said: str, image: Path, models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "figure.svg"
+    args = ["explain", *verb, str(image), "--crop", "16", "--model", *map(str, models), "-o", str(out)]
+    assert run(args) == 0
+    assert said in capsys.readouterr().out
+    drawn = out.read_text()
+    assert "tiny-drct" in drawn
+    assert "tiny-swinir" in drawn
