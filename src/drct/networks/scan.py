@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-STEPS = 64  # positions in a segment
+STEPS = 64  # largest number of positions in a segment
 # numbers in the states that run side by side: on a CPU few enough for the nearest cache, elsewhere enough to fill the device
 STATES_CPU = 2**13
 STATES_ACCELERATOR = 2**22
@@ -42,7 +42,7 @@ def sequential_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -
 def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """The scan in float32, with gradients, memory linear in the length and far below one state per position.
 
-    The sequence is cut into blocks, a block into segments of :data:`STEPS` positions. The segments of a block run side by side,
+    The sequence is cut into blocks, a block into segments of up to :data:`STEPS`. The segments of a block run side by side,
     first from zero to learn what each adds, then from the states that follow. Between forward and backward only the state at the
     beginning of each block is kept.
     """
@@ -84,19 +84,19 @@ class _SelectiveScan(torch.autograd.Function):
             seg_delta, seg_u, seg_b, seg_c, seg_dy = (_cut(t[:, span], segments) for t in (delta, u, b, c, dy))
             x = seg_delta * seg_u
             first = _starts(seg_delta, x, rate, seg_b, h)
-            states = first.new_empty(STEPS + 1, *first.shape)
+            states = first.new_empty(len(x) + 1, *first.shape)
             states[0] = first
             work = torch.empty_like(first)
             (delta_rows, x_rows, dy_rows), (b_columns, c_columns) = _rows(seg_delta, x, seg_dy), _columns(seg_b, seg_c)
             at = states.unbind(0)
-            for t in range(STEPS):
+            for t in range(len(x)):
                 torch.exp2(torch.mul(delta_rows[t], rate, out=work), out=work)
                 torch.mul(work, at[t], out=at[t + 1]).addcmul_(x_rows[t], b_columns[t])
             # the same recurrence runs backwards for the gradient of the state: dh_t = C_t dy_t + exp(delta_{t+1} A) dh_{t+1}
             g = _ends(seg_delta, seg_dy, rate, seg_c, carried)
             dx, dd, sum_a = torch.empty_like(x), torch.empty_like(x), torch.zeros_like(first)
             out_b, out_c = torch.empty_like(seg_b), torch.empty_like(seg_c)
-            for t in reversed(range(STEPS)):
+            for t in reversed(range(len(x))):
                 g.addcmul_(c_columns[t], dy_rows[t])
                 torch.sum(torch.mul(at[t + 1], dy_rows[t], out=work), dim=-1, out=out_c[t])
                 torch.sum(torch.mul(g, x_rows[t], out=work), dim=-1, out=out_b[t])
@@ -124,25 +124,27 @@ def _blocks(u: Tensor, a: Tensor) -> Iterator[tuple[slice, int]]:
 
 
 def _cut(x: Tensor, segments: int) -> Tensor:
-    """``(B, length, K, X)`` to ``(STEPS, B * segments, K, X)``; what is added at the end is zero and so changes no state."""
+    """``(B, length, K, X)`` to ``(steps, B * segments, K, X)``; what is added at the end is zero and so changes no state."""
     batch, length = x.shape[:2]
-    x = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, segments * STEPS - length))
-    return x.reshape(batch * segments, STEPS, *x.shape[2:]).transpose(0, 1).contiguous()
+    steps = -(-length // segments)
+    if steps * segments != length:
+        x = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, segments * steps - length))
+    return x.reshape(batch * segments, steps, *x.shape[2:]).transpose(0, 1).contiguous()
 
 
 def _join(x: Tensor, segments: int, length: int) -> Tensor:
     """Inverse of :func:`_cut`."""
     x = x.transpose(0, 1)
-    return x.reshape(-1, segments * STEPS, *x.shape[2:])[:, :length]
+    return x.reshape(-1, segments * x.shape[1], *x.shape[2:])[:, :length]
 
 
 def _rows(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """``(STEPS, M, K, D)`` to one ``(M, K, 1, D)`` per step."""
+    """``(steps, M, K, D)`` to one ``(M, K, 1, D)`` per step."""
     return [t.unsqueeze(-2).unbind(0) for t in tensors]
 
 
 def _columns(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """``(STEPS, M, K, N)`` to one ``(M, K, N, 1)`` per step."""
+    """``(steps, M, K, N)`` to one ``(M, K, N, 1)`` per step."""
     return [t.unsqueeze(-1).unbind(0) for t in tensors]
 
 
