@@ -293,3 +293,62 @@ def cka(images: tuple[Path, ...], crop: int, output: Path, models: tuple[str, ..
     for name, matrix in zip(names, matrices, strict=True):
         console.say(f"{name}: first to last group {matrix[0, -1]:.3f}")
     console.say(f"-> {output}")
+
+
+@command.command(cls=Models)
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option(
+    "--at", type=Pair("X,Y", ","), metavar="X,Y", help="Top-left corner of the attribution window.  [default: the middle]"
+)
+@click.option("--window", type=int, default=16, show_default=True, help="Side of the window in pixels.")
+@click.option("--fold", type=int, default=50, show_default=True, help="Steps of the attribution's path.")
+@CROP
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True, help="The page, .html."
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    default=["drct-light-x4"],
+    show_default=True,
+    metavar="FILE|NAME...",
+    help="Models to explain.",
+)
+@DEVICE
+@QUIET
+def report(
+    image: Path,
+    at: tuple[int, int] | None,
+    window: int,
+    fold: int,
+    crop: int,
+    output: Path,
+    models: tuple[str, ...],
+    device: str,
+    quiet: bool,
+) -> None:
+    """Everything on one page: a single HTML file that needs nothing else.
+
+    IMAGE is the HR image; of a larger one the middle is used, and X,Y counts from its corner.
+    """
+    from drct.errors import OptionError
+    from drct.explain.lam import Window
+    from drct.explain.report import write_report
+    from drct.explain.subjects import centre, load_subjects, rgb8
+    from drct.imaging import read
+
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise OptionError(f"{output} is no name of a page: use .html")
+    hr = rgb8(read(image))
+    height, width = centre(hr, crop).shape[:2]
+    corner = at or (max(0, (width - window - 1) // 2), max(0, (height - window - 1) // 2))
+    place = Window(*corner, window)
+    place.check(height, width)
+    subjects = load_subjects(models, device)
+    console = Console(quiet=quiet)
+    with console:
+        indices = write_report(output, image.name, hr, subjects, place, fold=fold, crop=crop, advance=console.progress)
+    for name, index in indices.items():
+        console.say(f"{name}: diffusion index {index:.4f}")
+    console.say(f"-> {output}")

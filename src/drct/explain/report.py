@@ -1,0 +1,147 @@
+"""Everything about one image and some networks on one page: a single HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drct.errors import OptionError
+from drct.explain import figures
+from drct.explain.cka import samples, similarity
+from drct.explain.cost import cost_table, network_cost
+from drct.explain.extras import need
+from drct.explain.features import as_picture, group_features, groups_of
+from drct.explain.field import receptive_field
+from drct.explain.flow import feature_flow
+from drct.explain.lam import Window, attribute_all, crop_to_multiple, low_resolution
+from drct.explain.subjects import Subject, centre
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff }
+img { max-width: 100%; height: auto; display: block; margin: 1rem auto }
+pre { overflow-x: auto; background: #f4f4f4; padding: .8rem; font-size: 13px }
+h2 { margin-top: 2.5rem }
+"""
+
+TEXTS = {
+    "lam": (
+        "What the networks look at",
+        "The red box is a small window of the enlarged picture. The map shows which pixels of the small picture the network "
+        "used to draw the detail inside that window (local attribution map, LAM): the darker, the more. DI, the diffusion index, says "
+        "in one number how far this spreads; a larger number means that more of the picture took part.",
+    ),
+    "flow": (
+        "How strong the features are on their way",
+        "A network passes its image through groups of layers, one after the other. The curves show how strong the numbers "
+        "between the groups are. A curve that falls towards the last group means that information is lost on the way, the "
+        "information bottleneck that DRCT's dense connections are meant to avoid.",
+    ),
+    "features": (
+        "What the features look like",
+        "The same numbers as pictures, averaged over channels: one row for each network, from its first group to its last. A row "
+        "has one colour scale, so that features that fade with depth also look faded.",
+    ),
+    "field": (
+        "How far the networks look",
+        "How much each input pixel changes the middle of the output (effective receptive field). The scale is logarithmic: each "
+        "tick of the bar is a factor of ten.",
+    ),
+    "cka": (
+        "How much the groups differ",
+        "Similarity between what leaves each group and what leaves each other one (linear CKA): 1 means that they carry the same, "
+        "0 that they have nothing in common. Groups that resemble their neighbours change little.",
+    ),
+    "cost": (
+        "What the networks cost",
+        "Parameters are the numbers learned in training. Multiply-adds are the operations for one small picture of the size given. "
+        "Inference and training are the memory of what is computed on the way, in 32-bit numbers, without the parameters.",
+    ),
+}
+
+
+def write_report(
+    file: Path,
+    title: str,
+    hr: np.ndarray,
+    subjects: Sequence[Subject],
+    window: Window | None = None,
+    *,
+    fold: int = 50,
+    crop: int = 256,
+    advance: Callable[[str, int, int], None] | None = None,
+) -> dict[str, float]:
+    """Explain networks on one image in one HTML file.
+
+    Args:
+        file: to write.
+        title: name of the image.
+        hr: HR image ``(H, W, 3)`` uint8; its middle is used.
+        subjects: networks in eval mode.
+        window: of the attribution map, in pixels of the middle that is used; 16 pixels around its centre by default.
+        fold: steps of the attribution's path.
+        crop: most pixels a side that are used of ``hr``.
+        advance: called with the name of a step, steps done and steps in all.
+
+    Returns:
+        Diffusion index by name of network.
+
+    Raises:
+        OptionError: the window does not fit, a network has no named groups, or the file cannot be written.
+        MissingDependencyError: a package of the extra ``explain`` is not installed.
+    """
+    for subject in subjects:
+        groups_of(subject)
+    hr = crop_to_multiple(centre(hr, crop), subjects)
+    height, width = hr.shape[:2]
+    window = window or Window((width - 17) // 2, (height - 17) // 2)
+    window.check(height, width)
+    names = [subject.name for subject in subjects]
+    inputs = [low_resolution(hr, subject.network.scale) for subject in subjects]
+    pairs = list(zip(subjects, inputs, strict=True))
+
+    results = attribute_all(hr, subjects, window, fold=fold, advance=advance)
+    drawn: dict[str, Any] = {"lam": figures.lam_figure(hr, names, results, window)}
+    drawn["flow"] = figures.flow_figure(names, [feature_flow(s, [lr]) for s, lr in pairs])
+    sheets = [[as_picture(feature, "mean") for feature in group_features(s, lr).values()] for s, lr in pairs]
+    drawn["features"] = figures.features_figure(names, sheets, "mean")
+    drawn["field"] = figures.field_figure(names, [receptive_field(s, [lr]) for s, lr in pairs])
+    groups = [samples(s, [lr]) for s, lr in pairs]
+    drawn["cka"] = figures.cka_figure(names, [similarity(g, g) for g in groups])
+    table = "\n".join(cost_table([network_cost(s.name, s.network) for s in subjects]))
+
+    parts = [f"<h1>{html.escape(title)}: what the networks do</h1>"]
+    parts.append(
+        f"<p>The picture was made small ({inputs[0].shape[1]} x {inputs[0].shape[0]} pixels for {html.escape(names[0])}) and "
+        f"enlarged by {html.escape(', '.join(names))}. Each section shows one side of how they did it.</p>"
+    )
+    for key, (heading, text) in TEXTS.items():
+        body = f"<pre>{html.escape(table)}</pre>" if key == "cost" else _image(drawn[key], heading)
+        parts.append(f"<h2>{heading}</h2><p>{text}</p>{body}")
+    _write(file, html.escape(title), parts)
+    return {name: result.diffusion_index for name, result in zip(names, results, strict=True)}
+
+
+def _image(figure: Any, description: str) -> str:
+    buffer = io.BytesIO()
+    with need("matplotlib").rc_context(figures.STYLE):
+        figure.savefig(buffer, format="png", dpi=150, facecolor="white")
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img alt="{description}" src="data:image/png;base64,{data}">'
+
+
+def _write(file: Path, title: str, parts: Sequence[str]) -> None:
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{title}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    )
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise OptionError(f"{file} cannot be written ({error.strerror or error}): choose another output") from error

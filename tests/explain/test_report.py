@@ -1,0 +1,47 @@
+"""The page with everything."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+
+import pytest
+
+from drct.cli import run
+from drct.explain.report import TEXTS
+
+
+def test_report_is_one_page_with_all_sections(
+    image: Path, models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report.html"
+    assert run(["explain", "report", str(image), "--fold", "2", "--model", *map(str, models), "-o", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "tiny-drct: diffusion index" in said
+    assert "tiny-swinir: diffusion index" in said
+    page = out.read_text(encoding="utf-8")
+    assert all(f"<h2>{heading}</h2>" in page for heading, _ in TEXTS.values())
+    sources = re.findall(r'src="([^"]+)"', page)
+    assert len(sources) == 5
+    for source in sources:
+        head, data = source.split(",", 1)
+        assert head == "data:image/png;base64"
+        assert base64.b64decode(data).startswith(b"\x89PNG")
+    assert "http" not in re.sub(r"base64,[^\"]+", "", page)
+    assert "tiny-swinir  " in page
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["-o", "page.txt"], "no name of a page"),
+        (["--at", "99,0"], "outside the image"),
+        (["--window", "60"], "choose a smaller window"),
+    ],
+)
+def test_bad_reports_are_named(
+    args: list[str], message: str, image: Path, models: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["explain", "report", str(image), "--model", str(models[0]), *args]) == 2
+    assert re.search(message, capsys.readouterr().err)
