@@ -105,13 +105,13 @@ def test_it_learns() -> None:
     gt = F.interpolate(lq, scale_factor=2, mode="bicubic")
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     losses = []
-    for _ in range(40):
+    for _ in range(20):
         optimizer.zero_grad()
         loss = F.l1_loss(network(lq), gt)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
 
 
 def test_bfloat16_network_scans_in_float32() -> None:
