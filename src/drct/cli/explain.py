@@ -343,7 +343,7 @@ def report(
     hr = rgb8(read(image))
     height, width = centre(hr, crop).shape[:2]
     corner = at or (max(0, (width - window - 1) // 2), max(0, (height - window - 1) // 2))
-    place = Window(*corner, window)
+    place = Window(corner[0], corner[1], window)
     place.check(height, width)
     subjects = load_subjects(models, device)
     console = Console(quiet=quiet)

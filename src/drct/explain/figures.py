@@ -162,7 +162,7 @@ def field_figure(names: Sequence[str], fields: Sequence[Field]) -> Any:
             h, w = field.map.shape
             extent = (-(w // 2) - 0.5, w - w // 2 - 0.5, h - h // 2 - 0.5, -(h // 2) - 0.5)
             image = ax.imshow(np.maximum(field.map, 1e-3), cmap="magma", norm=colors.LogNorm(1e-3, 1), extent=extent)
-            ax.set(xlabel="LR pixels from the middle", title=f"{name}\n90 % within {field.sides[0.9]} px")
+            ax.set(xlabel="LR pixels from the middle", title=f"{name}\n90 % in a square of {field.sides[0.9]} px")
         axes[0].set_ylabel("LR pixels from the middle")
         figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02).set_label("gradient / maximum")
     return figure
@@ -170,7 +170,7 @@ def field_figure(names: Sequence[str], fields: Sequence[Field]) -> Any:
 
 def cka_figure(names: Sequence[str], matrices: Sequence[np.ndarray]) -> Any:
     """Similarity of the groups of each network to each other."""
-    with new_figure(2.5 * len(names) + 0.9, 2.8) as figure:
+    with new_figure(2.3 * len(names) + 0.9, 3.3) as figure:
         axes = figure.subplots(1, len(names), squeeze=False)[0]
         image: Any = None
         for ax, name, matrix in zip(axes, names, matrices, strict=True):

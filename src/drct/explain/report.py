@@ -33,8 +33,8 @@ TEXTS = {
     "lam": (
         "What the networks look at",
         "The red box is a small window of the enlarged picture. The map shows which pixels of the small picture the network "
-        "used to draw the detail inside that window (local attribution map, LAM): the darker, the more. DI, the diffusion index, says "
-        "in one number how far this spreads; a larger number means that more of the picture took part.",
+        "used to draw the detail inside that window (local attribution map, LAM): the darker, the more. DI, the diffusion index, "
+        "says in one number how far this spreads; a larger number means that more of the picture took part.",
     ),
     "flow": (
         "How strong the features are on their way",
