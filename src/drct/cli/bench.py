@@ -51,10 +51,12 @@ def parse_size(text: str) -> tuple[int, int]:
     """(height, width) from ``"128"`` or ``"640x480"`` (width x height)."""
     from drct.errors import OptionError
 
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and (height or width).isdecimal() and int(width) > 0 and int(height or width) > 0):
+    width, cross, height = text.partition("x")
+    if not cross:
+        height = width
+    if not (width.isdecimal() and height.isdecimal() and int(width) > 0 and int(height) > 0):
         raise OptionError(f"size '{text}' is not a size: use N or WIDTHxHEIGHT, for example 128 or 640x480")
-    return int(height or width), int(width)
+    return int(height), int(width)
 
 
 def measure(model: str, size: tuple[int, int], *, batch: int, scale: int, device: str, precision: str, turns: int) -> Benchmark:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from typing import TypeVar
 
 import torch
@@ -39,6 +40,12 @@ def compile(network: SuperResolutionNetwork, device: str | torch.device = "cpu",
         return DRCTProgram(_in_float32_on_cpu(network), precision)
     if device.type == "cpu" and isinstance(network, SwinIR):
         return SwinIRProgram(_in_float32_on_cpu(network), precision)
+    if device.type == "cuda" and isinstance(network, DRCT) and precision != "fp32":
+        if importlib.util.find_spec("triton") is None:
+            return PlainProgram(network, device, precision, "the package triton is not installed")
+        from drct.engine.gpu.drct import GPUDRCTProgram
+
+        return GPUDRCTProgram(_in_float32_on_cpu(network), device, precision)
     return PlainProgram(network, device, precision, f"there is no faster program for {network.architecture} on {device.type}")
 
 

@@ -153,13 +153,12 @@ def _status(key: str) -> int:
 def multiply_adds(program: Program, network: SuperResolutionNetwork, height: int, width: int, batch: int = 1) -> int:
     """Multiply-adds of one call: those of the folded matrices where the program folds, else the network's own."""
     plain = count_cost(network, height, width)
-    if not isinstance(program, BodyProgram):
+    if program.folded_multiply_adds is None:
         return batch * plain.multiply_adds
-    folded = sum(layer.multiply_adds for layer in program.layers)
     # 1x1 convolutions of DRCT are part of its folded layers
     in_layers = sum(m.weight.numel() for n, m in network.named_modules() if isinstance(m, torch.nn.Conv2d) and ".adjust" in n)
     pixels = program.padded_pixels(height, width, batch)
-    return batch * plain.by_kind["convolution"] + (folded - in_layers) * pixels
+    return batch * plain.by_kind["convolution"] + (program.folded_multiply_adds - in_layers) * pixels
 
 
 class Products:

@@ -25,7 +25,10 @@ class Program:
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         architecture: name of the network family, for example ``"drct"``.
         in_chans: image channels.
+        folded_multiply_adds: per pixel, of the groups after folding; None where nothing was folded.
     """
+
+    folded_multiply_adds: int | None = None
 
     def __init__(self, network: SuperResolutionNetwork, device: torch.device, precision: str) -> None:
         self.scale = network.scale

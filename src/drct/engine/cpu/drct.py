@@ -27,6 +27,7 @@ class DRCTProgram(BodyProgram):
                 ]
             )
         self.layers = [layer for group in self.groups for layer in group]
+        self.folded_multiply_adds = sum(layer.multiply_adds for layer in self.layers)
 
     def body(self, tokens: Tensor, size: tuple[int, int, int]) -> Tensor:
         dense = tokens.new_empty(len(tokens), self.width)

@@ -29,6 +29,7 @@ class SwinIRProgram(BodyProgram):
             for group in network.layers
         ]
         self.layers = [layer for layers, _ in self.groups for layer in layers]
+        self.folded_multiply_adds = sum(layer.multiply_adds for layer in self.layers)
 
     def body(self, tokens: Tensor, size: tuple[int, int, int]) -> Tensor:
         tokens = tokens.contiguous()

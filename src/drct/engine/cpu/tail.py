@@ -1,4 +1,4 @@
-"""From deep features to the image on the CPU, by bands of rows: the enlarged features never exist as a whole."""
+"""From deep features to the image, by bands of rows: the enlarged features never exist as a whole."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ HALO = 3  # LR rows around a band that its pixels depend on: 1 + 1 + 1/2 + 1/4 +
 Step = Callable[[Tensor], Tensor]
 
 
-def convolution(module: nn.Module) -> Step | None:
+def convolution(module: nn.Module, device: torch.device | None = None) -> Step | None:
     """A convolution, or convolutions with LeakyReLU between, on channels-last maps; None for an identity."""
     if isinstance(module, nn.Identity):
         return None
-    return chain(list(module.children()) if isinstance(module, nn.Sequential) else [module])
+    return chain(list(module.children()) if isinstance(module, nn.Sequential) else [module], device=device)
 
 
-def chain(layers: list[nn.Module], factor: float = 1.0) -> Step:
+def chain(layers: list[nn.Module], factor: float = 1.0, device: torch.device | None = None) -> Step:
     """Layers one after the other; the last one, a convolution, times ``factor``."""
     steps: list[Step] = []
     for i, layer in enumerate(layers):
         if isinstance(layer, nn.Conv2d):
-            steps.append(Conv2d(layer, factor if i == len(layers) - 1 else 1.0))
+            steps.append(Conv2d(layer, factor if i == len(layers) - 1 else 1.0, device))
         elif isinstance(layer, nn.LeakyReLU):
             steps.append(lambda x, slope=layer.negative_slope: F.leaky_relu_(x, slope))  # type: ignore[misc]
         elif isinstance(layer, nn.Upsample):
@@ -52,16 +52,25 @@ class Tail:
 
     Args:
         network: has ``options.upsampler`` and the layers that belong to it.
+        band_pixels: LR pixels of a band.
+        work: calls a function for each band, in any order.
     """
 
-    def __init__(self, network: SuperResolutionNetwork) -> None:
+    def __init__(
+        self,
+        network: SuperResolutionNetwork,
+        device: torch.device | None = None,
+        band_pixels: int = BAND_PIXELS,
+        work: Callable[[Callable[[tuple[int, int]], None], list[tuple[int, int]]], None] = for_each,
+    ) -> None:
+        self.band_pixels, self.work = band_pixels, work
         self.scale, self.in_chans = network.scale, network.in_chans
-        self.mean = network.mean.detach().float().clone()
+        self.mean = network.mean.detach().float().to(device, copy=True)
         factor = 1 / network.img_range
         get = network.get_submodule
         upsampler = network.options.upsampler
         if upsampler == "pixelshuffledirect":
-            run, r = chain([get("upsample.0")], factor), network.scale
+            run, r = chain([get("upsample.0")], factor, device), network.scale
             self.band: Step = lambda x: F.pixel_shuffle(run(x), r)
             self.floats_per_pixel = 2 * self.in_chans * self.scale**2
             return
@@ -72,7 +81,7 @@ class Tail:
             for name in ("conv_up1", "conv_up2")[: self.scale.bit_length() - 1]:
                 layers += [nn.Upsample(scale_factor=2), get(name), nn.LeakyReLU(0.2)]
             layers += [get("conv_hr"), nn.LeakyReLU(0.2)]
-        self.band = chain([*layers, get("conv_last")], factor)
+        self.band = chain([*layers, get("conv_last")], factor, device)
         self.floats_per_pixel = 2 * 64 * self.scale**2  # the last enlargement, before and after shuffling
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -87,12 +96,12 @@ class Tail:
             part = self.band(x[:, :, top:bottom])[:, :, (start - top) * s : (end - top) * s]
             torch.add(part, self.mean, out=y[:, :, start * s : end * s])
 
-        for_each(band, split(h, self.rows(b, w)))
+        self.work(band, split(h, self.rows(b, w)))
         return y
 
     def rows(self, batch: int, width: int) -> int:
         """Rows of a band."""
-        return max(1, BAND_PIXELS // (batch * width))
+        return max(1, self.band_pixels // (batch * width))
 
     def memory(self, batch: int, height: int, width: int) -> int:
         """Bytes that one band needs while it is computed."""

@@ -1,0 +1,1 @@
+"""Programs for GPUs. Importing the kernels needs the package triton."""

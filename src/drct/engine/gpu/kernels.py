@@ -1,0 +1,190 @@
+# mypy: disable-error-code="no-untyped-def"
+"""Triton kernels for the parts of a Swin block between its matrix products.
+
+Features are rows of pixels in raster order, ``(B * H * W, C)``, possibly columns of wider buffers. Statistics, scores and sums are
+float32 whatever the type of the rows. All kernels also run on CPU tensors through Triton's interpreter (``TRITON_INTERPRET=1``
+before this module is imported), which is how they are tested without a GPU.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+LOG2E = 1.4426950408889634
+MASKED = -100.0 * LOG2E
+
+
+@triton.jit
+def _norm_kernel(
+    x, x_stride, branch, branch_stride, total, total_stride, y, y_stride, weight, bias, eps, rows,
+    C: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, ADD: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, BLOCK)
+    inside = (row < rows)[:, None] & (column < C)[None, :]
+    row = row.to(tl.int64)[:, None]
+    column = column[None, :]
+    values = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
+    if ADD:
+        values += tl.load(branch + row * branch_stride + column, mask=inside, other=0.0).to(tl.float32)
+        tl.store(total + row * total_stride + column, values.to(total.dtype.element_ty), mask=inside)
+    mean = tl.sum(values, 1) / C
+    centred = tl.where(inside, values - mean[:, None], 0.0)
+    variance = tl.sum(centred * centred, 1) / C
+    g = tl.load(weight + column, mask=column < C, other=0.0)
+    b = tl.load(bias + column, mask=column < C, other=0.0)
+    result = centred * (1.0 / tl.sqrt(variance + eps))[:, None] * g + b
+    tl.store(y + row * y_stride + column, result.to(y.dtype.element_ty), mask=inside)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """LayerNorm of rows ``(T, C)``, which may be columns of a wider buffer, as new contiguous rows of ``dtype``."""
+    y = torch.empty(x.shape, dtype=dtype, device=x.device)
+    _norm(x, None, None, y, weight, bias, eps)
+    return y
+
+
+def add_layer_norm(
+    x: Tensor, branch: Tensor, total: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
+) -> Tensor:
+    """Write ``x + branch`` to ``total`` and return its LayerNorm; the sum stays float32 in between."""
+    y = torch.empty(x.shape, dtype=dtype, device=x.device)
+    _norm(x, branch, total, y, weight, bias, eps)
+    return y
+
+
+def _norm(x: Tensor, branch: Tensor | None, total: Tensor | None, y: Tensor, weight: Tensor, bias: Tensor, eps: float) -> None:
+    t, c = x.shape
+    block = triton.next_power_of_2(c)
+    rows = max(1, 2048 // block)
+    _norm_kernel[(triton.cdiv(t, rows),)](
+        x, x.stride(0), branch, 0 if branch is None else branch.stride(0), total, 0 if total is None else total.stride(0),
+        y, y.stride(0), weight, bias, eps, t, c, block, rows, branch is not None,
+    )  # fmt: skip
+
+
+@triton.jit
+def _attention_kernel(
+    qkv, bias, out, height, width, windows_down, windows_across,
+    HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, WINDOW: tl.constexpr, SHIFT: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, MASK: tl.constexpr,
+):  # fmt: skip
+    n: tl.constexpr = WINDOW * WINDOW
+    window = tl.program_id(0)
+    head = tl.program_id(1)
+    part = tl.program_id(2)
+    image = window // (windows_down * windows_across)
+    down = (window // windows_across) % windows_down
+    across = window % windows_across
+    channels = tl.arange(0, BLOCK_D)
+    used = channels < D
+    stride = 3 * HEADS * D
+
+    # queries: the cyclic shift is a matter of where a window's pixels are read and written
+    m = part * BLOCK_M + tl.arange(0, BLOCK_M)
+    y, x = m // WINDOW, m % WINDOW
+    line_m = image * height + (down * WINDOW + y + SHIFT) % height
+    pixel_m = line_m.to(tl.int64) * width + (across * WINDOW + x + SHIFT) % width
+    inside_m = (m < n)[:, None] & used[None, :]
+    q = tl.load(qkv + pixel_m[:, None] * stride + head * D + channels[None, :], mask=inside_m, other=0.0)
+    from_below_m = (y >= WINDOW - SHIFT) & (down == windows_down - 1)
+    from_right_m = (x >= WINDOW - SHIFT) & (across == windows_across - 1)
+
+    top = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    for start in range(0, n, BLOCK_N):
+        k_at = start + tl.arange(0, BLOCK_N)
+        v, u = k_at // WINDOW, k_at % WINDOW
+        pixel_n = (image * height + (down * WINDOW + v + SHIFT) % height).to(tl.int64) * width + (
+            across * WINDOW + u + SHIFT
+        ) % width
+        inside_n = (k_at < n)[:, None] & used[None, :]
+        at_k = qkv + pixel_n[:, None] * stride + (HEADS + head) * D + channels[None, :]
+        k = tl.load(at_k, mask=inside_n, other=0.0)
+        pairs = (m < n)[:, None] & (k_at < n)[None, :]
+        scores = tl.dot(q, tl.trans(k), out_dtype=tl.float32, input_precision="ieee")
+        at_bias = bias + head * n * n + m[:, None] * n + k_at[None, :]
+        scores += tl.load(at_bias, mask=pairs, other=float("-inf")).to(tl.float32)
+        if SHIFT > 0:
+            from_below_n = (v >= WINDOW - SHIFT) & (down == windows_down - 1)
+            from_right_n = (u >= WINDOW - SHIFT) & (across == windows_across - 1)
+            apart = (from_below_m[:, None] != from_below_n[None, :]) | (from_right_m[:, None] != from_right_n[None, :])
+            scores += tl.where(apart, MASK, 0.0)
+        new_top = tl.maximum(top, tl.max(scores, 1))
+        new_top = tl.where(new_top == float("-inf"), 0.0, new_top)  # rows beyond the window
+        p = tl.exp2(scores - new_top[:, None])
+        shrink = tl.exp2(top - new_top)
+        total = total * shrink + tl.sum(p, 1)
+        values = tl.load(at_k + HEADS * D, mask=inside_n, other=0.0)
+        acc = acc * shrink[:, None] + tl.dot(p.to(values.dtype), values, out_dtype=tl.float32, input_precision="ieee")
+        top = new_top
+    acc = acc / tl.where(total > 0, total, 1.0)[:, None]
+    at = out + pixel_m[:, None] * (HEADS * D) + head * D + channels[None, :]
+    tl.store(at, acc.to(out.dtype.element_ty), mask=inside_m)
+
+
+def window_attention(qkv: Tensor, bias: Tensor, size: tuple[int, int, int], window: int, shift: int) -> Tensor:
+    """(Shifted) window attention on a whole map; nothing of the size of the scores reaches memory.
+
+    Args:
+        qkv: ``(B * H * W, 3 * heads * d)`` contiguous, last axis ordered (q|k|v, head, d). The queries carry the scale of the
+            scores and a factor log2(e), the base of the softmax being 2.
+        bias: ``(heads, window**2, window**2)``, times log2(e).
+        size: (B, H, W), H and W multiples of ``window``.
+
+    Returns:
+        ``(B * H * W, heads * d)``.
+    """
+    b, h, w = size
+    heads, n = bias.shape[:2]
+    d = qkv.shape[1] // 3 // heads
+    out = qkv.new_empty(len(qkv), heads * d)
+    block_m, block_n = min(64, max(16, triton.next_power_of_2(n))), min(64, max(16, triton.next_power_of_2(n)))
+    down, across = h // window, w // window
+    _attention_kernel[(b * down * across, heads, triton.cdiv(n, block_m))](
+        qkv, bias, out, h, w, down, across,
+        heads, d, max(16, triton.next_power_of_2(d)), window, shift, block_m, block_n, MASKED,
+    )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _gelu_kernel(x, y, y_stride, elements, C: tl.constexpr, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < elements
+    values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    result = 0.5 * values * (1.0 + tl.erf(values * 0.7071067811865476))
+    tl.store(y + (at // C) * y_stride + at % C, result.to(y.dtype.element_ty), mask=inside)
+
+
+def gelu_into(x: Tensor, y: Tensor) -> None:
+    """Exact GELU of contiguous rows ``x``, written to ``y`` of the same shape, which may be columns of a wider buffer."""
+    block = 1024
+    _gelu_kernel[(triton.cdiv(x.numel(), block),)](x, y, y.stride(0), x.numel(), x.shape[1], block)
+
+
+@triton.jit
+def _append_kernel(x, y, y_stride, elements, slope, C: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < elements
+    values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    to = y + (at // C) * y_stride + at % C
+    if ADD:
+        values += tl.load(to, mask=inside, other=0.0).to(tl.float32)
+    else:
+        values = tl.where(values >= 0, values, values * slope)
+    tl.store(to, values.to(y.dtype.element_ty), mask=inside)
+
+
+def leaky_relu_into(x: Tensor, y: Tensor, slope: float) -> None:
+    """LeakyReLU of contiguous rows ``x``, written to ``y``, which may be columns of a wider buffer."""
+    _append_kernel[(triton.cdiv(x.numel(), 1024),)](x, y, y.stride(0), x.numel(), slope, x.shape[1], 1024, False)
+
+
+def add_into(x: Tensor, y: Tensor) -> None:
+    """``y += x`` for contiguous rows ``x``; ``y`` may be columns of a wider buffer."""
+    _append_kernel[(triton.cdiv(x.numel(), 1024),)](x, y, y.stride(0), x.numel(), 1.0, x.shape[1], 1024, True)
