@@ -50,7 +50,7 @@ TEXTS = {
     "field": (
         "How far the networks look",
         "How much each input pixel changes the middle of the output (effective receptive field). The scale is logarithmic: each "
-        "tick of the bar is a factor of ten.",
+        "number on the bar is ten times the one below.",
     ),
     "cka": (
         "How much the groups differ",
