@@ -178,3 +178,11 @@ def test_loading_into_half_precision(tiny: SuperResolutionNetwork, tmp_path: Pat
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"net\.pth does not exist"):
         load_network(tmp_path / "net.pth")
+
+
+def test_ratios_that_give_the_same_tensors_load(tmp_path: Path) -> None:
+    """6 channels squeezed by 4 or by 6 are one channel either way; which it was is the metadata's to say."""
+    body = {"embed_dim": 6, "depths": [1], "num_heads": [1], "window_size": 4}
+    network = create_network("hat", scale=2, **body, compress_ratio=4, squeeze_factor=4)
+    save_network(network, tmp_path / "hat.safetensors")
+    assert load_network(tmp_path / "hat.safetensors").options == network.options

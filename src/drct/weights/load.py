@@ -107,6 +107,10 @@ def network_of(file: WeightFile) -> SuperResolutionNetwork:
         raise CheckpointError(f"{file.path} has metadata that do not describe a network ({one_line(error)})") from error
 
 
+# options that tensors show only roughly, or that can be said in several ways
+AMBIGUOUS = frozenset({"num_heads", "head_dim", "block_heads", "mlp_ratio", "compress_ratio", "squeeze_factor", "expand"})
+
+
 def _check_metadata(architecture: str, stated: dict[str, Any], name: str, found: dict[str, Any]) -> None:
     """Raise ValueError where metadata contradict what the tensors show.
 
@@ -121,7 +125,7 @@ def _check_metadata(architecture: str, stated: dict[str, Any], name: str, found:
         if any(isinstance(n, (int, float)) and not abs(n) <= LARGEST for n in numbers) or len(numbers) > LARGEST:
             raise ValueError(f"{key} is {str(value)[:40]}")
     for key, value in found.items():
-        if key in ("num_heads", "head_dim", "block_heads", "mlp_ratio") or (key == "img_size" and not found.get("ape")):
+        if key in AMBIGUOUS or (key == "img_size" and not found.get("ape")):
             continue
         stated_value = stated.get(key, value)
         if key == "depths" and "gc" in found:  # of dense groups only the number shows
