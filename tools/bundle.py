@@ -29,9 +29,9 @@ def measure(model: Path, data: Path, scale: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "scores.json"
         command = [sys.executable, "-m", "drct", "test", "--model", str(model), "--data", str(data), "--sets", SETS]
-        subprocess.run([*command, "--scale", str(scale), "--precision", "fp32", "--json", str(out)], check=True)
+        subprocess.run([*command, "--scale", str(scale), "--json", str(out)], check=True)
         report = json.loads(out.read_text())
-    return {row["set"]: round(row["psnr"], 2) for row in report["models"][0]["sets"]}
+    return {name: round(means["psnr"], 2) for name, means in report["models"][0]["means"].items()}
 
 
 def keep_record(run: Path, name: str) -> None:
