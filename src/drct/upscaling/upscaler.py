@@ -168,12 +168,6 @@ class Upscaler:
         """Name or file of the network with this magnification."""
         return self._networks[scale][0]
 
-    def target(
-        self, height: int, width: int, *, scale: float | None = None, to_width: int | None = None, to_height: int | None = None
-    ) -> tuple[int, int]:
-        """Height and width of the result for an image of ``height x width``; see :meth:`upscale` for the options and errors."""
-        return target_size(height, width, self.default_scale if scale is None else scale, to_width, to_height)
-
     def __call__(
         self, image: np.ndarray, *, scale: float | None = None, width: int | None = None, height: int | None = None
     ) -> np.ndarray:
@@ -209,7 +203,7 @@ class Upscaler:
         """
         _check_image(image)
         pixels = image[:, :, None] if image.ndim == 2 else image
-        size = self.target(*pixels.shape[:2], scale=scale, to_width=width, to_height=height)
+        size = target_size(*pixels.shape[:2], self.default_scale if scale is None else scale, width, height)
         low, span = _range(pixels)
         if (low, span) != (0.0, 1.0):
             pixels = (pixels - np.float32(low)) / np.float32(span)
