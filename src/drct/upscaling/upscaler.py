@@ -203,7 +203,8 @@ class Upscaler:
         """
         _check_image(image)
         pixels = image[:, :, None] if image.ndim == 2 else image
-        size = target_size(*pixels.shape[:2], self.default_scale if scale is None else scale, width, height)
+        rows, columns = pixels.shape[:2]
+        size = target_size(rows, columns, self.default_scale if scale is None else scale, width, height)
         low, span = _range(pixels)
         if (low, span) != (0.0, 1.0):
             pixels = (pixels - np.float32(low)) / np.float32(span)
