@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -209,6 +211,29 @@ def test_what_changed_is_measured_again(data: Path, picture: Picture) -> None:
     said.clear()
     evaluate(options.model_copy(update={"resume": False}), say=said.append)
     assert said == []
+
+
+def test_two_runs_at_once_do_not_disturb_each_other(data: Path, tmp_path: Path, own_cache: Path) -> None:
+    options = EvaluationOptions(models=["nearest"], data=data, html=tmp_path / "page.html")
+
+    def run_again(label: str, done: int, total: int) -> None:
+        if done == 2:  # while the first is under way, a second one starts and finishes
+            evaluate(options.model_copy(update={"html": tmp_path / "other.html"}), say=quiet)
+
+    evaluate(options, say=quiet, advance=run_again)
+    pages = [(tmp_path / name).read_text() for name in ("page.html", "other.html")]
+    assert [page.count("<figure ") for page in pages] == [3, 3]
+    assert list(own_cache.iterdir()) == []
+
+
+def test_old_unfinished_runs_are_forgotten(data: Path, own_cache: Path) -> None:
+    for name, age in (("old", 31), ("new", 29)):
+        (own_cache / name).mkdir(parents=True)
+        (own_cache / name / "results.jsonl").write_text("")
+        when = time.time() - age * 24 * 3600
+        os.utime(own_cache / name / "results.jsonl", (when, when))
+    evaluate(EvaluationOptions(models=["bicubic"], data=data), say=quiet)
+    assert [path.name for path in own_cache.iterdir()] == ["new"]
 
 
 def test_the_page_of_an_interrupted_run_is_whole(data: Path, tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -20,9 +21,15 @@ from drct.evaluation.report import ImageResult, LeftOut, ModelResult, Notice, Re
 from drct.evaluation.suites import Item, Pair, Suite, load_pair
 from drct.imaging import read, write
 
+try:
+    import fcntl
+except ImportError:  # Windows: two runs of the same models at the same time are not told apart
+    fcntl = None  # type: ignore[assignment]
+
 Say = Callable[[str], None]
 Advance = Callable[[str, int, int], None]  # label, done, total
 RECORDS = "results.jsonl"
+KEPT_DAYS = 30  # that an unfinished run is kept
 FORMAT = 1  # of the records; another one does not continue them
 
 
@@ -50,7 +57,7 @@ class Settings:
 
 
 class Run:
-    """A test run. Call :meth:`run`, read :attr:`report`, and :meth:`finish` when everything was written.
+    """A test run. Call :meth:`run`, read :attr:`report`, :meth:`finish` when everything was written, and :meth:`close` in any case.
 
     What has been measured is kept in the user's cache until then, so that the same run, started again, goes on where it was cut
     off.
@@ -73,9 +80,10 @@ class Run:
             for name, cause in suite.left_out:
                 image = "" if Path(name).is_dir() else Path(name).name
                 self.report.left_out.append(LeftOut(suite.name, image, f"{name}: {cause}"))
-        self._folders: list[Path] = []
+        self._records: dict[str, _Records] = {}
         if len(set(self.report.suites)) < len(suites):
             raise OptionError("two sets have the same name: name each set once")
+        forget_old_runs()
 
     def run(self, model: str | os.PathLike[str] | Enlarger, **options: Any) -> None:
         """Test one model; ``options`` are those of :func:`drct.evaluation.enlargers.open_enlarger`.
@@ -85,8 +93,7 @@ class Run:
         """
         enlarger = model if isinstance(model, Enlarger) else open_enlarger(model, self.scale, **options)
         enlarger = dataclasses.replace(enlarger, label=self._unique(enlarger.label))
-        records = _Records(self._folder(enlarger), self.settings.resume)
-        self._folders.append(records.folder)
+        records = self._records[enlarger.label] = _Records(self._folder(enlarger), self.settings.resume)
         work = [(suite, item) for suite in self.suites for item in suite.items]
         total = len(work)
         known = sum(self._known(records, enlarger, *one) is not None for one in work)
@@ -132,8 +139,7 @@ class Run:
         """Where a result lies that was saved or kept."""
         if self.settings.save is not None:
             return self._saved(self.settings.save, self.settings.save_as, model, suite, image)
-        folder = self._folders[[m.label for m in self.report.models].index(model)]
-        return self._saved(folder, "{suite}/{image}.png", model, suite, image)
+        return self._saved(self._records[model].folder, "{suite}/{image}.png", model, suite, image)
 
     def sr(self, model: str, suite: str, image: str) -> np.ndarray:
         """Pixels of a result that was saved or kept."""
@@ -147,8 +153,13 @@ class Run:
 
     def finish(self) -> None:
         """Forget what was kept for continuing."""
-        for folder in self._folders:
-            shutil.rmtree(folder, ignore_errors=True)
+        for records in self._records.values():
+            shutil.rmtree(records.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Let later runs go on with this one, unless it was finished."""
+        for records in self._records.values():
+            records.release()
 
     def _load(self, suite: Suite, item: Item) -> Pair | None:
         try:
@@ -184,7 +195,8 @@ class Run:
         if self.settings.save is not None:
             return self._saved(self.settings.save, self.settings.save_as, enlarger.label, suite.name, item.name)
         if self.settings.keep_images:
-            return self._saved(self._folder(enlarger), "{suite}/{image}.png", enlarger.label, suite.name, item.name)
+            folder = self._records[enlarger.label].folder
+            return self._saved(folder, "{suite}/{image}.png", enlarger.label, suite.name, item.name)
         return None
 
     @staticmethod
@@ -233,14 +245,23 @@ class _Record:
 
 
 class _Records:
-    """Records of an unfinished run, one JSON line per image."""
+    """Records of an unfinished run, one JSON line per image.
+
+    The folder belongs to one run at a time; another run of the same models at the same time gets a folder of its own, which it does
+    not share with later ones.
+    """
 
     def __init__(self, folder: Path, resume: bool) -> None:
-        self.folder = folder
         self.known: dict[tuple[str, str], _Record] = {}
+        make_folder(folder)
+        self._lock = _lock(folder)
+        if self._lock is None:
+            self.folder = folder.with_name(f"{folder.name}-{os.getpid()}-{time.monotonic_ns()}")
+            return
+        self.folder = folder
         path = folder / RECORDS
         if not resume:
-            shutil.rmtree(folder, ignore_errors=True)
+            path.unlink(missing_ok=True)
         elif path.is_file():
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
@@ -250,6 +271,11 @@ class _Records:
                     self.known[result.suite, result.image] = _Record(result, notices, values["stamp"], values["peak_memory"])
                 except (ValueError, KeyError, TypeError):
                     continue  # the line that was being written when the run was cut off
+
+    def release(self) -> None:
+        """Let another run have the folder."""
+        if self._lock is not None:
+            self._lock.close()
 
     def __enter__(self) -> None:
         make_folder(self.folder)
@@ -262,6 +288,20 @@ class _Records:
         # Python writes and reads Infinity, which the PSNR of identical images needs
         self._file.write(json.dumps(dataclasses.asdict(record)) + "\n")
         self._file.flush()
+
+
+def _lock(folder: Path) -> IO[str] | None:
+    """Hold a folder until the file is closed or the process ends; None if another run holds it."""
+    file = (folder / "lock").open("w")
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        except OSError:
+            return file  # a file system without locks
+    return file
 
 
 def make_folder(folder: Path) -> None:
@@ -286,6 +326,14 @@ def cache_folder() -> Path:
     if root := os.environ.get("DRCT_CACHE"):
         return Path(root).expanduser() / "test"
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "drct" / "test"
+
+
+def forget_old_runs() -> None:
+    """Remove unfinished runs that nobody went on with for so long."""
+    oldest = time.time() - KEPT_DAYS * 24 * 3600
+    for path in cache_folder().glob(f"*/{RECORDS}"):
+        if path.stat().st_mtime < oldest:
+            shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def _stamp(item: Item) -> list[Any]:

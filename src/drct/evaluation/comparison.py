@@ -113,13 +113,14 @@ def compare(options: CompareOptions, *, advance: Advance | None = None) -> Compa
     labels = _labels(options.inputs)
     images, left_out = _matched(options.inputs)
     result = Comparison(labels, metrics, {}, left_out, [], [])
+    notes: dict[str, list[str]] = {}
     make_folder(options.output)
     done: dict[str, list[Path]] = {}
     for i, (name, paths) in enumerate(images.items()):
         if advance is not None:
             advance(name, i, len(images))
         try:
-            pixels = _aligned(paths, labels, functools.partial(_note, result, name))
+            pixels = _aligned(paths, labels, lambda text, name=name: notes.setdefault(text, []).append(name))  # type: ignore[misc]
             result.values[name] = _measured(pixels, labels, options, metrics)
         except (DataError, ImageError) as error:
             result.left_out.append(str(error))
@@ -130,9 +131,12 @@ def compare(options: CompareOptions, *, advance: Advance | None = None) -> Compa
         result.files.append(sheet)
     if not result.values:
         raise DataError(f"nothing could be compared: {result.left_out[0] if result.left_out else 'the folders hold no images'}")
+    for text, names in notes.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        result.notices.append(f"{', '.join(names[:3])}{more}: {text}")
     page, figures = options.output / "index.html", options.output / "figures.json"
-    notes = [f"compared with {labels[0]}", *(f"left out: {cause}" for cause in result.left_out), *result.notices]
-    write_page(page, " / ".join(labels), [result.table()], notes, _figures(result, done))
+    lines = [f"compared with {labels[0]}", *(f"left out: {cause}" for cause in result.left_out), *result.notices]
+    write_page(page, " / ".join(labels), [result.table()], lines, _figures(result, done))
     write_text(figures, json.dumps(result.as_dict(), indent=1, allow_nan=False) + "\n")
     result.files += [page, figures]
     return result
@@ -271,10 +275,6 @@ def _aligned(paths: Sequence[Path], labels: Sequence[str], note: Callable[[str],
             image = resize(image, scale=factor)
         aligned.append(image)
     return aligned
-
-
-def _note(result: Comparison, name: str, text: str) -> None:
-    result.notices.append(f"{name}: {text}")
 
 
 def _measured(

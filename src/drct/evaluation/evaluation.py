@@ -84,12 +84,22 @@ def _run(
 ) -> Report:
     settings = dataclasses.replace(settings, keep_images=options.html is not None, resume=options.resume)
     run = Run(suites, settings, say=say, advance=advance)
-    for opener in openers:
-        run.run(opener())
+    try:
+        for opener in openers:
+            run.run(opener())
+        if not run.report.results:
+            causes = [left.cause for left in run.report.left_out]
+            raise DataError(f"no image could be tested: {causes[0] if causes else 'the sets are empty'}")
+        _write(run, options)
+        run.finish()
+    finally:
+        run.close()
+    return run.report
+
+
+def _write(run: Run, options: RunOptions) -> None:
+    """The files that the options name."""
     report = run.report
-    if not report.results:
-        causes = [left.cause for left in report.left_out]
-        raise DataError(f"no image could be tested: {causes[0] if causes else 'the sets are empty'}")
     if options.json_file is not None:
         write_text(options.json_file, json.dumps(report.as_dict(), indent=1, allow_nan=False) + "\n")
     if options.markdown is not None:
@@ -97,8 +107,6 @@ def _run(
     if options.html is not None:
         title = f"{', '.join(model.label for model in report.models)} on {', '.join(report.suites)}, x{report.scale}"
         write_page(options.html, title, [report.means_table()], report.footnotes(), _figures(run))
-    run.finish()
-    return report
 
 
 def _open(model: str | Path | SuperResolutionNetwork, scale: int, options: RunOptions, label: str | None = None) -> Enlarger:

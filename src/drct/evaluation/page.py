@@ -219,7 +219,7 @@ select { font: inherit; font-size: .9rem; padding: .15rem .3rem; max-width: 16re
   border: 1px solid var(--line); border-radius: 5px }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 540px), 1fr)); gap: 1.2rem; align-items: start }
 figure { margin: 0; padding: .9rem; background: var(--card); border: 1px solid var(--line); border-radius: 8px; min-width: 0 }
-figure[hidden] { display: none }
+[hidden] { display: none !important }
 figure.whole { grid-column: 1 / -1 }
 figcaption { display: flex; align-items: baseline; margin-bottom: .5rem }
 figcaption span { color: var(--soft); font-size: .86rem; margin-left: .6rem }
@@ -341,7 +341,9 @@ for (const name of ["left", "right"]) all[name].addEventListener("change", () =>
 }));
 document.getElementById("zoom").addEventListener("change", () => figures.forEach(zoom));
 const group = document.getElementById("group");
-new Set(figures.map(figure => figure.dataset.group)).forEach(name => group.append(new Option(name, name)));
+const groups = new Set(figures.map(figure => figure.dataset.group));
+groups.forEach(name => group.append(new Option(name, name)));
+group.parentElement.hidden = groups.size < 2;
 group.addEventListener("change", filter);
 
 function filter() {
