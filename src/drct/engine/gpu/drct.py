@@ -88,6 +88,7 @@ class GPUDRCTProgram(Program):
         self._graphs: collections.OrderedDict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = (
             collections.OrderedDict()
         )
+        self._pool = torch.cuda.graph_pool_handle() if graphs else None  # graphs never run side by side: they share memory
         self._lock = threading.Lock()
 
     def run(self, x: Tensor) -> Tensor:
@@ -142,7 +143,7 @@ class GPUDRCTProgram(Program):
             self.forward(source)  # compiles kernels and lets libraries choose theirs, which a capture must not do
         torch.cuda.current_stream(self.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=self._pool):
             result = self.forward(source)
         return graph, source, result
 
