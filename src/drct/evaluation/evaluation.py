@@ -56,7 +56,7 @@ def evaluate_file(path: Path, options: RunOptions | None = None, *, say: Say = p
     options = options or RunOptions()
     file, warnings = read_test_file(path)
     for warning in [*warnings, *_dead_network_keys(path, file)]:
-        say(f"warning: {warning}")
+        say(warning)
     suites = [
         pair_folders(data.name, None if data.type == "SingleImageDataset" else data.dataroot_gt, data.dataroot_lq, file.scale)
         for data in file.datasets.values()

@@ -204,7 +204,9 @@ class Report:
     def footnotes(self) -> list[str]:
         """What the table's reader must know: conventions, images that were left out and why, notices."""
         lines = (
-            [f"PSNR and SSIM on Y ({self.convention}), {self.crop} pixels cut from each side."] if "psnr" in self.metrics else []
+            [f"PSNR and SSIM on Y (convention {self.convention}), {self.crop} pixels cut from each side."]
+            if "psnr" in self.metrics
+            else []
         )
         if any(model.multiply_adds for model in self.models):
             lines.append(
