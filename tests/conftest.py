@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -15,3 +17,14 @@ def shared() -> Path:
     if not (folder / "reference").is_dir():
         pytest.skip(f"reference values not found in {folder} (set DRCT_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def seeded(shared: Path) -> ModuleType:
+    """The module that makes the deterministic weights of the reference values."""
+    spec = importlib.util.spec_from_file_location("seeded_weights", shared / "reference" / "seeded_weights.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

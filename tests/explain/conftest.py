@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,16 +13,6 @@ from drct.networks import create_network
 from drct.weights import save_network
 
 TINY = {"embed_dim": 8, "gc": 4, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
-
-
-@pytest.fixture(scope="session")
-def seeded(shared: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("seeded_weights", shared / "reference" / "seeded_weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from drct.errors import OptionError
 from drct.networks.base import init_weights
-from drct.networks.body import BodyNetwork, BodyOptions, drop_path_rates
-from drct.networks.drct import BLOCKS, MLP_RATIO_LAST
+from drct.networks.body import BodyNetwork, drop_path_rates
+from drct.networks.drct import DenseGroup, DenseOptions
 from drct.networks.scan import selective_scan
 from drct.networks.window_attention import DropPath, Mlp, to_bchw
 
@@ -26,33 +26,23 @@ DIRECTIONS = 4  # rows, columns, and both from the end
 
 
 @dataclasses.dataclass(frozen=True)
-class MambaDRCTOptions(BodyOptions):
-    """Options of :class:`MambaDRCT`.
-
-    As in DRCT, ``depths`` has one entry per group whose value only shapes the schedule of stochastic depth, and ``mlp_ratio`` holds
-    for the first three blocks of a group; the last two use 1.
+class MambaDRCTOptions(DenseOptions):
+    """Options of :class:`MambaDRCT`; widths, MLPs and the meaning of ``depths`` are DRCT's.
 
     Attributes:
-        gc: growth channels of the dense connections.
         expand: SS2D works on ``int(expand * channels)`` channels.
         d_state: numbers N in the state of each channel.
     """
 
-    gc: int = 32
     expand: float = 1.0
     d_state: int = 16
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("gc", "d_state"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if self.d_state < 1:
+            raise OptionError(f"d_state is {self.d_state}, but must be at least 1")
         if int(self.expand * self.embed_dim) < 1:
             raise OptionError(f"expand {self.expand} leaves no channel of {self.embed_dim}")
-
-    def block_dims(self) -> tuple[int, ...]:
-        """Channels that each of the five blocks works on: d, d + c, ..., d + 4c."""
-        return tuple(self.embed_dim + j * self.gc for j in range(BLOCKS))
 
 
 class SS2D(nn.Module):
@@ -153,27 +143,12 @@ class MambaBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-class MambaRDG(nn.Module):
-    """DRCT's residual dense group (its equations in :class:`drct.networks.drct.RDG`) of Mamba blocks."""
+class MambaRDG(DenseGroup):
+    """DRCT's residual dense group of Mamba blocks."""
 
     def __init__(self, options: MambaDRCTOptions, drop_path: float) -> None:
-        super().__init__()
-        for j, dim in enumerate(options.block_dims()):
-            block = MambaBlock(dim, options, options.mlp_ratio if j < 3 else MLP_RATIO_LAST, drop_path)
-            self.add_module(f"mamba{j + 1}", block)
-            self.add_module(f"adjust{j + 1}", nn.Conv2d(dim, options.gc if j < BLOCKS - 1 else options.embed_dim, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, H, W, embed_dim)`` in and out."""
-        dense = x
-        for j in range(BLOCKS - 1):
-            dense = torch.cat([dense, F.leaky_relu(self.step(j, dense), 0.2)], dim=-1)
-        return x + 0.2 * self.step(BLOCKS - 1, dense)
-
-    def step(self, j: int, x: Tensor) -> Tensor:
-        """Block j and its 1x1 convolution."""
-        block, adjust = self.get_submodule(f"mamba{j + 1}"), self.get_submodule(f"adjust{j + 1}")
-        return adjust(to_bchw(block(x))).permute(0, 2, 3, 1)
+        widths = zip(options.block_dims(), options.block_mlp_ratios(), strict=True)
+        super().__init__(options, "mamba", [MambaBlock(dim, options, ratio, drop_path) for dim, ratio in widths])
 
 
 class MambaDRCT(BodyNetwork):
