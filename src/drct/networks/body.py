@@ -11,7 +11,7 @@ their groups:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -139,13 +139,14 @@ class BodyNetwork(SuperResolutionNetwork):
 
     Args:
         options: of the family.
-        groups: deep layers, each ``(B, H, W, embed_dim)`` in and out.
+        make_groups: makes the deep layers, each ``(B, H, W, embed_dim)`` in and out. It is called between the first convolution
+            and the last norm, so that random numbers are drawn in the order of the layers, as in the published networks.
         pad_multiple: sides of the input are padded to a multiple of it.
     """
 
     options: BodyOptions
 
-    def __init__(self, options: BodyOptions, groups: Sequence[nn.Module], pad_multiple: int) -> None:
+    def __init__(self, options: BodyOptions, make_groups: Callable[[], Sequence[nn.Module]], pad_multiple: int) -> None:
         super().__init__(
             options, scale=options.upscale, in_chans=options.in_chans, pad_multiple=pad_multiple, img_range=options.img_range
         )
@@ -156,7 +157,7 @@ class BodyNetwork(SuperResolutionNetwork):
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, options.img_size**2, d))
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
         self.pos_drop = nn.Dropout(options.drop_rate)
-        self.layers = nn.ModuleList(groups)
+        self.layers = nn.ModuleList(make_groups())
         self.norm = nn.LayerNorm(d)
         self.conv_after_body = residual_convolution(d, options.resi_connection)
         if options.upsampler == "pixelshuffledirect":

@@ -14,7 +14,7 @@ groups, reconstruction) is shared with its relatives and stands in ``body.py``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -127,14 +127,14 @@ class DenseGroup(nn.Module):
     Args:
         options: widths.
         name: blocks are registered as ``NAME1`` .. ``NAME5``.
-        blocks: block j takes and returns ``(B, H, W, d + (j - 1) gc)``.
+        make_block: makes block j = 0..4, which takes and returns ``(B, H, W, d + j gc)``.
     """
 
-    def __init__(self, options: DenseOptions, name: str, blocks: Sequence[nn.Module]) -> None:
+    def __init__(self, options: DenseOptions, name: str, make_block: Callable[[int], nn.Module]) -> None:
         super().__init__()
         self.name = name
-        for j, (dim, block) in enumerate(zip(options.block_dims(), blocks, strict=True)):
-            self.add_module(f"{name}{j + 1}", block)
+        for j, dim in enumerate(options.block_dims()):
+            self.add_module(f"{name}{j + 1}", make_block(j))
             self.add_module(f"adjust{j + 1}", nn.Conv2d(dim, options.gc if j < BLOCKS - 1 else options.embed_dim, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -154,24 +154,23 @@ class RDG(DenseGroup):
     """Residual dense group: a dense group of Swin blocks, of which the second and the fourth are shifted."""
 
     def __init__(self, options: DRCTOptions, group: int, drop_path: float) -> None:
-        blocks = [
-            SwinBlock(
-                dim,
-                heads,
+        dims, heads, mlp_ratios = options.block_dims(), options.heads_of_group(group), options.block_mlp_ratios()
+
+        def block(j: int) -> nn.Module:
+            return SwinBlock(
+                dims[j],
+                heads[j],
                 window=options.window_size,
                 shift=options.window_size // 2 if j % 2 else 0,
-                mlp_ratio=mlp_ratio,
+                mlp_ratio=mlp_ratios[j],
                 qkv_bias=options.qkv_bias,
                 qk_scale=options.qk_scale,
                 drop=options.drop_rate,
                 attn_drop=options.attn_drop_rate,
                 drop_path=drop_path,
             )
-            for j, (dim, heads, mlp_ratio) in enumerate(
-                zip(options.block_dims(), options.heads_of_group(group), options.block_mlp_ratios(), strict=True)
-            )
-        ]
-        super().__init__(options, "swin", blocks)
+
+        super().__init__(options, "swin", block)
 
 
 class DRCT(BodyNetwork):
@@ -181,8 +180,10 @@ class DRCT(BodyNetwork):
     options: DRCTOptions
 
     def __init__(self, options: DRCTOptions) -> None:
-        # each group uses the first rate of its slice of the linear schedule for all of its blocks
-        groups = [RDG(options, g, rates[0]) for g, rates in enumerate(drop_path_rates(options))]
+        def groups() -> list[nn.Module]:
+            # each group uses the first rate of its slice of the linear schedule for all of its blocks
+            return [RDG(options, g, rates[0]) for g, rates in enumerate(drop_path_rates(options))]
+
         super().__init__(options, groups, pad_multiple=options.window_size)
         self.apply(init_weights)
 

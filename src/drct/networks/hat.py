@@ -220,7 +220,9 @@ class HAT(BodyNetwork):
     options: HATOptions
 
     def __init__(self, options: HATOptions) -> None:
-        groups = [RHAG(options, g, rates) for g, rates in enumerate(drop_path_rates(options))]
+        def groups() -> list[nn.Module]:
+            return [RHAG(options, g, rates) for g, rates in enumerate(drop_path_rates(options))]
+
         super().__init__(options, groups, pad_multiple=options.window_size)
         window, larger = options.window_size, options.overlap_window
         self.register_buffer("relative_position_index_SA", relative_position_index(window), persistent=False)

@@ -147,8 +147,8 @@ class MambaRDG(DenseGroup):
     """DRCT's residual dense group of Mamba blocks."""
 
     def __init__(self, options: MambaDRCTOptions, drop_path: float) -> None:
-        widths = zip(options.block_dims(), options.block_mlp_ratios(), strict=True)
-        super().__init__(options, "mamba", [MambaBlock(dim, options, ratio, drop_path) for dim, ratio in widths])
+        dims, mlp_ratios = options.block_dims(), options.block_mlp_ratios()
+        super().__init__(options, "mamba", lambda j: MambaBlock(dims[j], options, mlp_ratios[j], drop_path))
 
 
 class MambaDRCT(BodyNetwork):
@@ -158,7 +158,9 @@ class MambaDRCT(BodyNetwork):
     options: MambaDRCTOptions
 
     def __init__(self, options: MambaDRCTOptions) -> None:
-        groups = [MambaRDG(options, rates[0]) for rates in drop_path_rates(options)]
+        def groups() -> list[nn.Module]:
+            return [MambaRDG(options, rates[0]) for rates in drop_path_rates(options)]
+
         super().__init__(options, groups, pad_multiple=1)
         self.apply(init_weights)  # reaches linear layers and norms only: what reset_scan chose stays
 

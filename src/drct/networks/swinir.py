@@ -72,7 +72,9 @@ class SwinIR(BodyNetwork):
     options: SwinIROptions
 
     def __init__(self, options: SwinIROptions) -> None:
-        groups = [RSTB(options, g, rates) for g, rates in enumerate(drop_path_rates(options))]
+        def groups() -> list[nn.Module]:
+            return [RSTB(options, g, rates) for g, rates in enumerate(drop_path_rates(options))]
+
         super().__init__(options, groups, pad_multiple=options.window_size)
         self.apply(init_weights)
 
