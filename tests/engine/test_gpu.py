@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import pytest
@@ -12,8 +11,6 @@ import torch.nn.functional as F
 from drct.networks import SuperResolutionNetwork
 from drct.networks.window_attention import WindowAttention, window_partition, window_reverse
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
 HALF = "bf16" if torch.cuda.is_available() else "fp16"  # the interpreter cannot multiply bf16 matrices
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
