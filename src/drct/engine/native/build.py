@@ -56,8 +56,8 @@ def load_library(source: str) -> ctypes.CDLL:
     compiler = find_compiler()
     if compiler is None:
         raise DeviceError("native kernels need a C compiler (gcc or clang) and none was found")
-    code = (FOLDER / source).read_bytes()
-    digest = hashlib.sha256(b"\0".join([code, " ".join(FLAGS).encode(), compiler.encode(), _processor().encode()]))
+    code = [path.read_bytes() for path in (FOLDER / source, *sorted(FOLDER.glob("*.h")))]
+    digest = hashlib.sha256(b"\0".join([*code, " ".join(FLAGS).encode(), compiler.encode(), _processor().encode()]))
     target = cache_folder() / f"{Path(source).stem}-{digest.hexdigest()[:16]}.so"
     if not target.exists():
         _build(compiler, source, target)
