@@ -36,14 +36,17 @@ class Sized(Protocol):
 def choose_tile(program: Sized, height: int, width: int) -> int | None:
     """The tile size for an image on the program's device; None for the image as a whole."""
     budget = memory_class(program.device) // SHARE
-    sizes = [size for size in ladder(program.pad_multiple) if size <= LARGEST_TILE]
-    fitting = [size for size in sizes if program.memory_estimate(size, size) <= budget]
-    if not fitting:
-        return sizes[0]
-    largest = fitting[-1]
+    largest = largest_tile(program)
     if height * width <= WHOLE * largest**2 and program.memory_estimate(height, width) <= budget:
         return None
     return largest
+
+
+def largest_tile(program: Sized) -> int:
+    """The largest size of the ladder whose working memory is at most its share of the device's; at least the smallest size."""
+    budget = memory_class(program.device) // SHARE
+    sizes = [size for size in ladder(program.pad_multiple) if size <= LARGEST_TILE]
+    return max((size for size in sizes if program.memory_estimate(size, size) <= budget), default=sizes[0])
 
 
 def choose_batch(program: Sized, tile: int | None) -> int:

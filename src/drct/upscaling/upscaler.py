@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,6 +71,37 @@ class UpscaledPicture:
     notices: tuple[str, ...]
 
 
+class Plans:
+    """The tile plans of one picture's passes, in their order; so an interrupted picture is cut again as it was the first time.
+
+    Args:
+        earlier: plans of an earlier attempt; they are used again as far as they fit.
+        chosen: called with all plans so far whenever one was added or replaced, before its tiles are computed.
+    """
+
+    def __init__(self, earlier: Iterable[TilePlan] = (), chosen: Callable[[list[TilePlan]], None] | None = None) -> None:
+        self._plans = list(earlier)
+        self._chosen = chosen
+        self._begun = 0
+
+    def next(self, height: int, width: int) -> TilePlan | None:
+        """Begin the next pass, over an image of this size, and return its earlier plan if there is one."""
+        self._begun += 1
+        if len(self._plans) >= self._begun:
+            plan = self._plans[self._begun - 1]
+            if (plan.height, plan.width) == (height, width):
+                return plan
+        return None
+
+    def choose(self, plan: TilePlan) -> None:
+        """The plan of the pass that was begun last."""
+        if self._plans[self._begun - 1 : self._begun] == [plan]:
+            return
+        self._plans[self._begun - 1 :] = [plan]
+        if self._chosen is not None:
+            self._chosen(list(self._plans))
+
+
 class Upscaler:
     """Makes images larger. The networks are loaded when they are first needed and stay loaded.
 
@@ -125,6 +157,8 @@ class Upscaler:
         self._networks: dict[int, tuple[str, Path | SuperResolutionNetwork]] = self._find(model)
         self._programs: dict[int, engine.Program] = {}
         self._largest_tile: dict[int, int] = {}  # by scale, once memory ran out
+        self._fixed_tiles: set[int] = set()  # scales whose tiles do not depend on the memory that is free
+        self._digests: dict[int, str] = {}
 
     def _find(self, model: str | os.PathLike[str] | SuperResolutionNetwork) -> dict[int, tuple[str, Path | SuperResolutionNetwork]]:
         """Networks by scale. A single model is loaded at once, since only its file knows its scale."""
@@ -168,6 +202,55 @@ class Upscaler:
         """Name or file of the network with this magnification."""
         return self._networks[scale][0]
 
+    def digest(self, scale: int) -> str:
+        """Hash of the weights of the network with this magnification: equal weights give equal results, whatever their file."""
+        if scale not in self._digests:
+            name, network = self._networks[scale]
+            if not isinstance(network, SuperResolutionNetwork):
+                network = self._load(network)
+                self._networks[scale] = (name, network)
+            self._digests[scale] = _digest(network)
+        return self._digests[scale]
+
+    def scales_for(
+        self, rows: int, columns: int, *, scale: float | None = None, width: int | None = None, height: int | None = None
+    ) -> tuple[int, ...]:
+        """Magnifications of the networks that an image goes through, in order; arguments and errors as :meth:`upscale`."""
+        size = target_size(rows, columns, self.default_scale if scale is None else scale, width, height)
+        return tuple(self._passes(max(size[0] / rows, size[1] / columns)))
+
+    def tile_limit(self, scale: int) -> int | None:
+        """The largest tile that ``tile="auto"`` uses at this magnification; None if only the device's size limits it.
+
+        If :meth:`fix_tiles` was not called before, the memory that is free now decides.
+        """
+        limit = self._largest_tile.get(scale)
+        if self.tile != "auto" or scale in self._fixed_tiles:
+            return limit
+        program = self.program(scale)
+        free = memory.free_memory(self.device)
+        side = limit
+        if side is None:
+            # an image just small enough not to be cut is the most that is ever computed at once
+            side = memory.largest_tile(program)
+            if memory.need(program, None, side, math.ceil(memory.WHOLE * side)) <= free:
+                return None
+        while memory.need(program, side, side, side) > free:
+            smaller = self._smaller(program, side, side, side)
+            if smaller is None:
+                break
+            side = smaller
+        return side
+
+    def fix_tiles(self, scale: int, limit: int | None) -> None:
+        """From now on choose tiles up to ``limit`` without regard to the memory that is free; only where it runs out, smaller ones.
+
+        So what else runs on the machine does not decide about the bytes of results.
+        """
+        self._fixed_tiles.add(scale)
+        if limit is not None:
+            self._largest_tile[scale] = limit
+
     def __call__(
         self, image: np.ndarray, *, scale: float | None = None, width: int | None = None, height: int | None = None
     ) -> np.ndarray:
@@ -182,6 +265,7 @@ class Upscaler:
         width: int | None = None,
         height: int | None = None,
         progress: Progress | None = None,
+        plans: Plans | None = None,
     ) -> Upscaled:
         """Upscale an image.
 
@@ -191,6 +275,7 @@ class Upscaler:
             scale: any number in (0, 16]; default is the network's own. Sides are rounded to whole pixels.
             width, height: exact size of the result instead of a scale; with one of them the other follows.
             progress: called with the finished part of the work.
+            plans: tile plans to use again and to add to.
 
         Returns:
             The result in the type and number of dimensions of ``image``; float results are not clipped. If the wanted size is not
@@ -208,7 +293,7 @@ class Upscaler:
         low, span = _range(pixels)
         if (low, span) != (0.0, 1.0):
             pixels = (pixels - np.float32(low)) / np.float32(span)
-        result, passes, notices = self._to_size(pixels, size, progress)
+        result, passes, notices = self._to_size(pixels, size, progress, plans)
         if (low, span) != (0.0, 1.0):
             result = result * np.float32(span) + np.float32(low)
         return Upscaled(result[:, :, 0] if image.ndim == 2 else result, tuple(passes), tuple(notices))
@@ -221,6 +306,7 @@ class Upscaler:
         width: int | None = None,
         height: int | None = None,
         progress: Progress | None = None,
+        plans: Plans | None = None,
     ) -> UpscaledPicture:
         """Upscale a picture: grey stays grey, alpha is upscaled too, profiles and EXIF are kept.
 
@@ -232,14 +318,14 @@ class Upscaler:
         # Alpha costs what a grey image costs, which is what a colour image costs.
         by_network = alpha is not None and self.alpha == "network" and not _constant(alpha)
         parts = 2 if by_network else 1
-        colours = self.upscale(pixels, scale=scale, width=width, height=height, progress=_part(progress, 0, parts))
+        colours = self.upscale(pixels, scale=scale, width=width, height=height, progress=_part(progress, 0, parts), plans=plans)
         passes, notices = list(colours.passes), list(colours.notices)
         size = colours.pixels.shape[:2]
         new_alpha: np.ndarray | None = None
         if alpha is not None and _constant(alpha):
             new_alpha = np.full(size, alpha.flat[0], alpha.dtype)
         elif alpha is not None and by_network:
-            upscaled = self.upscale(alpha, width=size[1], height=size[0], progress=_part(progress, 1, parts))
+            upscaled = self.upscale(alpha, width=size[1], height=size[0], progress=_part(progress, 1, parts), plans=plans)
             passes += upscaled.passes
             notices += [n for n in upscaled.notices if n not in notices]
             new_alpha = upscaled.pixels
@@ -291,14 +377,14 @@ class Upscaler:
         pixels = image[:, :, None] if image.ndim == 2 else image
         scale = self._passes(self.default_scale)[0]
         program = self.program(scale)
-        tiled, _ = self._run(pixels, scale, np.dtype(np.float32), None, [])
+        tiled, _ = self._run(pixels, scale, np.dtype(np.float32), None, [], None)
         plan = plan_tiles(*pixels.shape[:2], tile=None, pad_multiple=program.pad_multiple)
         (whole,) = upscale_strips(self._steps(program), pixels, plan, scale=scale, dtype=np.float32)
         difference = np.abs(whole - tiled)
         return float(difference.mean(dtype=np.float64)), float(difference.max())
 
     def _to_size(
-        self, pixels: np.ndarray, size: tuple[int, int], progress: Progress | None
+        self, pixels: np.ndarray, size: tuple[int, int], progress: Progress | None, plans: Plans | None
     ) -> tuple[np.ndarray, list[Pass], list[str]]:
         """All passes and the resize that lead from an image ``(H, W, C)`` to a size."""
         height, width = pixels.shape[:2]
@@ -314,7 +400,7 @@ class Upscaler:
             # 16 bits between the steps, so that an 8-bit image is rounded once
             step_dtype = dtype if exact or dtype == np.float32 else np.dtype(np.uint16)
             share = _part(progress, sum(work[:i]), sum(work), work[i])
-            pixels, plan = self._run(pixels, scale, step_dtype, share, notices)
+            pixels, plan = self._run(pixels, scale, step_dtype, share, notices, plans)
             passes.append(Pass(self.name(scale), scale, plan))
         if pixels.shape[:2] != size:
             pixels = resize(pixels, size=size)
@@ -331,7 +417,13 @@ class Upscaler:
         return products[min(product for product in products if product * STRETCH >= factor)]
 
     def _run(
-        self, pixels: np.ndarray, scale: int, dtype: np.dtype[Any], progress: Progress | None, notices: list[str]
+        self,
+        pixels: np.ndarray,
+        scale: int,
+        dtype: np.dtype[Any],
+        progress: Progress | None,
+        notices: list[str],
+        plans: Plans | None,
     ) -> tuple[np.ndarray, TilePlan]:
         """One pass; with ``tile="auto"`` again with smaller tiles as long as memory runs out."""
         program = self.program(scale)
@@ -339,9 +431,13 @@ class Upscaler:
         shape = (height * scale, width * scale, channels)
         _check_room(shape, dtype)
         result = np.empty(shape, dtype)
-        tile = self._choose_tile(program, scale, height, width, notices)
+        earlier = None if plans is None else plans.next(height, width)
+        if earlier is not None:
+            tile = None if earlier.whole else max(earlier.tile_height, earlier.tile_width)
+        else:
+            tile = self._choose_tile(program, scale, height, width, notices)
         while True:
-            plan = plan_tiles(
+            plan = earlier or plan_tiles(
                 height,
                 width,
                 tile=tile,
@@ -349,6 +445,9 @@ class Upscaler:
                 overlap=self.overlap,
                 batch=memory.choose_batch(program, tile),
             )
+            earlier = None
+            if plans is not None:
+                plans.choose(plan)
             try:
                 self._fill(result, program, pixels, plan, progress)
                 return result, plan
@@ -392,6 +491,8 @@ class Upscaler:
         known = self._largest_tile.get(scale)
         if known is not None and (tile is None or tile > known) and max(height, width) > known:
             tile = known
+        if scale in self._fixed_tiles:
+            return tile
         while memory.need(program, tile, height, width) > memory.free_memory(self.device):
             smaller = self._smaller(program, tile, height, width)
             if smaller is None:
@@ -449,6 +550,15 @@ def target_size(
             f"at most {LARGEST_SCALE:g} times is possible"
         )
     return new_height, new_width
+
+
+def _digest(network: SuperResolutionNetwork) -> str:
+    """sha256 over names, types, shapes and values of all weights, and over what else decides about the network's values."""
+    digest = hashlib.sha256(repr((network.architecture, network.options)).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _family(name: str) -> dict[int, ModelCard]:
