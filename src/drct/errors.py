@@ -64,6 +64,12 @@ class DataError(Error):
     code = "data"
 
 
+class ManifestError(Error):
+    """The record of a folder of results cannot be read or written."""
+
+    code = "manifest"
+
+
 class MissingDependencyError(Error):
     """An optional package is needed; the message names the extra that brings it."""
 
