@@ -28,6 +28,12 @@ class ImageError(Error):
     code = "image"
 
 
+class VideoError(Error):
+    """A video file cannot be read or written."""
+
+    code = "video"
+
+
 class CheckpointError(Error):
     """A weight file cannot be read, is unsafe, or does not fit the network."""
 
