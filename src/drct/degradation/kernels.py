@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,20 @@ from drct.degradation.draws import Draws
 from drct.degradation.options import SMALLEST_KERNEL, KernelKind, Range
 
 Values = Tensor | Sequence[float] | float
+
+
+class Kernels(NamedTuple):
+    """Kernels that were drawn, one for each image.
+
+    Attributes:
+        weights: float64 ``(N, K, K)`` on the CPU, K the largest side of all.
+        names: kind of each: one of the published kinds, ``"sinc"`` or ``"none"``.
+        strengths: ``(N,)``: the larger standard deviation in pixels, the cut-off of sinc in radians per pixel, 0 of none.
+    """
+
+    weights: Tensor
+    names: tuple[str, ...]
+    strengths: Tensor
 
 
 def blur_kernels(
@@ -98,14 +113,11 @@ def draw_kernels(
     sigma: Range,
     betag: Range,
     betap: Range,
-) -> Tensor:
+) -> Kernels:
     """One kernel for each image of a batch, as the published data set draws them.
 
     Sides are odd numbers from 7 to ``largest``. The exponents of generalized and plateau kernels lie below and above 1 equally
     often.
-
-    Returns:
-        float64 ``(count, K, K)`` on the CPU, K the largest side that was drawn.
     """
     sizes = draw_sizes(draws, count, largest)
     kind = [kinds[i] for i in draws.indices(shares, count).tolist()]
@@ -120,17 +132,24 @@ def draw_kernels(
         beta = torch.where(which, drawn, beta)
     theta = torch.where(round_, 0.0, draws.uniform((-math.pi, math.pi), count))
     pad_to = int(sizes.max())
-    kernels = blur_kernels(sizes, sigma_x, torch.where(round_, sigma_x, sigma_y), theta, beta, plateau, pad_to)
-    is_sinc = draws.chances(sinc_prob, count)
-    return torch.where(is_sinc.reshape(-1, 1, 1), sinc_kernels(_draw_cutoffs(draws, sizes), sizes, pad_to), kernels)
+    sigma_y = torch.where(round_, sigma_x, sigma_y)
+    blurs = blur_kernels(sizes, sigma_x, sigma_y, theta, beta, plateau, pad_to)
+    is_sinc, cutoffs = draws.chances(sinc_prob, count), _draw_cutoffs(draws, sizes)
+    return Kernels(
+        torch.where(is_sinc.reshape(-1, 1, 1), sinc_kernels(cutoffs, sizes, pad_to), blurs),
+        tuple("sinc" if sinc else name for sinc, name in zip(is_sinc.tolist(), kind, strict=True)),
+        torch.where(is_sinc, cutoffs, torch.maximum(sigma_x, sigma_y)),
+    )
 
 
-def draw_final_sinc(draws: Draws, count: int, probability: float, largest: int) -> Tensor:
-    """The filters beside the last compression: sinc with a probability, else nothing; as :func:`draw_kernels`."""
+def draw_final_sinc(draws: Draws, count: int, probability: float, largest: int) -> Kernels:
+    """The filters beside the last compression: sinc with a probability, else nothing."""
     sizes = draw_sizes(draws, count, largest)
     pad_to = int(sizes.max())
-    kernels = sinc_kernels(draws.uniform((math.pi / 3, math.pi), count), sizes, pad_to)
-    return torch.where(draws.chances(probability, count).reshape(-1, 1, 1), kernels, identity_kernels(count, pad_to))
+    cutoffs, is_sinc = draws.uniform((math.pi / 3, math.pi), count), draws.chances(probability, count)
+    weights = torch.where(is_sinc.reshape(-1, 1, 1), sinc_kernels(cutoffs, sizes, pad_to), identity_kernels(count, pad_to))
+    names = tuple("sinc" if sinc else "none" for sinc in is_sinc.tolist())
+    return Kernels(weights, names, torch.where(is_sinc, cutoffs, 0.0))
 
 
 def draw_sizes(draws: Draws, count: int, largest: int) -> Tensor:

@@ -1,0 +1,45 @@
+"""``drct degrade``: good images become bad ones, as a network is trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from drct.cli.console import Console
+
+
+@click.command(
+    epilog="Presets: 'real', the published ones of Real-DRCT; 'web', photos resized and compressed again and again; 'camera', "
+    "soft and grainy snapshots, sharpened by the camera."
+)
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Image file to write.")
+@click.option("--preset", default="real", show_default=True, metavar="real|web|camera", help="What happens to the image.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another number, another draw.")
+@click.option("--scale", type=click.IntRange(1, 16), default=4, show_default=True, help="How many times smaller it becomes.")
+@click.option("--sheet", type=click.IntRange(1, 99), metavar="N", help="Show N draws for the middle of the image side by side.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+def command(image: Path, output: Path, preset: str, seed: int, scale: int, sheet: int | None, quiet: bool) -> int:
+    """Degrade IMAGE as training does: sharpened first, then blur, resizing, noise and compression, twice.
+
+    Prints what was drawn. The same seed gives the same result.
+    """
+    from drct.degradation import DegradationOptions, degrade_picture, sample_sheet
+    from drct.imaging import read, write
+
+    options = DegradationOptions.preset(preset)
+    console = Console(quiet=quiet)
+    picture = read(image)
+    for notice in picture.notices:
+        console.note(f"{image}: {notice}")
+    if sheet is None:
+        sample = degrade_picture(picture, options, scale=scale, seed=seed)
+        samples, pixels = [sample], sample.pixels
+    else:
+        pixels, samples = sample_sheet(picture, options, scale=scale, seed=seed, count=sheet)
+    write(output, pixels)
+    for sample in samples:
+        console.say(f"seed {sample.seed}: {sample.words}")
+    console.say(f"{image} -> {output}  ({picture.width} x {picture.height} -> {pixels.shape[1]} x {pixels.shape[0]})")
+    return 0

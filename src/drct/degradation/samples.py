@@ -1,0 +1,113 @@
+"""What a network is trained on, shown on one image: a low-quality version of it, or a sheet of several."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drct.degradation.filters import usm_sharpen
+from drct.degradation.options import DegradationOptions
+from drct.degradation.process import Step, degrade
+from drct.errors import OptionError
+from drct.imaging import Picture, from_tensor, side_by_side, to_tensor
+from drct.imaging.writing import on_white
+
+SIDE = 256  # of the ground truth in a sheet: that of the published training patches
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A low-quality image and how it came about.
+
+    Attributes:
+        pixels: uint8 RGB ``(H, W, 3)``.
+        seed: what it was drawn with.
+        steps: in order.
+    """
+
+    pixels: np.ndarray
+    seed: int
+    steps: tuple[Step, ...]
+
+    @property
+    def words(self) -> str:
+        """All steps in one line."""
+        return ", ".join(step.words() for step in self.steps)
+
+    @property
+    def label(self) -> str:
+        """The seed, and the steps that show most."""
+        shown = [step.words() for step in self.steps if "noise" in step.stage or "compress" in step.stage]
+        return f"{self.seed}: {', '.join(shown)}"
+
+
+def degrade_picture(picture: Picture, options: DegradationOptions, *, scale: int = 4, seed: int = 0) -> Sample:
+    """A low-quality version of a picture, made as for training: sharpened, then degraded.
+
+    Right and bottom are cut to a multiple of the scale; grey becomes RGB, transparency is laid on white, all depths become 8 bits.
+
+    Raises:
+        OptionError: a scale below 1, or a picture smaller than the scale.
+    """
+    return _sample(usm_sharpen(_ground_truth(picture, scale)), options, scale, seed)
+
+
+def sample_sheet(
+    picture: Picture, options: DegradationOptions, *, scale: int = 4, seed: int = 0, count: int = 11, side: int = SIDE
+) -> tuple[np.ndarray, list[Sample]]:
+    """The middle of a picture and what a network would get for it, each time drawn anew.
+
+    Args:
+        picture: the good image.
+        options: of the degradation.
+        scale: how many times smaller the samples are; they are shown enlarged, each pixel a square.
+        seed: of the first sample; each next one has the next seed.
+        count: samples.
+        side: of the part of the picture that is used, in pixels.
+
+    Returns:
+        The sheet, uint8 ``(H, W, 3)``: sharpened ground truth, the samples in reading order; and the samples.
+
+    Raises:
+        OptionError: as :func:`degrade_picture`, or no samples.
+    """
+    if count < 1:
+        raise OptionError(f"a sheet of {count} samples: at least 1 is needed")
+    gt = _ground_truth(picture, scale)
+    height, width = (min(side - side % scale or scale, length) for length in gt.shape[-2:])
+    top, left = (gt.shape[-2] - height) // 2, (gt.shape[-1] - width) // 2
+    gt = usm_sharpen(gt[..., top : top + height, left : left + width])
+    samples = [_sample(gt, options, scale, seed + i) for i in range(count)]
+    panels = [from_tensor(gt, np.uint8), *(np.kron(s.pixels, np.ones((scale, scale, 1), np.uint8)) for s in samples)]
+    labels = ["ground truth, sharpened", *(sample.label for sample in samples)]
+    return side_by_side(panels, labels, columns=_columns(len(panels)), text_height=12), samples
+
+
+def _columns(panels: int) -> int:
+    """As many as make the sheet a little wider than high."""
+    return next(n for n in range(1, panels + 1) if n * n * 3 >= panels * 4 or n == panels)
+
+
+def _ground_truth(picture: Picture, scale: int) -> Tensor:
+    if scale < 1:
+        raise OptionError(f"scale is {scale}, but must be at least 1")
+    pixels = picture.pixels if picture.alpha is None else on_white(picture.pixels, picture.alpha)
+    height, width = (length - length % scale for length in pixels.shape[:2])
+    if not height or not width:
+        raise OptionError(
+            f"{picture.path or 'the picture'}: {picture.width} x {picture.height} pixels are too few for scale {scale}"
+        )
+    return to_tensor(pixels[:height, :width]).clamp(0, 1)
+
+
+def _sample(gt: Tensor, options: DegradationOptions, scale: int, seed: int) -> Sample:
+    steps: list[Step] = []
+    generator = torch.Generator().manual_seed(seed)
+    lq = degrade(gt, options, scale=scale, generator=generator, report=steps.append)
+    return Sample(from_tensor(lq, np.uint8), seed, tuple(steps))
+
+
+__all__ = ["Sample", "degrade_picture", "sample_sheet"]
