@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from drct.degradation.filters import usm_sharpen
 from drct.degradation.options import DegradationOptions
-from drct.degradation.process import Step, degrade
+from drct.degradation.process import MODES, Step, degrade
 from drct.errors import OptionError
 from drct.imaging import Picture, from_tensor, side_by_side, to_tensor
 from drct.imaging.writing import on_white
@@ -39,9 +40,10 @@ class Sample:
 
     @property
     def label(self) -> str:
-        """The seed, and the steps that show most."""
-        shown = [step.words() for step in self.steps if "noise" in step.stage or "compress" in step.stage]
-        return f"{self.seed}: {', '.join(shown)}"
+        """The seed, and noise and compression, which show most, in few letters."""
+        shown = [step for step in self.steps if re.match("noise|compress|again", step.stage) and step.names[0] not in MODES]
+        short = [re.sub("^(grey|colour) ", "", step.words()).replace("Gaussian", "noise") for step in shown]
+        return f"{self.seed}: {', '.join(short)}"
 
 
 def degrade_picture(picture: Picture, options: DegradationOptions, *, scale: int = 4, seed: int = 0) -> Sample:
