@@ -79,7 +79,7 @@ def test_accelerated_network_has_the_same_values_and_gradients() -> None:
     plain_net = create_network("drct_light", scale=2, **options)
     fast_net = create_network("drct_light", scale=2, **options)
     fast_net.load_state_dict(plain_net.state_dict())
-    assert accelerate(fast_net) == ["native window attention in 10 blocks"]
+    assert "native window attention in 10 blocks" in accelerate(fast_net)
     x = torch.rand(2, 3, 24, 16)
     a, b = plain_net(x), fast_net(x)
     assert (a - b).abs().max() < 1e-5

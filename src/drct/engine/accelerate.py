@@ -6,11 +6,15 @@ are exchanged in place for fused ones that have gradients; parameters, names and
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drct.engine import native
+from drct.engine.native import BlockShape
+from drct.networks.drct import BLOCKS, RDG
 from drct.networks.mamba_drct import DIRECTIONS, SS2D
 from drct.networks.window_attention import SwinBlock
 
@@ -30,6 +34,51 @@ class _NativeAttention:
         table, index = attn.relative_position_bias_table, attn.relative_position_index
         out = native.window_attention(qkv, table, index, attn.window, attn.shift, attn.scale)
         return attn.proj_drop(attn.proj(out))
+
+
+class _NativeGroup:
+    """Stands in for ``RDG.forward`` under autocast to bfloat16: the whole dense group in one kernel per block."""
+
+    def __init__(self, group: RDG) -> None:
+        self.group = group
+        self.plain = type(group).forward
+        self.blocks: list[SwinBlock] = [group.get_submodule(f"swin{j + 1}") for j in range(BLOCKS)]  # type: ignore[misc]
+        self.adjusts: list[nn.Conv2d] = [group.get_submodule(f"adjust{j + 1}") for j in range(BLOCKS)]  # type: ignore[misc]
+        self.shapes = [_block_shape(*pair) for pair in zip(self.blocks, self.adjusts, strict=True)]
+        self.shapes[-1] = dataclasses.replace(self.shapes[-1], residual=0.2)
+
+    def supported(self) -> bool:
+        """Whether the kernel computes what this group does; dropout of single numbers it does not know."""
+        widening = any(shape.out > shape.dim for shape in self.shapes)
+        return not widening and all(b.window % 8 == 0 and b.mlp.drop.p == 0 and b.attn.attn_drop == 0 for b in self.blocks)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        if x.device.type != "cpu" or not bf16:
+            return self.plain(self.group, x)
+        ones = torch.ones(len(x), 1, 1, 1)
+        branches = torch.stack([torch.cat([b.drop_path(ones), b.drop_path(ones)], 1).view(-1, 2) for b in self.blocks])
+        parameters = [p for pair in zip(self.blocks, self.adjusts, strict=True) for p in _block_parameters(*pair)]
+        return native.dense_group(x.bfloat16(), branches, self.shapes, self.blocks[0].norm1.eps, parameters)
+
+
+def _block_shape(block: SwinBlock, adjust: nn.Conv2d) -> BlockShape:
+    attn = block.attn
+    return BlockShape(
+        block.window,
+        block.shift,
+        attn.num_heads,
+        attn.dim // attn.num_heads,
+        block.mlp.fc1.out_features,
+        adjust.out_channels,
+        attn.scale,
+        None,
+    )
+
+
+def _block_parameters(block: SwinBlock, adjust: nn.Conv2d) -> list[Tensor | None]:
+    layers = (block.norm1, block.attn.qkv, block.attn.proj, block.norm2, block.mlp.fc1, block.mlp.fc2, adjust)
+    return [p for layer in layers for p in (layer.weight, layer.bias)] + [block.attn.relative_position_bias_table]
 
 
 class _NativeScan:
@@ -59,6 +108,12 @@ def accelerate(network: nn.Module) -> list[str]:
     lines = []
     if scans:
         lines.append(_accelerate_scans(scans))
+    groups = [_NativeGroup(module) for module in network.modules() if isinstance(module, RDG)]
+    if groups and native.swin_bf16_available() is None:
+        supported = [group for group in groups if group.supported()]
+        for group in supported:
+            group.group.forward = group  # type: ignore[method-assign]
+        lines.append(f"under bfloat16 autocast: native blocks in {len(supported)} dense groups")
     if swins or not scans:
         lines.append(_accelerate_attention(swins))
     return lines

@@ -119,12 +119,12 @@ def table_gradient(dbias: Tensor, window: int) -> Tensor:
     many times slower.
     """
     x = dbias.view(-1, window, window, window, window).permute(0, 1, 3, 2, 4)  # heads, y query, y key, x query, x key
-    x = _diagonal_sums(x)  # heads, y query, y key, x difference
-    x = _diagonal_sums(x.permute(0, 3, 1, 2))  # heads, x difference, y difference
+    x = diagonal_sums(x)  # heads, y query, y key, x difference
+    x = diagonal_sums(x.permute(0, 3, 1, 2))  # heads, x difference, y difference
     return x.permute(2, 1, 0).reshape(-1, len(dbias))
 
 
-def _diagonal_sums(x: Tensor) -> Tensor:
+def diagonal_sums(x: Tensor) -> Tensor:
     """``(..., w, w)`` to ``(..., 2w - 1)``: entry ``i - j + w - 1`` is the sum over all (i, j) with that difference."""
     w = x.shape[-1]
     # flipped and padded to rows of 2w, then read in rows of 2w - 1, each row starts one column further left than the last

@@ -1,0 +1,279 @@
+"""A Swin block and the 1x1 convolution behind it in bfloat16, by the C kernel of ``swin_bf16.c``: values and gradients."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drct.engine.native.build import load_library
+from drct.engine.native.window_attention import LOG2E, diagonal_sums
+from drct.errors import DeviceError
+
+SOURCE = "swin_bf16.c"
+LANES = 16
+NAMES = (
+    *("norm1", "norm1_bias", "qkv", "qkv_bias", "proj", "proj_bias", "norm2", "norm2_bias"),
+    *("fc1", "fc1_bias", "fc2", "fc2_bias", "adjust", "adjust_bias"),
+)
+PARAMETERS = len(NAMES) + 1  # and the table of relative position biases
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockShape:
+    """Sizes of a block and of what follows it.
+
+    Attributes:
+        window, shift: of the attention, in pixels.
+        heads, head_dim: of the attention; ``heads * head_dim`` channels.
+        hidden: channels within the MLP.
+        out: channels behind the 1x1 convolution, at most those of the block.
+        scale: factor of the scores.
+        residual: None for ``leaky_relu(adjust(v), 0.2)``, else the factor a of ``x + a adjust(v)``.
+    """
+
+    window: int
+    shift: int
+    heads: int
+    head_dim: int
+    hidden: int
+    out: int
+    scale: float
+    residual: float | None
+
+    @property
+    def dim(self) -> int:
+        return self.heads * self.head_dim
+
+    def kept_rows(self) -> tuple[int, ...]:
+        """Width of the rows kept for backward: qkv, attention's output, u, hidden, v."""
+        return padded(3 * self.dim), padded(self.dim), padded(self.dim), padded(self.hidden), padded(self.dim)
+
+    def gradient_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the gradients of :data:`NAMES`, without padding."""
+        c, h, o = self.dim, self.hidden, self.out
+        return [(c,), (c,), (3 * c, c), (3 * c,), (c, c), (c,), (c,), (c,), (h, c), (h,), (c, h), (c,), (o, c), (o,)]
+
+
+class _Block(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "window", "shift", "heads", "head_dim")),
+        *((name, ctypes.c_int64) for name in ("dim", "hidden", "out", "x_stride", "y_stride", "keep", "parts", "residual")),
+        *((name, ctypes.c_float) for name in ("scale", "slope", "alpha", "eps")),
+        ("threads", ctypes.c_int32),
+    )
+
+
+class _Parameters(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_void_p) for name in (*NAMES, "bias", "branches"))
+
+
+class _Kept(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("qkv", "attended", "u", "hidden", "v", "lse"))
+
+
+def swin_bf16_available() -> str | None:
+    """None when the kernel can be used here, else the reason why not."""
+    try:
+        if load_library(SOURCE).drct_swin_bf16_available():
+            return None
+    except DeviceError as error:
+        return str(error)
+    return "the processor has no bfloat16 products (AVX512_BF16)"
+
+
+def padded(n: int) -> int:
+    """The next multiple of a vector's length."""
+    return -(-n // LANES) * LANES
+
+
+def expand_table(table: Tensor, window: int) -> Tensor:
+    """Bias table ``((2w - 1)**2, heads)`` in the order of the kernel's rows: ``(heads, query x, key y - query y, key x)``.
+
+    Along the last two axes lie, from some place on, the biases of one query against all keys, so nothing of size N x N is needed.
+    """
+    side = 2 * window - 1
+    x = torch.arange(window)
+    column = x[:, None] - x[None, :] + window - 1  # query x, key x
+    row = torch.arange(side - 1, -1, -1)  # the table counts query y - key y
+    index = row[None, :, None] * side + column[:, None, :]
+    return table.detach().float().t()[:, index].contiguous()
+
+
+def table_gradient_of_rows(rows: Tensor) -> Tensor:
+    """Adjoint of :func:`expand_table`: ``(heads, w, 2w - 1, w)`` to ``((2w - 1)**2, heads)``."""
+    return diagonal_sums(rows.permute(0, 2, 1, 3)).flip(1).flatten(1).t()
+
+
+def _block(shape: BlockShape, x: Tensor, y: Tensor, eps: float, keep: bool, parts: int) -> _Block:
+    batch, height, width = x.shape[:3]
+    return _Block(
+        batch,
+        height,
+        width,
+        shape.window,
+        shape.shift,
+        shape.heads,
+        shape.head_dim,
+        shape.dim,
+        shape.hidden,
+        shape.out,
+        x.stride(2),
+        y.stride(2),
+        keep,
+        parts,
+        shape.residual is not None,
+        shape.scale,
+        0.2,
+        1.0 if shape.residual is None else shape.residual,
+        eps,
+        torch.get_num_threads(),
+    )
+
+
+def _pointers(kind: type[ctypes.Structure], tensors: Sequence[Tensor | None]) -> ctypes.Structure:
+    return kind(*(None if t is None else t.data_ptr() for t in tensors))
+
+
+def _check(code: int) -> None:
+    if code == 1:
+        raise MemoryError("the Swin kernel could not allocate its work space")
+    if code:
+        raise DeviceError("the Swin kernel was called on a processor without bfloat16 products")
+
+
+def forward(
+    shape: BlockShape, x: Tensor, y: Tensor, parameters: Sequence[Tensor | None], branches: Tensor, eps: float, keep: bool
+) -> list[Tensor]:
+    """Compute one block into ``y``.
+
+    Args:
+        x, y: bfloat16 maps ``(B, H, W, >= channels)`` whose pixels are evenly spaced; they may be slices of one map.
+        parameters: float32, contiguous, in the order of :data:`NAMES`, then the expanded bias times log2(e).
+        branches: ``(B, 2)`` float32 factors of the two residual branches.
+        keep: return what :func:`backward` needs instead of work space.
+    """
+    batch, height, width = x.shape[:3]
+    rows = batch * height * width if keep else torch.get_num_threads() * shape.window**2
+    kept = [(torch.zeros if shape.dim % LANES else torch.empty)(rows, n, dtype=torch.bfloat16) for n in shape.kept_rows()]
+    kept.append(torch.empty(rows * shape.heads))
+    block = _block(shape, x, y, eps, keep, 1)
+    _check(
+        load_library(SOURCE).drct_swin_bf16_forward(
+            ctypes.byref(block),
+            ctypes.byref(_pointers(_Parameters, [*parameters, branches])),
+            ctypes.c_void_p(x.data_ptr()),
+            ctypes.c_void_p(y.data_ptr()),
+            ctypes.byref(_pointers(_Kept, kept)),
+        )
+    )
+    return kept
+
+
+def backward(
+    shape: BlockShape,
+    x: Tensor,
+    y: Tensor,
+    dy: Tensor,
+    dx: Tensor,
+    parameters: Sequence[Tensor | None],
+    branches: Tensor,
+    eps: float,
+    kept: Sequence[Tensor],
+) -> list[Tensor]:
+    """Add the gradient of ``x`` to ``dx`` (spaced like ``x``; ``dy`` like ``y``); returns those of the parameters and the table."""
+    sizes = [tuple(padded(n) for n in size) for size in shape.gradient_shapes()]
+    sizes.append((shape.heads, shape.window, 2 * shape.window - 1, shape.window))
+    counts = [torch.Size(size).numel() for size in sizes]
+    parts = torch.get_num_threads()
+    sums = torch.zeros(parts, sum(counts))
+    block = _block(shape, x, y, eps, True, parts)
+    _check(
+        load_library(SOURCE).drct_swin_bf16_backward(
+            ctypes.byref(block),
+            ctypes.byref(_pointers(_Parameters, [*parameters, branches])),
+            *(ctypes.c_void_p(t.data_ptr()) for t in (x, y, dy, dx)),
+            ctypes.byref(_pointers(_Kept, kept)),
+            ctypes.c_void_p(sums.data_ptr()),
+            ctypes.c_int64(sums.shape[1]),
+        )
+    )
+    gradients = [part.view(size) for part, size in zip(sums.sum(0).split(counts), sizes, strict=True)]
+    cut = [g[tuple(slice(n) for n in size)] for g, size in zip(gradients, shape.gradient_shapes(), strict=False)]
+    return [*cut, table_gradient_of_rows(gradients[-1])]
+
+
+class _DenseGroup(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, branches: Tensor, shapes: Sequence[BlockShape], eps: float, *parameters: Tensor | None
+    ) -> Tensor:
+        keep = any(ctx.needs_input_grad)
+        blocks = [_prepared(shape, parameters[i * PARAMETERS : (i + 1) * PARAMETERS]) for i, shape in enumerate(shapes)]
+        dense = x.new_empty(*x.shape[:3], shapes[-1].dim)  # every block finds its input here and adds its output
+        dense[..., : shapes[0].dim] = x
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        kept = [
+            forward(shape, dense, _target(dense, out, shape), block, branches[i], eps, keep)
+            for i, (shape, block) in enumerate(zip(shapes, blocks, strict=True))
+        ]
+        if keep:
+            ctx.save_for_backward(dense, out, branches, *parameters, *(t for block in kept for t in block))
+            ctx.shapes, ctx.eps = shapes, eps
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        dense, out, branches, *saved = ctx.saved_tensors
+        shapes: Sequence[BlockShape] = ctx.shapes
+        count = PARAMETERS * len(shapes)
+        dout = gradients[0].to(torch.bfloat16).contiguous()
+        ddense = torch.zeros_like(dense)
+        ddense[..., : shapes[0].dim] = dout
+        found: list[Tensor | None] = []
+        for i in reversed(range(len(shapes))):
+            shape = shapes[i]
+            parameters = saved[i * PARAMETERS : (i + 1) * PARAMETERS]
+            kept = saved[count + 6 * i : count + 6 * (i + 1)]
+            block = _prepared(shape, parameters)
+            y, dy = _target(dense, out, shape), _target(ddense, dout, shape)
+            of_block = backward(shape, dense, y, dy, ddense, block, branches[i], ctx.eps, kept)
+            found[:0] = [None if p is None else g.reshape(p.shape).to(p.dtype) for p, g in zip(parameters, of_block, strict=True)]
+        return ddense[..., : shapes[0].dim], None, None, None, *found
+
+
+def _prepared(shape: BlockShape, parameters: Sequence[Tensor | None]) -> list[Tensor | None]:
+    plain = [None if p is None else p.detach().float().contiguous() for p in parameters[:-1]]
+    table = parameters[-1]
+    assert table is not None
+    return [*plain, expand_table(table, shape.window) * LOG2E]
+
+
+def _target(dense: Tensor, out: Tensor, shape: BlockShape) -> Tensor:
+    """Where a block's output belongs: behind its input, or for the last one into the result."""
+    return out if shape.residual is not None else dense[..., shape.dim : shape.dim + shape.out]
+
+
+def dense_group(
+    x: Tensor, branches: Tensor, shapes: Sequence[BlockShape], eps: float, parameters: Sequence[Tensor | None]
+) -> Tensor:
+    """A dense group of Swin blocks (:class:`drct.networks.drct.RDG`) with gradients for ``x`` and the parameters.
+
+    Args:
+        x: ``(B, H, W, C)``, bfloat16; H and W multiples of the window.
+        branches: ``(blocks, B, 2)`` float32, factors of the residual branches: ones, or what stochastic depth drew.
+        shapes: of the blocks; all but the last have ``residual=None``.
+        eps: of the norms.
+        parameters: for each block those of :data:`NAMES`, then its bias table ``((2 * window - 1)**2, heads)``; float32.
+    """
+    if x.dtype != torch.bfloat16 or x.device.type != "cpu":
+        raise ValueError(f"the kernel takes bfloat16 on the CPU, not {x.dtype} on {x.device}")
+    if x.shape[1] % shapes[0].window or x.shape[2] % shapes[0].window or x.shape[3] != shapes[0].dim:
+        raise ValueError(f"a map {tuple(x.shape)} does not go with {shapes[0].dim} channels and windows of {shapes[0].window}")
+    if any(shape.out > shape.dim or shape.window % 8 for shape in shapes):
+        raise ValueError("the kernel takes windows of multiples of 8 and 1x1 convolutions that do not widen")
+    return _DenseGroup.apply(x, branches.contiguous(), tuple(shapes), eps, *parameters)

@@ -1,0 +1,133 @@
+"""The kernel of whole Swin blocks in bfloat16 against the network in float32: no further from it than torch's own autocast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from drct.engine import native
+from drct.engine.accelerate import accelerate
+from drct.engine.native.swin_bf16 import expand_table, table_gradient_of_rows
+from drct.networks import create_network
+from drct.networks.window_attention import gather_bias, relative_position_index
+
+SIZES: dict[str, dict[str, Any]] = {
+    "light": {"depths": [1], "num_heads": [3]},
+    "window 8, two groups": {"depths": [1, 1], "num_heads": [2, 2], "window_size": 8, "embed_dim": 32, "head_dim": 16},
+    "channels and heads that do not fill vectors": {
+        "depths": [1],
+        "num_heads": [2],
+        "window_size": 8,
+        "embed_dim": 36,
+        "gc": 6,
+        "head_dim": 6,
+    },
+    "heads wider than a vector": {"depths": [1], "num_heads": [1], "window_size": 8, "embed_dim": 40, "gc": 20, "head_dim": 20},
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kernels() -> None:
+    if reason := native.swin_bf16_available():
+        pytest.skip(reason)
+
+
+def network(options: dict[str, Any]) -> torch.nn.Module:
+    """Untrained, but with norms, biases and scores that matter."""
+    torch.manual_seed(0)
+    net = create_network("drct_light", scale=2, **options)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.1 * torch.randn_like(p)) if p.dim() == 1 else p.mul_(3 if p.dim() == 2 else 1)
+    return net
+
+
+def values_and_gradients(net: torch.nn.Module, x: torch.Tensor, bf16: bool) -> list[torch.Tensor]:
+    x = x.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        y = net(x)
+    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    return [y.detach().float(), *torch.autograd.grad((y.float() * dy).mean(), [x, *net.parameters()])]
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_as_close_to_float32_as_autocast(name: str) -> None:
+    net = network(SIZES[name])
+    x = torch.rand(2, 3, 32, 48)
+    exact, autocast = values_and_gradients(net, x, False), values_and_gradients(net, x, True)
+    lines = accelerate(net)
+    assert any("native blocks" in line for line in lines), lines
+    ours = values_and_gradients(net, x, True)
+    errors = [[float((a - e).norm() / e.norm()) for a, e in zip(all, exact, strict=True)] for all in (ours, autocast)]
+    assert sum(errors[0]) <= 1.1 * sum(errors[1])
+    for mine, theirs in zip(*errors, strict=True):
+        assert mine <= 2 * theirs + 0.01
+
+
+def test_inference_gives_the_values_of_training() -> None:
+    net = network(SIZES["light"])
+    accelerate(net)
+    x = torch.rand(1, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = net(x)
+        with torch.no_grad():
+            assert torch.equal(net(x), y.detach())
+
+
+def test_float32_takes_the_exact_path() -> None:
+    net, x = network(SIZES["light"]), torch.rand(1, 3, 16, 16)
+    expected = net(x)
+    accelerate(net)
+    assert (net(x) - expected).abs().max() < 1e-5
+
+
+def test_two_threads_give_the_same_gradients() -> None:
+    net = network(SIZES["light"])
+    accelerate(net)
+    group, x, threads = net.get_submodule("layers.0"), torch.randn(2, 32, 32, 48).bfloat16(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = values_and_gradients(group, x, True)
+        torch.set_num_threads(2)
+        two, again = values_and_gradients(group, x, True), values_and_gradients(group, x, True)
+    finally:
+        torch.set_num_threads(threads)
+    for a, b, c in zip(one, two, again, strict=True):
+        assert torch.equal(b, c)
+        assert (a - b).abs().max() <= 1e-4 * a.abs().max()
+
+
+def test_stochastic_depth_draws_as_the_network_does() -> None:
+    """A sample whose branches are all dropped passes the blocks unchanged: same drops, so same distance to float32."""
+    net = network({**SIZES["light"], "drop_path_rate": 0.5, "depths": [1, 1], "num_heads": [3, 3]})
+    x = torch.rand(8, 3, 16, 16)
+    torch.manual_seed(5)
+    exact = values_and_gradients(net, x, False)
+    accelerate(net)
+    torch.manual_seed(5)
+    same = values_and_gradients(net, x, True)
+    torch.manual_seed(6)
+    other = values_and_gradients(net, x, True)
+    assert (same[0] - exact[0]).norm() < 0.1 * (other[0] - exact[0]).norm()
+
+
+def test_table_rows_and_their_adjoint() -> None:
+    window, heads = 8, 2
+    table = torch.randn((2 * window - 1) ** 2, heads)
+    rows = expand_table(table, window)
+    full = gather_bias(table, relative_position_index(window)).view(heads, window, window, -1)  # heads, query y, query x, keys
+    for y, x in ((0, 0), (3, 5), (7, 7)):
+        start = (window - 1 - y) * window
+        assert torch.equal(rows[:, x].flatten(1)[:, start : start + window**2], full[:, y, x])
+    gradient = torch.randn_like(rows)
+    assert torch.allclose((rows * gradient).sum(), (table * table_gradient_of_rows(gradient)).sum(), rtol=1e-4)
+
+
+def test_what_the_kernel_cannot_do_is_refused() -> None:
+    shape = native.BlockShape(8, 0, 1, 16, 32, 16, 0.25, 0.2)
+    with pytest.raises(ValueError, match="bfloat16 on the CPU"):
+        native.dense_group(torch.zeros(1, 8, 8, 16), torch.ones(1, 1, 2), [shape], 1e-5, [])
+    with pytest.raises(ValueError, match="does not go with"):
+        native.dense_group(torch.zeros(1, 8, 12, 16).bfloat16(), torch.ones(1, 1, 2), [shape], 1e-5, [])
