@@ -22,6 +22,7 @@ from drct.training.checkpoint import list_states, load_state
 from drct.training.log import read_log
 from drct.training.loop import Run, TrainingError, train
 from drct.training.options import parse_options
+from drct.training.steps import PixelStep
 from drct.weights import load_network, save_network
 
 Make = Callable[..., dict[str, Any]]
@@ -108,7 +109,8 @@ def test_skips_bad_steps_and_stops_after_ten(option_dict: Make, tmp_path: Path) 
 
     instance = Run(options, tmp_path / "run", Process(0, 1, torch.device("cpu")), lambda line: None)
     before = {k: v.clone() for k, v in instance.network.state_dict().items()}
-    instance.losses = [lambda sr, gt: sr.sum() * float("nan")]  # type: ignore[list-item]
+    assert isinstance(instance.step, PixelStep)
+    instance.step.content.criteria = {"pix": lambda sr, gt: sr.sum() * float("nan")}
     with pytest.raises(TrainingError, match="10 steps in a row"):
         instance.go()
     state = load_state(list_states(tmp_path / "run")[-1])

@@ -57,7 +57,7 @@ def test_dead_keys_warn() -> None:
         ("train.optim_g", {"type": "Adan"}, "Adam.*Adan"),
         ("scale", 0, "scale.*greater than 0"),
         ("datasets.train.dataroot_gt", None, "dataroot_gt"),
-        ("val.metrics", {"psnr": {"type": "calculate_lpips"}}, "calculate_psnr"),
+        ("val.metrics", {"psnr": {"type": "calculate_niqe"}}, "calculate_psnr"),
     ],
 )
 def test_mistakes_are_named(path: str, value: Any, message: str) -> None:

@@ -96,5 +96,5 @@ def test_published_keys_are_accepted() -> None:
     }
     options, warnings = parse_options(data)
     assert options.val.val_freq == 5000
-    dead = ("model_type", "num_gpu", "io_backend", "use_shuffle", "prefetch_mode", "pbar", "use_tb_logger", "wandb", "dist_params")
+    dead = ("num_gpu", "io_backend", "use_shuffle", "prefetch_mode", "pbar", "use_tb_logger", "wandb", "dist_params")
     assert all(any(key in line for line in warnings) for key in dead)

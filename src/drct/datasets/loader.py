@@ -38,6 +38,7 @@ class PatchSet:
         lq: LR images in the same order, or None to make them from ``gt`` by the MATLAB bicubic.
         scale: magnification.
         gt_size: side of a GT patch in pixels.
+        gt_only: no LR at all: :meth:`ground_truth` hands out the patches. Smaller images are mirrored to the size of a patch.
     """
 
     def __init__(
@@ -51,15 +52,18 @@ class PatchSet:
         by_area: bool = False,
         hflip: bool = True,
         rotate: bool = True,
+        gt_only: bool = False,
     ) -> None:
-        self.gt, self.lq, self.scale, self.gt_size = gt, lq, scale, gt_size
+        self.gt, self.lq, self.scale, self.gt_size, self.gt_only = gt, lq, scale, gt_size, gt_only
         patch = gt_size // scale
         # the kernel of the bicubic reaches 2 LR pixels to each side
-        self.margin = 2 * scale if lq is None else 0
+        self.margin = 2 * scale if lq is None and not gt_only else 0
         self.sampler = PatchSampler(len(gt), self._lr_size, patch, seed, by_area=by_area, hflip=hflip, rotate=rotate)
 
     def _lr_size(self, i: int) -> tuple[int, int]:
         h, w = self.gt.shape(i)
+        if self.gt_only:
+            h, w = max(h, self.gt_size), max(w, self.gt_size)
         if min(h, w) < self.gt_size:
             raise DataError(
                 f"{self.gt.name(i)} is {w} x {h}, smaller than a patch of gt_size {self.gt_size}: remove it or reduce gt_size"
@@ -104,6 +108,11 @@ class PatchSet:
             lq = lq[..., border:-border, border:-border]
             gt = gt[..., m:-m, m:-m]
         return self._orient(lq, batch.patches) / 255, self._orient(gt, batch.patches) / 255
+
+    def ground_truth(self, batch: RawBatch, device: torch.device) -> Tensor:
+        """Move the patches of a set without LR to the device and orient them: float32 ``(N, 3, P, P)`` in 0..1."""
+        gt = batch.gt.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+        return self._orient(gt, batch.patches) / 255
 
     @staticmethod
     def _orient(x: Tensor, patches: list[Patch]) -> Tensor:

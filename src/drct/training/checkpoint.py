@@ -17,7 +17,8 @@ from drct.errors import CheckpointError
 class State:
     """State of a run after ``iteration`` optimizer steps.
 
-    Data order and random numbers need no entry: both follow from the seed and the iteration.
+    Data order and random numbers need no entry: both follow from the seed and the iteration. ``discriminator`` holds the state of
+    that network and its optimizer, ``pairs`` for each process what its pool of training pairs holds; both may be empty.
     """
 
     iteration: int
@@ -27,6 +28,8 @@ class State:
     optimizer: dict[str, Any]
     best: dict[str, float]
     options_sha256: str
+    discriminator: dict[str, Any] = dataclasses.field(default_factory=dict)
+    pairs: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def save_atomically(content: Any, path: Path) -> None:

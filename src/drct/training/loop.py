@@ -1,4 +1,4 @@
-"""The training loop: batch, loss, step, log, validate, save. Read :func:`train` from top to bottom."""
+"""The training loop: batch, losses, step, log, validate, save. Read :func:`train` from top to bottom."""
 
 from __future__ import annotations
 
@@ -6,34 +6,33 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
-import signal
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
-from drct.datasets.loader import PatchSet, batches
-from drct.datasets.sources import EnlargedSource, check_pairs, open_source
+from drct.datasets.loader import RawBatch, batches
 from drct.engine.accelerate import accelerate
-from drct.errors import CheckpointError, DeviceError, Error, OptionError
+from drct.errors import CheckpointError, Error, OptionError
 from drct.networks import SuperResolutionNetwork, create_network
 from drct.training.checkpoint import State, list_states, load_state, save_state
 from drct.training.ema import EMA
 from drct.training.linear_start import linear_start, resample_tail
 from drct.training.log import Log, draw_curve
-from drct.training.losses import LOSSES
 from drct.training.options import TrainOptions
+from drct.training.pairs import Batch, open_pairs
+from drct.training.processes import Process, StopSignals, processes
 from drct.training.schedule import Schedule
-from drct.training.validation import ValidationSet, save_sheet, validate
+from drct.training.steps import build_step
+from drct.training.validation import ValidationSet, check_metrics, save_sheet, validate
 
 BAD_STEPS = 10  # so many non-finite steps in a row end the run
+GAN_OPTIONS = ("optim_d", "gan_opt", "net_d_iters", "net_d_init_iters")
 
 
 class TrainingError(Error):
@@ -50,19 +49,6 @@ class TrainResult:
     iteration: int
     best: dict[str, float]
     interrupted: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Process:
-    """This process among those that train together."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-    @property
-    def is_main(self) -> bool:
-        return self.rank == 0
 
 
 def train(
@@ -91,7 +77,7 @@ def train(
         TrainingError: ten steps in a row were not finite; a checkpoint of before stands in the folder.
     """
     folder = Path(folder or Path("runs") / options.name)
-    with _processes(device) as process:
+    with processes(device) as process:
         say = echo if process.is_main else _silent
         run = Run(options, folder, process, say)
         if resume:
@@ -106,43 +92,19 @@ class Run:
 
     def __init__(self, options: TrainOptions, folder: Path, process: Process, say: Callable[[str], None]) -> None:
         self.options, self.folder, self.process, self.say = options, folder, process, say
-        t, data = options.train, options.train_set
+        t = options.train
         torch.manual_seed(options.manual_seed)
-
-        gt = open_source(data.dataroot_gt, data.meta_info_file)
-        lq = None if data.dataroot_lq is None else open_source(data.dataroot_lq)
-        if lq is not None:
-            check_pairs(gt, lq, options.scale)
-        if data.type == "ImageNetPairedDataset":
-            gt = EnlargedSource(gt, data.gt_size)
-        self.patches = PatchSet(
-            gt,
-            lq,
-            options.scale,
-            data.gt_size,
-            options.manual_seed,
-            by_area=data.by_area,
-            hflip=data.use_hflip,
-            rotate=data.use_rot,
-        )
-        if data.type != "ImageNetPairedDataset":
-            self.patches.check()
+        self.pairs = open_pairs(options)
         self.val_sets = [ValidationSet(v, options.scale) for v in options.val_sets] if process.is_main else []
-
+        if self.val_sets:
+            check_metrics(options.val.metrics)
         self.network = build_network(options, say)
         self.network.to(process.device)
         if process.device.type == "cpu":
             for line in accelerate(self.network):
                 say(line)
         self.ema = EMA(self.network, t.ema_decay) if t.ema_decay > 0 else None
-        model: nn.Module = torch.compile(self.network) if t.compile else self.network  # type: ignore[assignment]
-        if process.world_size > 1:
-            model = nn.parallel.DistributedDataParallel(model, [process.device] if process.device.type == "cuda" else None)
-        self.model = model
-        kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[t.optim_g.type]
-        self.optimizer = kind(
-            self.network.parameters(), lr=t.optim_g.lr, betas=t.optim_g.betas, weight_decay=t.optim_g.weight_decay, fused=True
-        )
+        self.step = build_step(options, self.network, process.device, process.world_size)
         self.schedule = Schedule(
             t.scheduler.type,
             t.total_iter,
@@ -151,10 +113,8 @@ class Run:
             t.scheduler.gamma,
             t.scheduler.eta_min,
         )
-        self.losses = [LOSSES[loss.type](loss.loss_weight) for loss in (t.pixel_opt, t.frequency_opt) if loss is not None]
         self.iteration = 0
         self.best: dict[str, float] = {}
-        self.stop = False
 
     # ---------------------------------------------------------------------------------------------- the loop
 
@@ -163,28 +123,25 @@ class Run:
         end = t.total_iter if stop_after is None else min(t.total_iter, self.iteration + stop_after)
         log = Log(self.folder, self.process.is_main, self.iteration, tensorboard)
         loader = batches(
-            self.patches,
+            self.pairs.patches,
             self.iteration * t.accumulate,
             o.train_set.batch_size_per_gpu,
             rank=self.process.rank,
             world_size=self.process.world_size,
             workers=o.train_set.num_worker_per_gpu,
         )
-        images = o.train_set.batch_size_per_gpu * t.accumulate * self.process.world_size
-        bad, total, since, started = 0, 0.0, self.iteration, time.perf_counter()
-        self.model.train()
-        with _stop_signals(self):
-            while self.iteration < end and not self.stop:
+        progress = Progress(self.iteration, t.total_iter, o.train_set.batch_size_per_gpu * t.accumulate * self.process.world_size)
+        bad = 0
+        self.step.train()
+        with StopSignals() as signals:
+            while self.iteration < end and not self.process.any(signals.raised):
                 # random numbers (stochastic depth) are a function of the iteration, so resuming needs no generator state
                 torch.manual_seed((o.manual_seed * 1_000_003 + self.iteration) * 4099 + self.process.rank)
-                rate = self.schedule(self.iteration) * t.optim_g.lr
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate
-                loss = self._gradients(loader)
-                norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), t.grad_clip or math.inf)
-                # every process sees the same averaged gradient, so all skip together
-                if not bool(torch.isfinite(norm)):
-                    self.optimizer.zero_grad(set_to_none=True)
+                factor = self.schedule(self.iteration)
+                terms = self.step.gradients(self._batches(loader), self.iteration)
+                # every process sees the same averaged gradients, so all skip together
+                if not self.step.is_finite():
+                    self.step.forget()
                     bad += 1
                     log.line({"iteration": self.iteration, "skipped": "gradient is not finite", "in_a_row": bad})
                     if bad == BAD_STEPS:
@@ -196,58 +153,33 @@ class Run:
                     self.iteration += 1
                     continue
                 bad = 0
-                self.optimizer.step()
-                self.optimizer.zero_grad(set_to_none=True)
-                if self.ema is not None:
+                if self.step.update(factor) and self.ema is not None:
                     self.ema.update(self.network)
                 self.iteration += 1
-                total += loss
+                progress.add(terms)
 
                 if self.iteration % o.logger.print_freq == 0 or self.iteration == end:
-                    seconds = time.perf_counter() - started
-                    steps = self.iteration - since
-                    record = {
-                        "iteration": self.iteration,
-                        "loss": total / steps,
-                        "lr": rate,
-                        "images_per_second": images * steps / seconds,
-                    }
+                    record, line = progress.report(self.iteration, factor * t.optim_g.lr)
                     log.line(record)
-                    left = (t.total_iter - self.iteration) * seconds / steps
-                    self.say(
-                        f"{self.iteration:>8}/{t.total_iter}  loss {total / steps:.5f}  lr {rate:.2e}  "
-                        f"{steps / seconds:.2f} it/s  {_duration(left)} left"
-                    )
-                    total, since, started = 0.0, self.iteration, time.perf_counter()
+                    self.say(line)
                 if self.iteration % o.val.val_freq == 0 or self.iteration == t.total_iter:
-                    self._validate(log)
-                    started += time.perf_counter() - self._paused
+                    with progress.paused():
+                        self._validate(log)
                 if self.iteration % o.logger.save_checkpoint_freq == 0:
                     self._save()
         loader.close()  # type: ignore[attr-defined]
         self._save()
         return TrainResult(self.folder, self.iteration, self.best, self.iteration < t.total_iter)
 
-    def _gradients(self, loader: Any) -> float:
-        """Forward and backward of one step's batches; returns the mean loss."""
-        t, device = self.options.train, self.process.device
-        total = torch.zeros((), device=device)
-        for micro in range(t.accumulate):
-            lq, gt = self.patches.finish(next(loader), device)
-            last = micro == t.accumulate - 1
-            wait = nullcontext() if last or self.process.world_size == 1 else self.model.no_sync()  # type: ignore[operator]
-            with wait:
-                with torch.autocast(device.type, torch.bfloat16, enabled=t.precision == "bf16"):
-                    sr = self.model(lq)
-                loss = torch.stack([criterion(sr.float(), gt) for criterion in self.losses]).sum() / t.accumulate
-                loss.backward()
-            total += loss.detach()
-        return float(total)
+    def _batches(self, loader: Iterator[RawBatch]) -> Iterator[Batch]:
+        """The batches of one step."""
+        for micro in range(self.options.train.accumulate):
+            seed = (self.options.manual_seed, self.iteration, micro, self.process.rank)
+            yield self.pairs(next(loader), self.process.device, seed)
 
     # ---------------------------------------------------------------------------------------------- saving
 
     def _validate(self, log: Log) -> None:
-        self._paused = time.perf_counter()
         if self.process.is_main and self.val_sets and self.options.val.metrics:
             self.network.eval()
             if self.ema is not None:
@@ -274,15 +206,19 @@ class Run:
             dist.barrier()
 
     def _save(self) -> None:
+        pairs = self.process.gather(self.pairs.state())
         if self.process.is_main:
+            generator, discriminator = self.step.learners["g"], self.step.learners.get("d")
             state = State(
                 iteration=self.iteration,
                 network=self.network.state_dict(),
                 ema={} if self.ema is None else self.ema.shadow,
                 ema_updates=0 if self.ema is None else self.ema.updates,
-                optimizer=self.optimizer.state_dict(),
+                optimizer=generator.optimizer.state_dict(),
                 best=self.best,
                 options_sha256=fingerprint(self.options),
+                discriminator={} if discriminator is None else discriminator.state(),
+                pairs=pairs,
             )
             save_state(state, self.folder)
             if self.ema is not None:
@@ -311,14 +247,61 @@ class Run:
             raise CheckpointError(
                 f"{where} was made with other options for network, data or optimizer: resume with the same option file"
             )
-        self.network.load_state_dict(state.network)
-        self.optimizer.load_state_dict(state.optimizer)
+        self.step.learners["g"].load_state({"network": state.network, "optimizer": state.optimizer})
+        if "d" in self.step.learners:
+            self.step.learners["d"].load_state(state.discriminator)
+        if len(state.pairs) == self.process.world_size:
+            self.pairs.load_state(state.pairs[self.process.rank])
+        elif any(state.pairs):
+            self.say(
+                f"warning: {where} holds the pools of {len(state.pairs)} processes, not {self.process.world_size}: starting empty"
+            )
         if self.ema is not None:
             for name, value in state.ema.items():
                 self.ema.shadow[name].copy_(value)
             self.ema.updates = state.ema_updates
         self.iteration, self.best = state.iteration, state.best
         self.say(f"resumed {where.name} at iteration {state.iteration}")
+
+
+class Progress:
+    """Means of what the steps report, and how fast they are."""
+
+    def __init__(self, iteration: int, total: int, images: int) -> None:
+        self.total, self.images = total, images
+        self._restart(iteration)
+
+    def _restart(self, iteration: int) -> None:
+        self.since, self.started = iteration, time.perf_counter()
+        self.sums: dict[str, float] = defaultdict(float)
+        self.counts: dict[str, int] = defaultdict(int)
+
+    def add(self, terms: dict[str, float]) -> None:
+        for name, value in terms.items():
+            self.sums[name] += value
+            self.counts[name] += 1
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent inside does not count."""
+        began = time.perf_counter()
+        yield
+        self.started += time.perf_counter() - began
+
+    def report(self, iteration: int, rate: float) -> tuple[dict[str, Any], str]:
+        """Record for the log and line for the console since the last report."""
+        seconds, steps = time.perf_counter() - self.started, iteration - self.since
+        means = {name: value / self.counts[name] for name, value in self.sums.items()}
+        record = {"iteration": iteration, "loss": means.pop("loss", None), "lr": rate}
+        record |= {"images_per_second": self.images * steps / seconds, **means}
+        left = _duration((self.total - iteration) * seconds / steps)
+        if record["loss"] is None:
+            del record["loss"]  # the discriminator learned alone
+        loss = f"loss {record['loss']:.5f}" if "loss" in record else "loss -"
+        judged = "".join(f"  {name} {means[name]:+.2f}" for name in ("out_d_real", "out_d_fake") if name in means)
+        line = f"{iteration:>8}/{self.total}  {loss}{judged}  lr {rate:.2e}  {steps / seconds:.2f} it/s  {left} left"
+        self._restart(iteration)
+        return record, line
 
 
 def build_network(options: TrainOptions, say: Callable[[str], None]) -> SuperResolutionNetwork:
@@ -352,6 +335,17 @@ def fingerprint(options: TrainOptions) -> str:
     fixed["datasets"].pop("num_worker_per_gpu")
     for free in ("total_iter", "scheduler", "compile", "precision"):
         fixed["train"].pop(free)
+    # options of the GAN and of the real world came later: they count where they play a part, so that older checkpoints stay valid
+    if options.network_d is None:
+        for name in GAN_OPTIONS:
+            fixed["train"].pop(name)
+    if options.train.perceptual_opt is None:
+        fixed["train"].pop("perceptual_opt")
+    if options.degradation is None:
+        fixed["datasets"].pop("crop_size")
+    real = {"degradation", "gt_size", "queue_size", "gt_usm", "l1_gt_usm", "percep_gt_usm", "gan_gt_usm"}
+    late = (real if options.degradation is not None else set()) | ({"network_d"} if options.network_d is not None else set())
+    fixed |= options.model_dump(mode="json", include=late)
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
@@ -362,55 +356,6 @@ def _silent(line: str) -> None:
 def _duration(seconds: float) -> str:
     minutes = int(seconds / 60)
     return f"{minutes // 60}h{minutes % 60:02d}m"
-
-
-class _processes(AbstractContextManager[Process]):
-    """Join the other processes that torchrun started, if it did; leave them at the end."""
-
-    def __init__(self, device: str) -> None:
-        self.wanted = device
-
-    def __enter__(self) -> Process:
-        world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
-        cuda = torch.cuda.is_available()
-        if self.wanted.startswith("cuda") and not cuda:
-            raise DeviceError(f"device '{self.wanted}' was asked for, but this torch finds no CUDA GPU: use --device cpu")
-        name = self.wanted if self.wanted != "auto" else "cuda" if cuda else "cpu"
-        device = torch.device(f"cuda:{local}" if name == "cuda" and world_size > 1 else name)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        self.joined = world_size > 1
-        if self.joined:
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        return Process(rank, world_size, device)
-
-    def __exit__(self, *exc: object) -> None:
-        if self.joined:
-            dist.destroy_process_group()
-
-
-class _stop_signals(AbstractContextManager[None]):
-    """Turn the first SIGINT or SIGTERM into a checkpoint and a clean end; a second one ends at once."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        def handle(number: int, frame: FrameType | None) -> None:
-            self.run.stop = True
-            signal.signal(number, self.before[number])
-
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, handle)
-        except ValueError:
-            self.before = {}  # not in the main thread: the caller's own handling stays
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
 
 __all__ = ["Process", "Run", "TrainResult", "TrainingError", "build_network", "fingerprint", "train"]

@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from drct.degradation import DegradationOptions
 from drct.errors import OptionError, did_you_mean
+from drct.training.perceptual import PUBLISHED_WEIGHTS, check_layers
 
 # stand in published files and change nothing here, wherever they appear
 DEAD_KEYS: dict[str, str] = {
-    "model_type": "the kind of training follows from the datasets and networks",
     "num_gpu": "the number of processes is torchrun's",
     "dist_params": "the backend follows from the device",
     "prefetch_mode": "batches are always prefetched",
@@ -43,6 +44,13 @@ Number = Annotated[float, BeforeValidator(_numbers)]
 Whole = Annotated[int, BeforeValidator(_numbers)]
 
 
+def _degradation(value: Any) -> Any:
+    """A preset's name, or a mapping of degradation options."""
+    if isinstance(value, str):
+        return DegradationOptions.preset(value)
+    return DegradationOptions(**value) if isinstance(value, dict) else value
+
+
 class Options(BaseModel):
     """Base of all option groups: immutable, no unknown keys."""
 
@@ -64,6 +72,9 @@ class TrainSet(Options):
     batch_size_per_gpu: int = Field(4, gt=0)
     dataset_enlarge_ratio: int = Field(1, ge=1, description="accepted; epochs have no effect on the order of patches here")
     by_area: bool = Field(False, description="(ours) draw images in proportion to their area instead of equally often")
+    crop_size: int = Field(
+        400, gt=0, description="(ours) RealESRGANDataset: side of what is degraded, of which a patch is cut afterwards"
+    )
     filename_tmpl: str = "{}"
 
 
@@ -76,6 +87,16 @@ class ValSet(Options):
     dataroot_lq: str | None = None
     filename_tmpl: str = "{}"
     max_images: int | None = Field(None, gt=0, description="(ours) validate on the first so many images only")
+    degradation: Annotated[DegradationOptions | None, BeforeValidator(_degradation)] = Field(
+        None, description="(ours) make LQ by a preset (real, web, camera) or by given degradation options"
+    )
+    seed: int = Field(0, ge=0, description="(ours) of the degradations, which are the same at each validation")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ValSet:
+        if self.degradation is not None and self.dataroot_lq is not None:
+            raise ValueError("dataroot_lq and degradation exclude each other: one says where LQ lies, the other how to make it")
+        return self
 
 
 class Path_(Options):
@@ -95,7 +116,7 @@ class Path_(Options):
 
 
 class Optimizer(Options):
-    type: Literal["Adam", "AdamW"] = "Adam"
+    type: Literal["Adam", "AdamW", "Muon"] = Field("Adam", description="Muon is ours: further in short runs")
     lr: Number = Field(2e-4, gt=0)
     weight_decay: Number = Field(0.0, ge=0)
     betas: tuple[Number, Number] = (0.9, 0.99)
@@ -114,26 +135,79 @@ class PixelLoss(Options):
     reduction: Literal["mean"] = "mean"
 
 
+class PerceptualLossOptions(Options):
+    type: Literal["PerceptualLoss"] = "PerceptualLoss"
+    layer_weights: dict[str, Number] | None = Field(None, description="factor by layer; default: the published ones")
+    vgg_type: Literal["vgg16", "vgg19"] = "vgg19"
+    use_input_norm: bool = True
+    range_norm: bool = False
+    perceptual_weight: Number = Field(1.0, ge=0)
+    style_weight: Number = Field(0.0, ge=0)
+    criterion: Literal["l1", "l2", "fro"] = "l1"
+    path: str | None = Field(None, description="(ours) weights of the network; default: vgg16 or vgg19 in the folder DRCT_WEIGHTS")
+
+    @model_validator(mode="after")
+    def _known_layers(self) -> PerceptualLossOptions:
+        check_layers(self.vgg_type, self.layers)
+        if self.perceptual_weight == self.style_weight == 0:
+            raise ValueError("perceptual_weight and style_weight are both 0: leave perceptual_opt out instead")
+        return self
+
+    @property
+    def layers(self) -> dict[str, float]:
+        """Factor by layer."""
+        return PUBLISHED_WEIGHTS[self.vgg_type] if self.layer_weights is None else self.layer_weights
+
+
+class GANLossOptions(Options):
+    type: Literal["GANLoss"] = "GANLoss"
+    gan_type: Literal["vanilla", "lsgan", "hinge", "relativistic"] = "vanilla"
+    real_label_val: Number = 1.0
+    fake_label_val: Number = 0.0
+    loss_weight: Number = Field(0.1, ge=0)
+
+
+class Discriminator(Options):
+    type: Literal["UNetDiscriminatorSN"] = "UNetDiscriminatorSN"
+    num_in_ch: int = Field(3, gt=0)
+    num_feat: int = Field(64, gt=0)
+    skip_connection: bool = True
+
+
 class Train(Options):
     ema_decay: Number = Field(0.999, ge=0, lt=1)
     optim_g: Optimizer = Optimizer()
+    optim_d: Optimizer = Field(Optimizer(lr=1e-4), description="of the discriminator")
     scheduler: Scheduler = Scheduler()
     total_iter: Whole = Field(500_000, gt=0)
     warmup_iter: Whole = Field(-1, ge=-1)
     pixel_opt: PixelLoss = PixelLoss()
     frequency_opt: PixelLoss | None = Field(None, description="(ours) a second loss beside pixel_opt")
+    perceptual_opt: PerceptualLossOptions | None = None
+    gan_opt: GANLossOptions | None = Field(None, description="needs network_d")
+    net_d_iters: int = Field(1, ge=1, description="the network learns in each so many iterations; the discriminator always does")
+    net_d_init_iters: int = Field(0, ge=0, description="iterations in which only the discriminator learns, at first")
     grad_clip: Number | None = Field(None, gt=0, description="(ours) largest norm of the gradient")
     accumulate: int = Field(1, ge=1, description="(ours) batches per optimizer step")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="(ours) bf16 runs the network under autocast")
     compile: bool = Field(False, description="(ours) torch.compile")
     linear_start: bool = Field(False, description="(ours) begin as a linear interpolation of the input instead of noise")
 
+    @model_validator(mode="after")
+    def _fits_discriminator(self) -> Train:
+        if self.optim_d.type == "Muon":
+            raise ValueError("optim_d cannot be Muon: spectral norm already shapes the discriminator's matrices; use Adam or AdamW")
+        return self
+
 
 class Metric(Options):
-    type: Literal["calculate_psnr", "calculate_ssim"]
+    type: Literal["calculate_psnr", "calculate_ssim", "calculate_lpips"]
     crop_border: int | None = Field(None, ge=0, description="border that is not counted; default is the scale")
-    test_y_channel: bool = True
-    better: Literal["higher", "lower"] = "higher"
+    test_y_channel: bool = Field(True, description="without effect on LPIPS, which is of RGB")
+    better: Literal["higher", "lower"] = Field(
+        default_factory=lambda given: "lower" if given.get("type") == "calculate_lpips" else "higher",
+        description="what the best weights are chosen by; default: lower for LPIPS, higher for the others",
+    )
 
 
 class Val(Options):
@@ -152,10 +226,23 @@ class TrainOptions(Options):
     """One option file."""
 
     name: str
+    model_type: Literal["DRCTModel", "RealDRCTMSEModel", "RealDRCTGANModel"] | None = Field(
+        None, description="checked only: the kind of training follows from the training set and from gan_opt"
+    )
     scale: int = Field(gt=0)
-    manual_seed: int = 0
+    manual_seed: int = Field(0, ge=0)
+    degradation: DegradationOptions | None = Field(
+        None, description="of a RealESRGANDataset; the published files have its keys here at the top and in datasets.train"
+    )
+    gt_size: int | None = Field(None, gt=0, description="of a RealESRGANDataset; default: that of datasets.train")
+    queue_size: int = Field(180, gt=0, description="pairs in the pool of a RealESRGANDataset, a multiple of the batch")
+    gt_usm: bool = Field(True, description="stage one: sharpen the ground truth")
+    l1_gt_usm: bool = Field(True, description="stage two: pixel losses look at sharpened ground truth")
+    percep_gt_usm: bool = Field(True, description="stage two: and the perceptual loss")
+    gan_gt_usm: bool = Field(False, description="stage two: and the discriminator")
     datasets: dict[str, TrainSet | ValSet]
     network_g: dict[str, Any]
+    network_d: Discriminator | None = None
     path: Path_ = Path_()
     train: Train
     val: Val = Val()
@@ -172,6 +259,26 @@ class TrainOptions(Options):
             data = {**data, "datasets": sets}
         return data
 
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_degradation(cls, data: Any) -> Any:
+        """Published files spread the degradation over the top and the training set; a preset's name may stand instead."""
+        train = data.get("datasets", {}).get("train") if isinstance(data, dict) and isinstance(data.get("datasets"), dict) else None
+        if not isinstance(train, dict):
+            return data
+        spread = [key for key in DegradationOptions.model_fields if key in data or key in train]
+        given = data.get("degradation")
+        if train.get("type") != "RealESRGANDataset":
+            if spread or given is not None:
+                raise ValueError(f"'{spread[0] if spread else 'degradation'}' needs datasets.train.type RealESRGANDataset")
+            return data
+        if given is not None and spread:
+            raise ValueError(f"'degradation' and '{spread[0]}' exclude each other: write all degradation options in one place")
+        data = {**data, "datasets": {**data["datasets"], "train": {k: v for k, v in train.items() if k not in spread}}}
+        values = {key: train[key] if key in train else data[key] for key in spread}
+        kept = {key: value for key, value in data.items() if key not in spread}
+        return {**kept, "degradation": _degradation(values if given is None else given)}
+
     @model_validator(mode="after")
     def _fits(self) -> TrainOptions:
         if "train" not in self.datasets:
@@ -180,7 +287,35 @@ class TrainOptions(Options):
             raise ValueError(f"gt_size {self.train_set.gt_size} is not a multiple of scale {self.scale}")
         if "type" not in self.network_g:
             raise ValueError("network_g has no 'type'")
+        if (self.network_d is None) != (self.train.gan_opt is None):
+            given, missing = ("network_d", "train.gan_opt") if self.train.gan_opt is None else ("train.gan_opt", "network_d")
+            raise ValueError(f"{given} needs {missing}: a discriminator and its loss go together")
+        if self.model_type == "RealDRCTGANModel" and self.network_d is None:
+            raise ValueError("model_type RealDRCTGANModel needs network_d and train.gan_opt")
+        self._fits_real()
         return self
+
+    def _fits_real(self) -> None:
+        data, real = self.train_set, self.train_set.type == "RealESRGANDataset"
+        if self.model_type is not None and self.model_type.startswith("Real") != real:
+            raise ValueError(f"model_type {self.model_type} does not go with datasets.train.type {data.type}")
+        if not real:
+            return
+        if data.dataroot_lq is not None:
+            raise ValueError("a RealESRGANDataset makes its LQ: remove datasets.train.dataroot_lq")
+        if self.patch_size % self.scale:
+            raise ValueError(f"gt_size {self.patch_size} is not a multiple of scale {self.scale}")
+        if data.crop_size % self.scale or data.crop_size < self.patch_size:
+            raise ValueError(
+                f"crop_size {data.crop_size} must be a multiple of scale {self.scale} and at least gt_size {self.patch_size}"
+            )
+        if self.queue_size % data.batch_size_per_gpu:
+            raise ValueError(f"queue_size {self.queue_size} is not a multiple of batch_size_per_gpu {data.batch_size_per_gpu}")
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a training patch in GT pixels."""
+        return self.train_set.gt_size if self.gt_size is None else self.gt_size
 
     @property
     def train_set(self) -> TrainSet:
@@ -204,9 +339,14 @@ def parse_options(data: Any, source: str = "options") -> tuple[TrainOptions, lis
     warnings: list[str] = []
     data = _drop_dead(data, "", warnings)
     try:
-        return TrainOptions.model_validate(data), [f"{source}: {w}" for w in warnings]
+        options = TrainOptions.model_validate(data)
     except ValidationError as error:
         raise OptionError(f"{source}: {describe(error)}") from None
+    except OptionError as error:  # those of the degradation
+        raise OptionError(f"{source}: {error}") from None
+    if options.network_d is None and "optim_d" in options.train.model_fields_set:
+        warnings.append("'train.optim_d' has no effect (there is no network_d)")
+    return options, [f"{source}: {w}" for w in warnings]
 
 
 def _drop_dead(data: dict[str, Any], prefix: str, warnings: list[str]) -> dict[str, Any]:
@@ -236,7 +376,22 @@ def describe(error: ValidationError) -> str:
 
 
 def _groups(root: type[BaseModel]) -> list[type[BaseModel]]:
-    return [root, TrainSet, ValSet, Path_, Optimizer, Scheduler, PixelLoss, Train, Metric, Val, Logger]
+    losses: list[type[BaseModel]] = [PixelLoss, PerceptualLossOptions, GANLossOptions]
+    return [
+        root,
+        TrainSet,
+        ValSet,
+        Path_,
+        Optimizer,
+        Scheduler,
+        Discriminator,
+        *losses,
+        Train,
+        Metric,
+        Val,
+        Logger,
+        DegradationOptions,
+    ]
 
 
 def read_options(path: str | Path) -> tuple[TrainOptions, list[str]]:

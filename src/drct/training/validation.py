@@ -1,4 +1,4 @@
-"""Validation during training: PSNR and SSIM by the convention of the option file, and a sheet of crops to look at."""
+"""Validation during training: PSNR, SSIM and LPIPS by the convention of the option file, and a sheet of crops to look at."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from drct.datasets.sources import ImageSource, check_pairs, open_source
+from drct.degradation import degrade
 from drct.evaluation.metrics import psnr, ssim
+from drct.evaluation.perceptual import lpips
 from drct.imaging import resize
 from drct.training.options import Metric, ValSet
+from drct.training.pairs import seeded
 
 
 @dataclasses.dataclass
@@ -25,7 +28,11 @@ class Sample:
 
 
 class ValidationSet:
-    """The images of one ``datasets.val`` entry. LR images that are not there are made from GT by the MATLAB bicubic."""
+    """The images of one ``datasets.val`` entry.
+
+    LR images that are not there are made from GT, by the MATLAB bicubic or by the degradation that the entry names; the latter is a
+    function of the entry's seed and the number of the image, so every validation sees the same.
+    """
 
     def __init__(self, options: ValSet, scale: int) -> None:
         self.name = options.name
@@ -36,6 +43,8 @@ class ValidationSet:
             self.lq = open_source(options.dataroot_lq)
             check_pairs(self.gt, self.lq, scale)
         self.count = min(len(self.gt), options.max_images or len(self.gt))
+        self.degradation, self.seed = options.degradation, options.seed
+        self._degraded: dict[int, Tensor] = {}  # uint8, a sixteenth of the ground truth at x4: cheaper to keep than to make again
 
     def __len__(self) -> int:
         return self.count
@@ -46,9 +55,25 @@ class ValidationSet:
         gt = torch.from_numpy(np.array(image[:h, :w])).permute(2, 0, 1)[None].float()
         if self.lq is not None:
             lq = torch.from_numpy(np.array(self.lq[i])).permute(2, 0, 1)[None].float()
+        elif self.degradation is not None:
+            if i not in self._degraded:
+                made = degrade(gt / 255, self.degradation, scale=self.scale, generator=seeded("cpu", self.seed, i))
+                self._degraded[i] = (made * 255).round().byte()
+            lq = self._degraded[i].float()
         else:
             lq = resize(gt, scale=1 / self.scale, rounding="uint8_per_pass")
         return Sample(self.gt.name(i), lq / 255, gt / 255)
+
+
+def check_metrics(metrics: dict[str, Metric]) -> None:
+    """Make sure that the weights that a metric needs are at hand.
+
+    Raises:
+        CheckpointError, DownloadError: they are not.
+    """
+    if any(metric.type == "calculate_lpips" for metric in metrics.values()):
+        blank = torch.zeros(1, 3, 64, 64)
+        lpips(blank, blank)
 
 
 @torch.inference_mode()
@@ -63,9 +88,12 @@ def validate(
             sr = network(sample.lq.to(device))
         sr = (sr.float().clamp(0, 1) * 255).round().cpu() / 255
         for name, metric in metrics.items():
-            function = psnr if metric.type == "calculate_psnr" else ssim
             crop = dataset.scale if metric.crop_border is None else metric.crop_border
-            sums[name] += float(function(sr, sample.gt, y=metric.test_y_channel, crop=crop))
+            if metric.type == "calculate_lpips":
+                sums[name] += float(lpips(sr, sample.gt, crop=crop))
+            else:
+                function = psnr if metric.type == "calculate_psnr" else ssim
+                sums[name] += float(function(sr, sample.gt, y=metric.test_y_channel, crop=crop))
     return {name: value / len(dataset) for name, value in sums.items()}
 
 

@@ -1,0 +1,165 @@
+"""What the losses see: low-quality images, and the ground truth they are compared with, made from the patches of the loader."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drct.datasets.loader import PatchSet, RawBatch
+from drct.datasets.sources import EnlargedSource, check_pairs, open_source
+from drct.degradation import DegradationOptions, PairPool, degrade, usm_sharpen
+from drct.training.options import TrainOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """One batch on the device; all are float32 ``(N, 3, ., .)`` in 0..1.
+
+    Attributes:
+        lq: what the network is given.
+        gt: ground truth as it stands in the files.
+        sharp: ground truth sharpened by USM where the recipe asks for it, else ``gt`` itself.
+    """
+
+    lq: Tensor
+    gt: Tensor
+    sharp: Tensor
+
+
+class Pairs(Protocol):
+    """Makes batches. The same arguments give the same batch, apart from what a pool holds."""
+
+    patches: PatchSet
+
+    def __call__(self, raw: RawBatch, device: torch.device, seed: tuple[int, ...]) -> Batch: ...
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs beside the seed."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+class CleanPairs:
+    """LR as it stands in the files, or made by the MATLAB bicubic."""
+
+    def __init__(self, patches: PatchSet) -> None:
+        self.patches = patches
+
+    def __call__(self, raw: RawBatch, device: torch.device, seed: tuple[int, ...]) -> Batch:
+        lq, gt = self.patches.finish(raw, device)
+        return Batch(lq, gt, gt)
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Nothing to take over."""
+
+
+class RealPairs:
+    """LQ by the second-order degradation of the ground truth, mixed across batches by a pool (arXiv 2107.10833, section 3).
+
+    Patches are degraded at the size they were cut (400 in the published training) and cropped to ``gt_size`` afterwards, so that
+    borders of blur kernels fall away. A batch shares the modes that are drawn once per batch; the pool hands out pairs of many
+    batches instead.
+
+    Args:
+        patches: ground truth, larger than ``gt_size``.
+        degradation: ranges and probabilities.
+        gt_size: side of the patches that come out, in GT pixels.
+        pool: number of pairs to mix, a multiple of the batch.
+        sharpen_source: degrade the sharpened ground truth instead of the one in the files.
+        sharpen_target: compute :attr:`Batch.sharp`.
+    """
+
+    def __init__(
+        self,
+        patches: PatchSet,
+        degradation: DegradationOptions,
+        gt_size: int,
+        pool: int,
+        *,
+        sharpen_source: bool = True,
+        sharpen_target: bool = True,
+    ) -> None:
+        self.patches = patches
+        self.degradation = degradation
+        self.gt_size = gt_size
+        self.pool = PairPool(pool)
+        self.sharpen_source, self.sharpen_target = sharpen_source, sharpen_target
+
+    @torch.no_grad()
+    def __call__(self, raw: RawBatch, device: torch.device, seed: tuple[int, ...]) -> Batch:
+        generator = seeded(device, *seed)
+        gt = self.patches.ground_truth(raw, device)
+        scale = self.patches.scale
+        lq = degrade(usm_sharpen(gt) if self.sharpen_source else gt, self.degradation, scale=scale, generator=generator)
+        side = self.gt_size // scale
+        room = lq.shape[-1] - side + 1
+        top, left = torch.randint(room, (2,), generator=generator, device=device).tolist()
+        lq = lq[..., top : top + side, left : left + side]
+        gt = gt[..., top * scale :, left * scale :][..., : self.gt_size, : self.gt_size]
+        lq, gt = self.pool.exchange(lq.contiguous(), gt.contiguous(), generator)
+        # the pool holds the ground truth of the files, whose 256 values are exact; its sharpened version is made anew
+        return Batch(lq, gt, usm_sharpen(gt) if self.sharpen_target else gt)
+
+    def state(self) -> dict[str, Any]:
+        return self.pool.state_dict()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.pool.load_state_dict(state)
+
+
+def seeded(device: torch.device | str, *numbers: int) -> torch.Generator:
+    """A generator on a device that is a function of some whole numbers; near numbers give unrelated generators."""
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
+
+
+def open_pairs(options: TrainOptions) -> Pairs:
+    """Open the training set of an option file and look at its sizes.
+
+    Raises:
+        DataError: it is missing, empty or incomplete, or an image is smaller than a patch.
+    """
+    data = options.train_set
+    gt = open_source(data.dataroot_gt, data.meta_info_file)
+    lq = None if data.dataroot_lq is None else open_source(data.dataroot_lq)
+    if lq is not None:
+        check_pairs(gt, lq, options.scale)
+    if data.type == "ImageNetPairedDataset":
+        gt = EnlargedSource(gt, data.gt_size)
+    real = options.degradation
+    patches = PatchSet(
+        gt,
+        lq,
+        options.scale,
+        data.gt_size if real is None else max(data.crop_size, options.patch_size),
+        options.manual_seed,
+        by_area=data.by_area,
+        hflip=data.use_hflip,
+        rotate=data.use_rot,
+        gt_only=real is not None,
+    )
+    if data.type == "ImageNetPairedDataset" or real is not None:
+        return CleanPairs(patches) if real is None else _real_pairs(patches, options, real)
+    patches.check()
+    return CleanPairs(patches)
+
+
+def _real_pairs(patches: PatchSet, options: TrainOptions, degradation: DegradationOptions) -> RealPairs:
+    gan = options.train.gan_opt is not None
+    return RealPairs(
+        patches,
+        degradation,
+        options.patch_size,
+        options.queue_size,
+        # the GAN stage degrades the sharpened image whatever its losses look at; stage one only with gt_usm
+        sharpen_source=gan or options.gt_usm,
+        sharpen_target=options.l1_gt_usm or options.percep_gt_usm or options.gan_gt_usm if gan else options.gt_usm,
+    )
