@@ -1,0 +1,6 @@
+"""Videos made larger frame by frame, with all that they carry (needs the extra ``video``: PyAV)."""
+
+from drct.upscaling.video.clips import ClipResult, Done, upscale_clip
+from drct.upscaling.video.encoding import CODECS, CONTAINERS, is_video_file, video_suffix
+
+__all__ = ["CODECS", "CONTAINERS", "ClipResult", "Done", "is_video_file", "upscale_clip", "video_suffix"]

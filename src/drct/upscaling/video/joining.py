@@ -1,0 +1,178 @@
+"""The finished parts of a clip and all else that the source holds, put into one file without encoding anything again."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import io
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from drct.errors import VideoError
+from drct.upscaling.video.encoding import Encoding
+from drct.upscaling.video.segments import WorkFolder
+from drct.upscaling.video.source import RUN_UP, Clip, require_av
+
+_OWN_KEYS = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # said by each file about itself
+_KINDS = {"audio": "sound track", "subtitle": "subtitles", "attachment": "attachment", "data": "data track", "video": "video track"}
+
+
+def copied_streams(clip: Clip, encoding: Encoding, target: Path, notices: list[str]) -> list[int]:
+    """Numbers of the source's streams that go into the result as they are; ``notices`` names those that its format cannot hold."""
+    av = require_av(target)
+    copied = []
+    with clip.open() as source:
+        for stream in source.streams:
+            if stream.index == clip.index:
+                continue
+            codec = stream.codec_context.name if stream.codec_context is not None else stream.name or "of an unknown kind"
+            try:
+                with av.open(io.BytesIO(), "w", format=encoding.container) as trial:
+                    if stream.type == "data":
+                        raise ValueError("no format is sure to take the packets of any data")
+                    _add_copy(trial, stream)
+                    if stream.type != "attachment":
+                        trial.start_encoding()
+                copied.append(stream.index)
+            except (ValueError, av.FFmpegError):
+                name = {"matroska": "Matroska", "webm": "WebM"}.get(encoding.container, encoding.container.upper())
+                advice = "" if encoding.container == "matroska" or stream.type == "data" else " (.mkv would)"
+                notices.append(f"{_KINDS.get(stream.type, 'stream')} {codec} left out: {name} does not take it{advice}")
+    return copied
+
+
+def _add_copy(container: Any, stream: Any) -> Any:
+    if stream.type == "attachment":
+        return container.add_attachment(stream.name or "attachment", stream.mimetype or "application/octet-stream", stream.data)
+    copy = container.add_stream_from_template(stream, opaque=True)
+    copy.metadata.update(stream.metadata)
+    copy.disposition = stream.disposition
+    return copy
+
+
+def join(
+    clip: Clip,
+    work: WorkFolder,
+    encoding: Encoding,
+    target: Path,
+    span: tuple[int | None, int | None],
+    copied: list[int],
+) -> None:
+    """Write the result and give it its name when it is whole.
+
+    Args:
+        span: the part of the clip that was upscaled; all timestamps are moved so that its first frame is shown at 0.
+        copied: streams of the source that go along.
+    """
+    av = require_av(target)
+    joined = work.folder / f"joined{target.suffix}"
+    first, end = span
+    shift = clip.shift if first is None else work.parts[0].times[0][0] * clip.time_base
+    window = (None if first is None else shift, None if end is None else end * clip.time_base)
+    options = {"fflags": "+bitexact"}  # the same bytes from the same frames, without dates and random numbers
+    if encoding.container in ("mp4", "mov"):
+        options["movflags"] = "+faststart"
+        options["video_track_timescale"] = str(encoding.time_base.denominator)
+    try:
+        with clip.open() as source, av.open(str(joined), "w", format=encoding.container, container_options=options) as result:
+            if any("." in key for key in source.metadata) and "movflags" in options:
+                result.container_options["movflags"] += "+use_metadata_tags"  # as telephones write them
+            result.metadata.update({key: value for key, value in source.metadata.items() if key not in _OWN_KEYS})
+            with contextlib.suppress(AttributeError):  # PyAV before 14.2
+                result.set_chapters(_moved_chapters(source.chapters(), shift, window[1]))
+            video, streams = _add_streams(clip, source, result, encoding, copied)
+            result.start_encoding()
+            if bytes(video.codec_context.extradata or b"").hex() != work.parts[0].extradata:
+                raise VideoError(f"{target}: the parts were made by another version of {encoding.encoder}: remove {work.folder}")
+            for _, _, packet in heapq.merge(
+                _video_packets(av, work, video, encoding, shift),
+                _other_packets(clip, source, streams, shift, window),
+                key=lambda item: item[:2],
+            ):
+                result.mux(packet)
+        with joined.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(joined, target)
+    except av.FFmpegError as error:
+        raise VideoError(f"{target}: cannot be written: {error.strerror}") from None
+    except OSError as error:
+        raise VideoError(f"{target}: cannot be written: {error.strerror}") from None
+
+
+def _add_streams(clip: Clip, source: Any, result: Any, encoding: Encoding, copied: list[int]) -> tuple[Any, dict[int, Any]]:
+    """The streams of the result in the order of the source: the upscaled video, and the others by their numbers there."""
+    streams: dict[int, Any] = {}
+    video: Any = None
+    for stream in source.streams:
+        if stream.index == clip.index:
+            video = result.add_stream(encoding.encoder, rate=encoding.rate)
+            encoding.set_up(video.codec_context)
+            video.time_base = encoding.time_base
+            video.metadata.update({key: value for key, value in stream.metadata.items() if key not in _OWN_KEYS})
+            video.disposition = stream.disposition
+            if clip.display_matrix is not None:
+                if not hasattr(video, "set_display_matrix"):
+                    raise VideoError(f"{clip.path}: is shown turned, which this PyAV cannot write: pip install -U av")
+                video.set_display_matrix(clip.display_matrix)
+        elif stream.index in copied:
+            streams[stream.index] = _add_copy(result, stream)
+    return video, streams
+
+
+def _video_packets(
+    av: Any, work: WorkFolder, stream: Any, encoding: Encoding, shift: Fraction
+) -> Iterator[tuple[Fraction, int, Any]]:
+    moved = round(shift / encoding.time_base)
+    for frame in work.encoded():
+        packet = av.Packet(frame.data)
+        packet.stream, packet.time_base = stream, encoding.time_base
+        packet.pts, packet.dts, packet.duration = frame.pts - moved, frame.dts - moved, frame.duration
+        packet.is_keyframe = frame.is_key
+        yield packet.dts * encoding.time_base, 0, packet
+
+
+def _other_packets(
+    clip: Clip, source: Any, streams: dict[int, Any], shift: Fraction, window: tuple[Fraction | None, Fraction | None]
+) -> Iterator[tuple[Fraction, int, Any]]:
+    """Packets of the copied streams, their bytes as they are; of a part of the clip, those that begin in it."""
+    copied = {index: stream for index, stream in streams.items() if stream.type != "attachment"}
+    if not copied:
+        return
+    discard = type(source.streams[0].discard)
+    for stream in source.streams:
+        stream.discard = discard.default if stream.index in copied else discard.all
+    begin, end = window
+    pictures = {i for i in copied if source.streams[i].disposition & type(source.streams[i].disposition).attached_pic}
+    if begin is not None and begin - clip.start > RUN_UP:
+        source.seek(int((begin - RUN_UP) * 1_000_000), backward=True)
+    last = Fraction(-(10**9))
+    for packet in source.demux([source.streams[i] for i in copied]):
+        if packet.dts is None or not packet.size:
+            continue
+        index, base = packet.stream.index, Fraction(packet.time_base)
+        time = (packet.dts if packet.pts is None else packet.pts) * base
+        if index not in pictures and ((begin is not None and time < begin) or (end is not None and time >= end)):
+            continue
+        moved = round(shift / base) if index not in pictures else 0
+        packet.dts -= moved
+        if packet.pts is not None:
+            packet.pts -= moved
+        packet.stream = copied[index]
+        # the merge needs times that do not fall; the file's own order stays
+        last = max(last, packet.dts * base)
+        yield last, 1, packet
+
+
+def _moved_chapters(chapters: list[Any], shift: Fraction, end: Fraction | None) -> list[Any]:
+    """Chapters of the part, beginning and ending in it."""
+    result = []
+    for chapter in chapters:
+        base = Fraction(chapter["time_base"])
+        moved = round(shift / base)
+        last = chapter["end"] if end is None else min(chapter["end"], round(end / base))
+        if last > chapter["start"] and last > moved:
+            result.append({**chapter, "start": max(0, chapter["start"] - moved), "end": last - moved})
+    return result

@@ -1,0 +1,281 @@
+"""Reading video: what a clip is like, and its frames one after another as RGB."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+import struct
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drct.errors import MissingDependencyError, VideoError
+from drct.upscaling.video.colour import FULL_RANGE, MATRICES, UNSPECIFIED, Samples, assumed_matrix, to_rgb
+
+RUN_UP = 10  # seconds that are decoded before the first wanted frame: no codec's references reach further back in practice
+LEAST_RATE = Fraction(25)  # frames per second where a file tells none
+_SUBSAMPLINGS = {(2, 2): "420", (2, 1): "422", (1, 1): "444", (1, 2): "440", (4, 1): "411", (4, 4): "410"}
+_CLOCKED = {"mpegts", "mpeg"}  # formats whose time begins wherever the sender's clock stood
+_DEPTHS = {"yuv": (8, 9, 10, 12, 14, 16), "grey": (8, 9, 10, 12, 14, 16), "rgb": (8, 9, 10, 12, 14, 16)}
+
+
+def require_av(what: object) -> Any:
+    """PyAV.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        import av
+    except ImportError:
+        raise MissingDependencyError(f"{what}: video needs PyAV: pip install 'drct[video]'") from None
+    return av
+
+
+@dataclasses.dataclass(frozen=True)
+class Colour:
+    """Codes of ITU-T H.273 as the file gives them; 2 is unspecified (0 for the range)."""
+
+    range: int
+    matrix: int
+    primaries: int
+    transfer: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """A decoded frame.
+
+    Attributes:
+        rgb: ``(H, W, 3)`` uint16.
+        pts: when it is shown, in units of the clip's time base.
+        duration: for how long, in the same units; 0 where the file does not tell.
+    """
+
+    rgb: np.ndarray
+    pts: int
+    duration: int
+
+
+class Clip:
+    """A video file whose first frame was decoded.
+
+    Attributes:
+        path: the file.
+        format: libav's name of the container.
+        index: number of the video stream.
+        width, height: of its frames.
+        samples: how they hold colour.
+        colour: what the file says about it.
+        time_base: seconds per unit of time.
+        rate: frames per second, on average.
+        frames: how many there are; 0 where only decoding would tell.
+        start: where the time of the file begins, in seconds.
+        length: of the video in seconds; None where the file does not tell.
+        aspect: width of a pixel by its height; None where the file does not tell.
+        display_matrix: nine numbers that turn the picture for display; None if it is shown as it is.
+        metadata: of the video stream.
+        notices: what a user should know, one sentence each.
+
+    Raises:
+        VideoError: no video that can be decoded, or one that is not upscaled (interlaced); the message names file and cause.
+        MissingDependencyError: PyAV is not installed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._av = require_av(self.path)
+        self.notices: list[str] = []
+        with self.open() as container:
+            streams = [s for s in container.streams.video if not s.disposition & self._av.stream.Disposition.attached_pic]
+            if not streams:
+                raise VideoError(f"{self.path}: holds no video")
+            stream = streams[0]
+            self.index = stream.index
+            self.format = container.format.name
+            self.time_base = Fraction(stream.time_base)
+            self.rate = Fraction(stream.average_rate or stream.guessed_rate or LEAST_RATE)
+            self.frames = stream.frames
+            self.start = Fraction(container.start_time or 0, 1_000_000)
+            self.length = None if stream.duration is None else stream.duration * self.time_base
+            if self.length is None and container.duration is not None:
+                self.length = Fraction(container.duration, 1_000_000)
+            aspect = stream.sample_aspect_ratio
+            self.aspect = Fraction(aspect) if aspect else None
+            self.metadata = dict(stream.metadata)
+            first = next(self._decoded(container), None)
+            if first is None:
+                raise VideoError(f"{self.path}: no frame of its video can be decoded")
+            self.width, self.height = first.width, first.height
+            self.has_times = first.pts is not None
+            self.colour = self._colour(first)
+            self.samples = self._samples(first)
+            self.display_matrix = _display_matrix(first)
+            if any(component.is_alpha for component in first.format.components):
+                self.notices.append("transparency left out: video is upscaled without it")
+
+    def open(self) -> Any:
+        """The container, open for reading.
+
+        Raises:
+            VideoError: it cannot be opened or is no media file.
+        """
+        try:
+            # libav takes "a:b" for an address and "%d" for a pattern; an open file is a file
+            return self._av.open(self.path.open("rb"), metadata_errors="replace")
+        except self._av.FFmpegError as error:
+            reason = "it is cut off, damaged or no video" if isinstance(error, ValueError) else error.strerror
+            raise VideoError(f"{self.path}: cannot be opened as video: {reason}") from None
+        except OSError as error:
+            raise VideoError(f"{self.path}: cannot be opened: {error.strerror}") from None
+
+    @property
+    def shift(self) -> Fraction:
+        """Seconds that are taken from all timestamps, so that a recording of a broadcast begins at 0."""
+        return self.start if self.format in _CLOCKED else Fraction(0)
+
+    def span(self, start: float | None, duration: float | None) -> tuple[int | None, int | None]:
+        """First timestamp and end (exclusive) of a part given in seconds from the beginning; None where there is no bound."""
+        if start is None and duration is None:
+            return None, None
+        begin = self.start + Fraction(start or 0).limit_denominator(1_000_000)
+        first = math.ceil(begin / self.time_base)
+        if duration is None:
+            return first, None
+        return first, math.ceil((begin + Fraction(duration).limit_denominator(1_000_000)) / self.time_base)
+
+    def count(self, first: int | None, end: int | None) -> int:
+        """About how many frames a part has; 0 if nobody knows."""
+        if first is None and end is None and self.frames:
+            return self.frames
+        if self.length is None:
+            return 0
+        begin, last = self.start, self.start + self.length
+        if first is not None:
+            begin = max(begin, first * self.time_base)
+        if end is not None:
+            last = min(last, end * self.time_base)
+        return max(0, round((last - begin) * self.rate))
+
+    def decode(self, first: int | None = None, end: int | None = None, near: int | None = None) -> Iterator[Frame]:
+        """Frames in the order they are shown.
+
+        Args:
+            first, end: only frames with ``first <= pts < end``.
+            near: begin to read shortly before this timestamp instead of at the beginning. Frames before it may be missing or,
+                where they refer to what was not read, wrong.
+
+        Raises:
+            VideoError: the file is damaged, changes its size, or is interlaced.
+        """
+        target = max((t for t in (first, near) if t is not None), default=None)
+        with self.open() as container:
+            if target is not None and self.has_times:
+                back = max(0, math.ceil(RUN_UP / self.time_base))
+                stream = container.streams[self.index]
+                if target - back > (stream.start_time or 0):
+                    container.seek(target - back, stream=stream, backward=True)
+            last: int | None = None
+            moved = 0
+            for frame in self._decoded(container):
+                duration = int(frame.duration or 0)
+                pts = frame.pts
+                if pts is None:
+                    pts = 0 if last is None else last + max(1, round(1 / (self.rate * self.time_base)))
+                elif last is not None and pts <= last:
+                    pts, moved = last + 1, moved + 1
+                last = pts
+                if end is not None and pts >= end:
+                    break
+                if first is None or pts >= first:
+                    yield Frame(to_rgb(self._planes(frame), self._samples(frame)), pts, duration)
+            if moved:
+                self.notices.append(f"{moved} frames had the time of the one before and were moved behind it")
+
+    def _decoded(self, container: Any) -> Iterator[Any]:
+        stream = container.streams[self.index]
+        if stream.codec_context is None:
+            raise VideoError(f"{self.path}: its video cannot be decoded: the codec is unknown")
+        stream.thread_type = "AUTO"
+        for other in container.streams:
+            if other.index != self.index:
+                other.discard = self._av.stream.Discard.all
+        time: Fraction | None = None
+        damaged = 0
+        try:
+            for packet in container.demux(stream):
+                for frame in packet.decode():
+                    time = None if frame.pts is None else frame.pts * self.time_base
+                    self._check(frame, time)
+                    damaged += frame.is_corrupt
+                    yield frame
+        except self._av.FFmpegError as error:
+            where = "at its beginning" if time is None else f"after {float(time - self.start):.2f} s"
+            raise VideoError(
+                f"{self.path}: damaged or cut off {where} ({error.strerror}): --duration takes what is before"
+            ) from None
+        if damaged:
+            self.notices.append(f"{damaged} frames are damaged in the file: the decoder patched them")
+
+    def _check(self, frame: Any, time: Fraction | None) -> None:
+        if frame.interlaced_frame:
+            raise VideoError(
+                f"{self.path}: its frames are interlaced, and upscaling would keep the combs: deinterlace it first, "
+                "for example by ffmpeg -i IN -vf bwdif -c:a copy OUT"
+            )
+        known = getattr(self, "width", None)
+        if known is not None and (frame.width, frame.height) != (self.width, self.height):
+            when = "" if time is None else f" at {float(time - self.start):.2f} s"
+            raise VideoError(
+                f"{self.path}: the frames change from {self.width} x {self.height} to {frame.width} x {frame.height}{when}: "
+                "cut it there with --start and --duration"
+            )
+
+    def _colour(self, frame: Any) -> Colour:
+        full = FULL_RANGE if frame.format.name.startswith("yuvj") else int(frame.color_range)
+        return Colour(full, int(frame.colorspace), int(frame.color_primaries), int(frame.color_trc))
+
+    def _samples(self, frame: Any) -> Samples:
+        """How the planes that :meth:`_planes` gives are to be read."""
+        format, colour = frame.format, self._colour(frame)
+        components = [c for c in format.components if not c.is_alpha]
+        kind = "rgb" if format.is_rgb or format.has_palette or format.is_bayer else "grey" if len(components) == 1 else "yuv"
+        most = 8 if kind == "rgb" and len(components) == 1 else max(c.bits for c in components)
+        bits = next((depth for depth in _DEPTHS[kind] if depth >= most), 16)
+        if kind != "yuv":
+            return Samples(kind, bits, full_range=kind == "rgb" or colour.range == FULL_RANGE)
+        subsampling = (-(-64 // format.chroma_width(64)), -(-64 // format.chroma_height(64)))
+        matrix = assumed_matrix(frame.height, frame.width) if colour.matrix == UNSPECIFIED else colour.matrix
+        if matrix not in MATRICES or subsampling not in _SUBSAMPLINGS or format.name.startswith("xyz"):
+            raise VideoError(
+                f"{self.path}: colours of this kind ({format.name}, matrix {matrix}) are not supported: convert it to YUV in BT.709"
+            )
+        return Samples(kind, bits, subsampling, matrix, colour.range == FULL_RANGE)
+
+    def _planes(self, frame: Any) -> list[np.ndarray]:
+        """Samples of a frame, plane by plane; formats that are no plain planes are rearranged by libav, their values stay."""
+        samples = self._samples(frame)
+        depth = "" if samples.bits == 8 else f"{samples.bits}le"
+        wanted = {
+            "grey": f"gray{depth}",
+            "rgb": f"gbrp{depth}",
+            "yuv": f"yuv{_SUBSAMPLINGS.get(samples.subsampling)}p{depth}",
+        }[samples.kind]
+        if re.sub("^yuvj", "yuv", frame.format.name) != wanted:
+            frame = frame.reformat(format=wanted)
+        dtype = np.dtype(samples.dtype).newbyteorder("<")
+        shapes = samples.plane_shapes(frame.height, frame.width)
+        rows = (np.frombuffer(plane, dtype).reshape(-1, plane.line_size // dtype.itemsize) for plane in frame.planes)
+        return [plane[:height, :width] for plane, (height, width) in zip(rows, shapes, strict=True)]
+
+
+def _display_matrix(frame: Any) -> tuple[int, ...] | None:
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX" and len(bytes(data)) == 36:
+            return struct.unpack("=9i", bytes(data))
+    return None
