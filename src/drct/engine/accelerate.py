@@ -7,6 +7,8 @@ are exchanged in place for fused ones that have gradients; parameters, names and
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,8 @@ from drct.engine.native import BlockShape
 from drct.networks.drct import BLOCKS, RDG
 from drct.networks.mamba_drct import DIRECTIONS, SS2D
 from drct.networks.window_attention import SwinBlock
+
+Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class _NativeAttention:
@@ -81,33 +85,42 @@ def _block_parameters(block: SwinBlock, adjust: nn.Conv2d) -> list[Tensor | None
     return [p for layer in layers for p in (layer.weight, layer.bias)] + [block.attn.relative_position_bias_table]
 
 
-class _NativeScan:
-    """Stands in for ``SS2D.scan``: projections in torch, the four scans in one kernel."""
+class _FastScan:
+    """Stands in for ``SS2D.scan``: projections in torch, the four scans in one kernel.
 
-    def __init__(self, block: SS2D) -> None:
-        self.block = block
+    Args:
+        kernels: the function for each type of device that has one.
+    """
+
+    def __init__(self, block: SS2D, kernels: Mapping[str, Scan]) -> None:
+        self.block, self.kernels = block, kernels
         self.plain = type(block).scan
 
     def __call__(self, x: Tensor) -> Tensor:
         block = self.block
-        if x.device.type != "cpu":
+        kernel = self.kernels.get(x.device.type)
+        if kernel is None:
             return self.plain(block, x)
         steps, b, c = block.project(x)
         a = -torch.exp(block.A_logs.float()).view(DIRECTIONS, block.d_inner, block.d_state)
-        return native.selective_scan(x.float(), F.softplus(steps), a, b, c) + block.skip(x)
+        return kernel(x.float(), F.softplus(steps), a, b, c) + block.skip(x)
 
 
 def accelerate(network: nn.Module) -> list[str]:
     """Exchange window attention and selective scans for native kernels, in place; returns what was done or why not.
 
-    Covers the Swin blocks of DRCT, SwinIR and HAT and the SS2D blocks of MambaDRCT. The network keeps its class, parameters and
+    Covers, on a CPU, the Swin blocks of DRCT, SwinIR and HAT, and on a CPU or a CUDA GPU the SS2D blocks of MambaDRCT; the network
+    must be on its device already. It keeps its class, parameters and
     state dict. Copy it (``copy.deepcopy``) before, not after: the exchanged operation belongs to this very network.
     """
     scans = [module for module in network.modules() if isinstance(module, SS2D)]
     swins = [module for module in network.modules() if isinstance(module, SwinBlock)]
+    device = next(network.parameters()).device.type
     lines = []
-    if scans:
-        lines.append(_accelerate_scans(scans))
+    if scans and device in ("cpu", "cuda"):
+        lines.append(_accelerate_scans(scans, device))
+    if device != "cpu":
+        return lines
     groups = [_NativeGroup(module) for module in network.modules() if isinstance(module, RDG)]
     if groups and native.swin_bf16_available() is None:
         supported = [group for group in groups if group.supported()]
@@ -129,12 +142,19 @@ def _accelerate_attention(blocks: list[SwinBlock]) -> str:
     return f"native window attention in {len(supported)} blocks"
 
 
-def _accelerate_scans(blocks: list[SS2D]) -> str:
-    reason = native.scan_available()
-    if reason is not None:
-        return f"plain torch scan: {reason}"
-    if any(block.d_state != native.D_STATE for block in blocks):
-        return f"plain torch scan in {len(blocks)} blocks: the native one has states of {native.D_STATE} numbers"
+def _accelerate_scans(blocks: list[SS2D], device: str) -> str:
+    if device == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            return "plain torch scan: the package triton is not installed"
+        from drct.engine.gpu.selective_scan import selective_scan
+
+        kernels, name = {"cuda": selective_scan}, "Triton"
+    else:
+        if (reason := native.scan_available()) is not None:
+            return f"plain torch scan: {reason}"
+        if any(block.d_state != native.D_STATE for block in blocks):
+            return f"plain torch scan in {len(blocks)} blocks: the native one has states of {native.D_STATE} numbers"
+        kernels, name = {"cpu": native.selective_scan}, "native"
     for block in blocks:
-        block.scan = _NativeScan(block)  # type: ignore[method-assign]
-    return f"native selective scan in {len(blocks)} blocks"
+        block.scan = _FastScan(block, kernels)  # type: ignore[method-assign]
+    return f"{name} selective scan in {len(blocks)} blocks"

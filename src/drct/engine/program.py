@@ -107,7 +107,7 @@ class PlainProgram(Program):
         super().__init__(network, device, precision)
         self.network = copy.deepcopy(network).eval().requires_grad_(False).to(device, torch.float32)
         self.reason = reason
-        self.kernels = accelerate(self.network) if kernels and device.type == "cpu" else []
+        self.kernels = accelerate(self.network) if kernels else []
         self._bytes_per_pixel: float | None = None
 
     def run(self, x: Tensor) -> Tensor:

@@ -114,8 +114,7 @@ def attribute(
     device = device_of(network)
     batch = min(fold, batch or batch_size(network, h, w))
     network = copy.deepcopy(network).requires_grad_(False)
-    if device.type == "cpu":
-        accelerate(network)
+    accelerate(network)
     total = np.zeros((3, h, w))
     sr = torch.empty(0)
     for start in range(0, fold, batch):

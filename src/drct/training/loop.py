@@ -100,9 +100,8 @@ class Run:
             check_metrics(options.val.metrics)
         self.network = build_network(options, say)
         self.network.to(process.device)
-        if process.device.type == "cpu":
-            for line in accelerate(self.network):
-                say(line)
+        for line in accelerate(self.network):
+            say(line)
         self.ema = EMA(self.network, t.ema_decay) if t.ema_decay > 0 else None
         self.step = build_step(options, self.network, process.device, process.world_size)
         self.schedule = Schedule(
