@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from drct import engine
+from drct.engine import compiler
 from drct.engine.cpu import attention, linear
 from drct.engine.cpu.body import BodyProgram
 from drct.engine.memory import LiveBytes
@@ -36,6 +37,14 @@ CASES = {
     "swinir": ("swinir", {"embed_dim": 48, "depths": [2], "num_heads": [6], "scale": 3}),
     "swinir_real": ("swinir_real", {"embed_dim": 48, "depths": [3], "num_heads": [6]}),
     "swinir_real_large": ("swinir_real_large", {"embed_dim": 48, "depths": [2], "num_heads": [8], "scale": 2}),
+    "swinir without first norm": ("swinir", {"embed_dim": 24, "depths": [1], "num_heads": [2], "patch_norm": False}),
+    "one group of hat": ("hat", {"depths": [2], "num_heads": [6]}),
+    "hat, other window, no convolution": (
+        "hat",
+        {"embed_dim": 48, "depths": [2, 1], "num_heads": [2, 3], "squeeze_factor": 6, "window_size": 8}
+        | {"scale": 2, "resi_connection": "identity", "patch_norm": False, "overlap_ratio": 0.25, "qkv_bias": False},
+    ),
+    "hat without overlap": ("hat", {"embed_dim": 24, "depths": [1], "num_heads": [2], "squeeze_factor": 6, "overlap_ratio": 0.0}),
 }
 SIZES = [(1, 1, 1), (1, 16, 16), (2, 33, 50), (1, 20, 90)]
 
@@ -61,11 +70,28 @@ def test_float32_equals_the_network(case: str, build: Build) -> None:
         assert difference(program, network, *size) <= 1e-4 / 4 * network.scale
 
 
-@pytest.mark.parametrize("name", ["drct", "drct_l", "drct_light"])
+@pytest.mark.parametrize("name", ["drct", "drct_l", "drct_light", "hat"])
 def test_full_networks(name: str, build: Build) -> None:
     network = build(name)
     program = engine.compile(network)
     assert difference(program, network, 1, 24, 9) <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "name", ["drct", "drct_l", "drct_xl", "drct_light", "hat", "hat_s", "hat_l", "swinir", "swinir_real_large"]
+)
+def test_full_networks_in_all_precisions(name: str, precision: str, build: Build) -> None:
+    network = build(name)
+    program = engine.compile(network, precision=precision)
+    for size in ((1, 3, 48, 64), (2, 3, 17, 33)):
+        x = torch.rand(size)
+        with torch.inference_mode():
+            error = program(x) - network(x)
+        if precision == "fp32":
+            assert error.abs().max() <= 1e-4
+        assert -10 * error.square().mean().log10() >= 50
 
 
 def test_without_native_kernel(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +110,7 @@ def test_without_packed_layers(build: Build, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("native", [True, False])
-@pytest.mark.parametrize("case", ["drct_light", "small", "one group of drct, x3", "swinir_light"])
+@pytest.mark.parametrize("case", ["drct_light", "small", "one group of drct, x3", "swinir_light", "one group of hat"])
 def test_bf16_is_close(case: str, native: bool, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     if not native:
         monkeypatch.setattr(attention.native, "available", lambda: "switched off")
@@ -155,10 +181,10 @@ def test_wrong_shapes_are_refused(shape: tuple[int, ...], build: Build) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["drct_light", "drct"])
+@pytest.mark.parametrize("name", ["drct_light", "drct", "hat"])
 def test_memory_estimate(name: str, precision: str, build: Build) -> None:
     """Close to the largest sum of tensors alive, counted on one thread, and never below half of it."""
-    options = {"depths": [6], "num_heads": [3 if name == "drct_light" else 6]}
+    options = {"depths": [2 if name == "hat" else 6], "num_heads": [3 if name == "drct_light" else 6]}
     program = engine.compile(build(name, **options), precision=precision)
     threads = torch.get_num_threads()
     try:
@@ -173,7 +199,8 @@ def test_memory_estimate(name: str, precision: str, build: Build) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_networks_without_a_fast_program(precision: str, build: Build) -> None:
+def test_networks_without_a_fast_program(precision: str, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler, "CPU_PROGRAMS", {})
     network = build("hat", embed_dim=24, depths=[2], num_heads=[2], squeeze_factor=6)
     program = engine.compile(network, precision=precision)
     assert isinstance(program, PlainProgram)

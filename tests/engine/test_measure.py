@@ -46,8 +46,9 @@ def test_folding_saves_what_the_issue_says(build: Callable[..., SuperResolutionN
     assert round(folded / 1e9, 1) == 66.0
 
 
-def test_swinir_is_counted_in_full(build: Callable[..., SuperResolutionNetwork]) -> None:
-    network = build("swinir_light", depths=[2], num_heads=[6])
+@pytest.mark.parametrize("name", ["swinir_light", "hat_s"])
+def test_relatives_are_counted_in_full(name: str, build: Callable[..., SuperResolutionNetwork]) -> None:
+    network = build(name, depths=[2], num_heads=[6])
     assert multiply_adds(engine.compile(network), network, 64, 64, 2) == 2 * count_cost(network, 64, 64).multiply_adds
 
 

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 
 from drct.engine.cpu.drct import DRCTProgram
+from drct.engine.cpu.hat import HATProgram
 from drct.engine.cpu.swinir import SwinIRProgram
 from drct.engine.devices import resolve_device, resolve_precision
 from drct.engine.program import PlainProgram, Program
 from drct.networks.base import SuperResolutionNetwork
 from drct.networks.drct import DRCT
+from drct.networks.hat import HAT
 from drct.networks.swinir import SwinIR
 
 N = TypeVar("N", bound=SuperResolutionNetwork)
+
+CPU_PROGRAMS: dict[type[SuperResolutionNetwork], Callable[[Any, str], Program]] = {
+    DRCT: DRCTProgram,
+    HAT: HATProgram,
+    SwinIR: SwinIRProgram,
+}
 
 
 def compile(network: SuperResolutionNetwork, device: str | torch.device = "cpu", precision: str = "fp32") -> Program:
@@ -36,10 +45,8 @@ def compile(network: SuperResolutionNetwork, device: str | torch.device = "cpu",
     precision = resolve_precision(precision, device)
     if getattr(network.options, "ape", False):
         return PlainProgram(network, device, precision, "absolute position embeddings fix the input size")
-    if device.type == "cpu" and isinstance(network, DRCT):
-        return DRCTProgram(_in_float32_on_cpu(network), precision)
-    if device.type == "cpu" and isinstance(network, SwinIR):
-        return SwinIRProgram(_in_float32_on_cpu(network), precision)
+    if device.type == "cpu" and type(network) in CPU_PROGRAMS:
+        return CPU_PROGRAMS[type(network)](_in_float32_on_cpu(network), precision)
     if device.type == "cuda" and isinstance(network, DRCT) and precision != "fp32":
         if importlib.util.find_spec("triton") is None:
             return PlainProgram(network, device, precision, "the package triton is not installed")

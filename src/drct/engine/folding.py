@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from drct.networks.drct import BLOCKS, RDG
+from drct.networks.hat import OCAB
 from drct.networks.window_attention import SwinBlock, gather_bias
 
 
@@ -49,7 +50,7 @@ class FoldedSwin:
 
     Attributes:
         qkv: rows ordered (q|k|v, head, head_dim); the query rows carry the scale of the scores.
-        position_bias: ``(heads, window**2, window**2)``.
+        position_bias: ``(heads, window**2, keys)``; ``keys`` is ``window**2`` but for overlapping cross-attention.
         masks: ``(4, window**2, window**2)``, see :func:`drct.networks.window_attention.shift_masks`.
         from_hidden: carries the sum of all biases; that of ``from_residual`` is zero.
     """
@@ -85,7 +86,7 @@ class FoldedSwin:
 
     def multiply_adds(self) -> int:
         """Multiply-adds per pixel, with attention counted as its two matrix products."""
-        return sum(k * n for k, n in self.products()) + 2 * self.window**2 * self.heads * self.head_dim
+        return sum(k * n for k, n in self.products()) + 2 * self.position_bias.shape[-1] * self.heads * self.head_dim
 
 
 def affine(layer: nn.Linear | nn.Conv2d, factor: float = 1.0) -> Affine:
@@ -102,9 +103,6 @@ def fold_swin(block: nn.Module, after: nn.Module | None = None, factor: float = 
     norm1, norm2 = Norm.of(block.norm1), Norm.of(block.norm2)
     assert norm1 is not None
     assert norm2 is not None
-    qkv = affine(attn.qkv)
-    qkv.weight[: attn.dim] *= attn.scale
-    qkv.bias[: attn.dim] *= attn.scale
     from_residual, from_hidden = None, affine(block.mlp.fc2)
     if after is not None:
         assert isinstance(after, (nn.Conv2d, nn.Linear))
@@ -119,7 +117,7 @@ def fold_swin(block: nn.Module, after: nn.Module | None = None, factor: float = 
         heads=attn.num_heads,
         head_dim=attn.dim // attn.num_heads,
         norm1=norm1,
-        qkv=qkv,
+        qkv=_scaled_queries(attn.qkv, attn.scale),
         position_bias=gather_bias(attn.relative_position_bias_table.detach().float(), attn.relative_position_index),
         masks=attn.masks,
         proj=affine(attn.proj),
@@ -128,6 +126,37 @@ def fold_swin(block: nn.Module, after: nn.Module | None = None, factor: float = 
         from_residual=from_residual,
         from_hidden=from_hidden,
     )
+
+
+def fold_overlap(block: nn.Module) -> FoldedSwin:
+    """HAT's overlapping cross-attention block: a Swin block without shift whose windows have more keys than queries."""
+    assert isinstance(block, OCAB)
+    norm1, norm2 = Norm.of(block.norm1), Norm.of(block.norm2)
+    assert norm1 is not None
+    assert norm2 is not None
+    return FoldedSwin(
+        window=block.window,
+        shift=0,
+        heads=block.num_heads,
+        head_dim=block.proj.in_features // block.num_heads,
+        norm1=norm1,
+        qkv=_scaled_queries(block.qkv, block.scale),
+        position_bias=gather_bias(block.relative_position_bias_table.detach().float(), block.relative_position_index),
+        masks=torch.zeros(1, 1, 1),
+        proj=affine(block.proj),
+        norm2=norm2,
+        fc1=affine(block.mlp.fc1),
+        from_residual=None,
+        from_hidden=affine(block.mlp.fc2),
+    )
+
+
+def _scaled_queries(qkv: nn.Linear, scale: float) -> Affine:
+    folded = affine(qkv)
+    queries = qkv.in_features
+    folded.weight[:queries] *= scale
+    folded.bias[:queries] *= scale
+    return folded
 
 
 def pad_heads(affine_qkv: Affine, heads: int, head_dim: int, padded: int) -> Affine:

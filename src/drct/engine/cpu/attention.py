@@ -92,10 +92,51 @@ class TorchAttention(Attention):
         scores = torch.empty_like(self.biases[0])
         for kind, start, end in kinds:
             for i in range(start, end):
-                torch.baddbmm(self.biases[kind], q[i], k[i].transpose(1, 2), out=scores)
-                torch.softmax(scores, -1, out=scores)
-                torch.bmm(scores, v[i], out=out_heads_first[i])
+                _attend(q[i], k[i], v[i], self.biases[kind], scores, out_heads_first[i])
         return out.view(len(qkv), -1)
+
+
+class OverlapAttention:
+    """``softmax(q k^T + bias) v`` in windows whose keys reach over their borders.
+
+    Args:
+        block: folded overlapping cross-attention block.
+
+    Attributes:
+        q, kv, proj: the block's projections, every head widened to a multiple of 8.
+    """
+
+    name = "torch"
+
+    def __init__(self, block: FoldedSwin, dtype: torch.dtype) -> None:
+        self.heads, self.head_dim = block.heads, -(-block.head_dim // 8) * 8
+        self.queries, self.keys = block.position_bias.shape[1:]
+        padded = (block.heads, block.head_dim, self.head_dim)
+        qkv, dim = pad_heads(block.qkv, *padded), self.heads * self.head_dim
+        self.q, self.kv = Affine(qkv.weight[:dim], qkv.bias[:dim]), Affine(qkv.weight[dim:], qkv.bias[dim:])
+        self.proj = pad_head_inputs(block.proj, *padded)
+        self.bias = block.position_bias.to(dtype)
+
+    def __call__(self, q: Tensor, kv: Tensor, order: Tensor) -> Tensor:
+        """``(windows * queries, heads * head_dim)`` and all keys and values ``(rows, 2 * heads * head_dim)`` to what ``q`` is.
+
+        ``order`` lists the rows of each window's keys, ``(windows, keys)``.
+        """
+        out = torch.empty_like(q)
+        by_head = (-1, self.queries, self.heads, self.head_dim)
+        queries, results = q.view(by_head).transpose(1, 2), out.view(by_head).transpose(1, 2)
+        scores = torch.empty_like(self.bias)
+        for i, rows in enumerate(order):
+            k, v = kv.index_select(0, rows).view(self.keys, 2, self.heads, self.head_dim).permute(1, 2, 0, 3)
+            _attend(queries[i], k, v, self.bias, scores, results[i])
+        return out
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scores: Tensor, out: Tensor) -> None:
+    """All heads of one window: ``(heads, queries, head_dim)`` and ``(heads, keys, head_dim)``; ``scores`` is room to work in."""
+    torch.baddbmm(bias, q, k.transpose(1, 2), out=scores)
+    torch.softmax(scores, -1, out=scores)
+    torch.bmm(scores, v, out=out)
 
 
 def choose_attention(block: FoldedSwin, dtype: torch.dtype) -> Attention:

@@ -12,12 +12,13 @@ What all of these programs do differently from their networks, with the same val
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from drct.engine.cpu.attention import kinds_between
-from drct.engine.cpu.blocks import LayerNorm, SwinLayer
+from drct.engine.cpu.blocks import Layer, LayerNorm, SwinLayer
 from drct.engine.cpu.layout import to_map, to_tokens, window_order
 from drct.engine.cpu.linear import packing_available
 from drct.engine.cpu.tail import Tail, convolution
@@ -36,7 +37,8 @@ class BodyProgram(Program):
         network: has ``conv_first``, ``patch_embed``, ``norm``, ``conv_after_body`` and a tail that :class:`Tail` knows.
     """
 
-    layers: list[SwinLayer]
+    layers: Sequence[Layer]
+    raster = False  # whether features are stored in raster order, see drct.engine.cpu.layout
 
     def __init__(self, network: SuperResolutionNetwork, precision: str) -> None:
         super().__init__(network, torch.device("cpu"), precision)
@@ -64,29 +66,48 @@ class BodyProgram(Program):
         """Deep features ``(B, d, H, W)`` of a centred image."""
         shallow = self.conv_first(x)
         b, _, h, w = shallow.shape
-        tokens = to_tokens(shallow, self.window)
+        tokens = self.to_tokens(shallow)
         if self.first_norm is not None:
             tokens = self.first_norm(tokens)
         tokens = self.body(tokens, (b, h, w))
         if self.last_norm is not None:
             tokens = self.last_norm(tokens)
-        deep = to_map(tokens, b, h, w, self.window)
+        deep = self.to_map(tokens, (b, h, w))
         return (deep if self.conv_after_body is None else self.conv_after_body(deep)).add_(shallow)
 
     def body(self, tokens: Tensor, size: tuple[int, int, int]) -> Tensor:
-        """All groups, on rows in home order; ``tokens`` may be overwritten. ``size`` is (B, H, W)."""
+        """All groups, on rows in home order, which must stay as they are. ``size`` is (B, H, W)."""
         raise TypeError(f"{type(self).__name__} does not define body")
 
-    def step(self, layer: SwinLayer, source: Tensor, target: Tensor, size: tuple[int, int, int], add: bool = False) -> None:
+    def to_tokens(self, x: Tensor) -> Tensor:
+        """A channels-last map ``(B, C, H, W)`` as rows in home order; may share its memory."""
+        return x.permute(0, 2, 3, 1).flatten(0, 2) if self.raster else to_tokens(x, self.window)
+
+    def to_map(self, tokens: Tensor, size: tuple[int, int, int]) -> Tensor:
+        """Rows in home order as a channels-last map; may share their memory."""
+        if self.raster:
+            return tokens.view(*size, -1).permute(0, 3, 1, 2)
+        return to_map(tokens, *size, self.window)
+
+    def step(
+        self,
+        layer: SwinLayer,
+        source: Tensor,
+        target: Tensor,
+        size: tuple[int, int, int],
+        add: bool = False,
+        normed: Tensor | None = None,
+    ) -> None:
         """Run a Swin layer on all windows.
 
         Args:
             source: ``(tokens, dim)`` rows in home order; may be columns of a wider buffer.
             target: ``(tokens, out_dim)``, receives the result, or with ``add`` is added to. It may share rows with ``source``: a
                 chunk reads its rows before it writes the same ones.
+            normed: the first norm of ``source`` where it is there already; needs raster order.
         """
         n = self.window**2
-        order = self.order(*size, self.window, layer.shift)
+        order = self.order(*size, self.window, layer.shift, self.raster)
 
         def chunk(bounds: tuple[int, int]) -> None:
             start, end = bounds
@@ -100,7 +121,7 @@ class BodyProgram(Program):
                     target[rows] = y
             else:
                 index = order.tokens[rows]
-                y = layer(source.index_select(0, index), kinds)
+                y = layer(source.index_select(0, index), kinds, None if normed is None else normed.index_select(0, index))
                 if add:
                     target.index_add_(0, index, y)
                 else:
@@ -110,7 +131,7 @@ class BodyProgram(Program):
 
     def describe(self) -> list[str]:
         reason = packing_available()
-        names = [layer.attention.name for layer in self.layers]
+        names = [layer.attention_name for layer in self.layers]
         return [
             f"{self.architecture} on cpu in {self.precision}, {torch.get_num_threads()} threads",
             "linear layers: folded, " + ("packed by oneDNN" if reason is None else f"plain torch ({reason})"),

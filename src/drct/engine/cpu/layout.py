@@ -2,6 +2,7 @@
 
 Attention then reads contiguous rows. The order of unshifted windows is the home order in which features are stored; shifted
 blocks gather from it. Windows that need the same mask stand together, so that only those at the border are masked at all.
+Networks with convolutions in every block keep raster order, in which a map is a view, and gather for every attention.
 """
 
 from __future__ import annotations
@@ -27,21 +28,41 @@ class WindowOrder:
     ends: tuple[int, int, int, int]
 
 
-def window_order(batch: int, height: int, width: int, window: int, shift: int) -> WindowOrder:
-    """The order of tokens for a map whose sides are multiples of ``window``, cyclically shifted by ``shift``."""
+def window_order(batch: int, height: int, width: int, window: int, shift: int, raster: bool = False) -> WindowOrder:
+    """The order of tokens for a map whose sides are multiples of ``window``, cyclically shifted by ``shift``.
+
+    ``raster``: features are stored as ``(B, H, W)`` instead of in home order.
+    """
     rows, columns = height // window, width // window
     windows = batch * rows * columns
+    everything = (windows, windows, windows, windows)
+    if shift == 0 and not raster:
+        return WindowOrder(None, everything)
+    if raster:
+        home = torch.arange(batch * height * width).view(batch, height, width, 1)
+    else:
+        home = window_reverse(torch.arange(windows * window * window).view(batch, rows, columns, window * window, 1), window)
+    tokens = window_partition(home.roll((-shift, -shift), (1, 2)), window).view(windows, window * window)
     if shift == 0:
-        return WindowOrder(None, (windows, windows, windows, windows))
-    home = torch.arange(windows * window * window).view(batch, rows, columns, window * window, 1)
-    shifted = window_reverse(home, window).roll((-shift, -shift), (1, 2))
-    tokens = window_partition(shifted, window).view(windows, window * window)
+        return WindowOrder(tokens.flatten(), everything)
     kind = torch.zeros(batch, rows, columns, dtype=torch.int64)
     kind[:, :, -1] += 1
     kind[:, -1] += 2
     kind = kind.flatten()
     ends = kind.bincount(minlength=4).cumsum(0).tolist()
     return WindowOrder(tokens[kind.argsort(stable=True)].flatten(), tuple(ends))
+
+
+def overlap_order(batch: int, height: int, width: int, window: int, border: int) -> Tensor:
+    """The keys of overlapping windows of a map in raster order: ``(windows, (window + 2 * border)**2)``.
+
+    Positions beyond the map are ``batch * height * width``, the row after the last.
+    """
+    outside = batch * height * width
+    positions = torch.full((batch, height + 2 * border, width + 2 * border), outside)
+    positions[:, border : border + height, border : border + width] = torch.arange(outside).view(batch, height, width)
+    side = window + 2 * border
+    return positions.unfold(1, side, window).unfold(2, side, window).reshape(-1, side * side)
 
 
 def to_tokens(x_bchw: Tensor, window: int) -> Tensor:

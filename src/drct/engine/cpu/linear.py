@@ -65,11 +65,14 @@ class Linear:
 
 
 class Conv2d:
-    """Convolution with zero padding on channels-last float32 maps, its output times ``factor``."""
+    """Convolution with zero padding on channels-last maps of ``dtype``, its output times ``factor``."""
 
-    def __init__(self, conv: nn.Conv2d, factor: float = 1.0, device: torch.device | None = None) -> None:
-        self.weight = (conv.weight.detach().float() * factor).to(device).contiguous(memory_format=torch.channels_last)
-        self.bias = None if conv.bias is None else (conv.bias.detach().float() * factor).to(device)
+    def __init__(
+        self, conv: nn.Conv2d, factor: float = 1.0, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+    ) -> None:
+        weight = (conv.weight.detach().float() * factor).to(device, dtype)
+        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.bias = None if conv.bias is None else (conv.bias.detach().float() * factor).to(device, dtype)
         self.padding = conv.kernel_size[0] // 2
 
     def __call__(self, x: Tensor) -> Tensor:

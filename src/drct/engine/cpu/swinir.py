@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from drct.engine.cpu.blocks import SwinLayer
 from drct.engine.cpu.body import BodyProgram
-from drct.engine.cpu.layout import to_map, to_tokens
 from drct.engine.cpu.tail import convolution
 from drct.engine.devices import DTYPES
 from drct.engine.folding import fold_swin
@@ -32,13 +32,13 @@ class SwinIRProgram(BodyProgram):
         self.folded_multiply_adds = sum(layer.multiply_adds for layer in self.layers)
 
     def body(self, tokens: Tensor, size: tuple[int, int, int]) -> Tensor:
-        tokens = tokens.contiguous()
+        tokens = tokens.clone(memory_format=torch.contiguous_format)
         for layers, conv in self.groups:
             x = tokens.clone()
             for layer in layers:
                 self.step(layer, x, x, size)
             assert conv is not None
-            tokens += to_tokens(conv(to_map(x, *size, self.window)), self.window)
+            tokens += self.to_tokens(conv(self.to_map(x, size)))
         return tokens
 
     def body_width(self) -> int:
