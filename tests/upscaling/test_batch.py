@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +11,7 @@ import pytest
 from upscaling_helpers import smooth_image
 
 from drct.imaging import part_path, read, write
-from drct.upscaling import FileResult, Listener, UpscaleOptions, batch, upscale
+from drct.upscaling import FileResult, Listener, UpscaleOptions, batch, manifest, upscale
 from drct.upscaling.jobs import Job, Jobs
 
 
@@ -54,7 +48,9 @@ def run(model: Path, *inputs: Path, listener: Listener | None = None, **options)
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """All files but the manifest."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(manifest.NAME))
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 def test_a_folder(model, photos, tmp_path):
@@ -102,7 +98,7 @@ def test_failures_do_not_stop_the_others(model, photos, tmp_path):
             assert str(result.source) in result.error
             assert "\n" not in result.error
             assert result.code == "image"
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["p0_x4.png", "p3_x4.png", "p4_x4.png"]
+    assert list(content(tmp_path / "out")) == ["p0_x4.png", "p3_x4.png", "p4_x4.png"]
 
 
 def test_every_kind_of_failure_behind_the_network_is_one_line(model, photos, tmp_path):
@@ -230,30 +226,3 @@ def test_an_interruption_ends_cleanly(model, photos, tmp_path):
     assert all(read(p).width > 0 for p in (tmp_path / "out").glob("*.png"))
     assert not list((tmp_path / "out").glob(".*.part"))
     assert run(model, photos, output=tmp_path / "out").exit_code == 0
-
-
-def test_kill_9_leaves_no_half_files(model, tmp_path):
-    photos, whole, out = tmp_path / "photos", tmp_path / "whole", tmp_path / "out"
-    photos.mkdir()
-    for i in range(8):
-        write(photos / f"p{i:02}.png", smooth_image(64, 96, seed=i))
-    run(model, photos, output=whole, tile=64)
-    expected = content(whole)
-    rng = random.Random(0)
-    command = [sys.executable, "-m", "drct", "upscale", photos, "-o", out, "-m", model, "--tile", "64", "--device", "cpu", "-q"]
-    for _ in range(2):
-        before = len(list(out.glob("*.png")))
-        process = subprocess.Popen(command)
-        deadline = time.monotonic() + 120
-        # strike once it is at work, a little later each time
-        while process.poll() is None and time.monotonic() < deadline and len(list(out.glob("*.png"))) < before + 2:
-            time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.05))
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        found = {name: data for name, data in content(out).items() if not name.endswith(".part")}
-        assert found.items() <= expected.items()
-    report = run(model, photos, output=out, tile=64)
-    assert report.exit_code == 0
-    assert report.count("skipped") >= 4
-    assert content(out) == expected

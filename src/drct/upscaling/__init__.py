@@ -1,7 +1,8 @@
 """The main job: images of any size made larger, one by one or in folders."""
 
-from drct.upscaling.batch import FileResult, Listener, Report, upscale
+from drct.upscaling.batch import upscale
 from drct.upscaling.options import UpscaleOptions
+from drct.upscaling.results import FileResult, Listener, Report
 from drct.upscaling.tiles import TilePlan, plan_tiles, upscale_strips
 from drct.upscaling.upscaler import Pass, Upscaled, UpscaledPicture, Upscaler, self_ensemble, target_size
 

@@ -1,148 +1,55 @@
 """Many files: read, upscaled and written at the same time, each with its own result.
 
 While one picture is in the network, the next ones are read and the last ones written, each by one thread; both queues are short, so
-that memory holds a handful of pictures however many there are. A file that fails does not stop the others.
+that memory holds a handful of pictures however many there are. Where there are several GPUs, each has a network and two such
+threads of its own. A file that fails does not stop the others.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
+import functools
+import queue
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import torch
 
 from drct.errors import Error, ImageError
 from drct.imaging import Picture, read, remove_stale_parts, write
-from drct.upscaling.jobs import Job, Jobs, plan_jobs
+from drct.upscaling import memory
+from drct.upscaling.desk import POLL, Desk, Taken, failure
+from drct.upscaling.jobs import Job, plan_jobs
+from drct.upscaling.manifest import SPENT, Manifest, Stamp
 from drct.upscaling.options import UpscaleOptions
-from drct.upscaling.upscaler import Pass, Upscaler
+from drct.upscaling.results import FileResult, Listener, Report
+from drct.upscaling.upscaler import Plans, Upscaler
 
 READ_AHEAD = 2  # pictures that are read before the network asks for them
 WRITE_BEHIND = 2  # results that may wait to be written
 
-Size = tuple[int, int]  # width, height
-
-
-@dataclasses.dataclass(frozen=True)
-class FileResult:
-    """What became of one file.
-
-    Attributes:
-        source: the input.
-        target: the result; None if it failed before it had a name.
-        status: ``"done"``, ``"skipped"`` (the result was already there) or ``"failed"``.
-        input_size, output_size: width and height in pixels, where known.
-        seconds: time in the networks.
-        passes: networks that the picture went through, with their tile plans.
-        notices: what a user should know, one sentence each.
-        tile_difference: mean and largest difference between tiled and whole, 0..1, if it was asked for.
-        error: one line that names file and cause, if it failed.
-        code: kind of the error, stable across releases.
-    """
-
-    source: Path
-    target: Path | None
-    status: Literal["done", "skipped", "failed"]
-    input_size: Size | None = None
-    output_size: Size | None = None
-    seconds: float = 0.0
-    passes: tuple[Pass, ...] = ()
-    notices: tuple[str, ...] = ()
-    tile_difference: tuple[float, float] | None = None
-    error: str | None = None
-    code: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return {
-            "input": str(self.source),
-            "output": None if self.target is None else str(self.target),
-            "status": self.status,
-            "input_size": self.input_size,
-            "output_size": self.output_size,
-            "seconds": round(self.seconds, 3),
-            "passes": [{"model": p.model, "scale": p.scale, "plan": p.plan.to_json()} for p in self.passes],
-            "notices": list(self.notices),
-            "tile_difference": None
-            if self.tile_difference is None
-            else {"mean": self.tile_difference[0], "max": self.tile_difference[1]},
-            "error": None if self.error is None else {"code": self.code, "message": self.error},
-        }
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What became of all files.
-
-    Attributes:
-        results: in the order of the inputs.
-        others: files in the input folders that are no images by their names.
-        model: name or file of the model.
-        device, precision: where and how the network ran.
-        notices: what a user should know about the run as a whole.
-        seconds: from start to end.
-    """
-
-    results: tuple[FileResult, ...]
-    others: tuple[Path, ...]
-    model: str
-    device: str
-    precision: str
-    notices: tuple[str, ...]
-    seconds: float
-
-    def count(self, status: str) -> int:
-        return sum(result.status == status for result in self.results)
-
-    @property
-    def exit_code(self) -> int:
-        """0 if all files are done or were already there, 1 if some failed."""
-        return 1 if self.count("failed") else 0
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as JSON values; keys are only ever added in later releases."""
-        return {
-            "model": self.model,
-            "device": self.device,
-            "precision": self.precision,
-            "files": [result.to_json() for result in self.results],
-            "other_files": [str(path) for path in self.others],
-            "done": self.count("done"),
-            "skipped": self.count("skipped"),
-            "failed": self.count("failed"),
-            "notices": list(self.notices),
-            "seconds": round(self.seconds, 3),
-        }
-
-
-class Listener:
-    """Hears how a run goes on; all methods are called from the thread that called :func:`upscale`."""
-
-    def started(self, jobs: Jobs) -> None:
-        """The files are known."""
-
-    def progress(self, job: Job, done: float) -> None:
-        """A part of a file, 0..1, went through the network."""
-
-    def finished(self, result: FileResult) -> None:
-        """A file is done, skipped or failed; in the order of the inputs."""
+Progress = Callable[[Job, float], None]
 
 
 def upscale(options: UpscaleOptions, listener: Listener | None = None, upscaler: Upscaler | None = None) -> Report:
     """Upscale files and folders.
 
-    Results are written under a temporary name and renamed, so a result that exists is complete. Results of earlier runs are skipped
-    unless ``options.overwrite`` is set; temporary files that killed runs left are removed.
+    Results are written under a temporary name and renamed, so a result that exists is complete. In a folder for results a manifest
+    (see :mod:`drct.upscaling.manifest`) tells what each was made of: those that would come out the same are skipped, those whose
+    input, options or model changed are made again, and several processes share the work. Results beside their images are skipped
+    whenever they exist. ``options.overwrite`` makes all anew. Temporary files that killed runs left are removed.
 
     Args:
         options: what to do.
         listener: hears of progress and results.
-        upscaler: used instead of a new one; then model, tiles, device and the like are its own.
+        upscaler: used instead of new ones; then model, tiles, device and the like are its own.
 
     Returns:
         A report with a result for every file. Files that fail are results, not exceptions.
@@ -150,139 +57,344 @@ def upscale(options: UpscaleOptions, listener: Listener | None = None, upscaler:
     Raises:
         OptionError: inputs and output do not go together.
         ModelNotFoundError, CheckpointError, DownloadError, DeviceError: the network cannot be had or cannot run here.
+        ManifestError: the manifest of the results is damaged.
     """
     start = time.perf_counter()
     listener = listener or Listener()
-    upscaler = upscaler or Upscaler(
-        options.model,
-        device=options.device,
-        precision=options.precision,
-        tile=options.tile,
-        overlap=options.overlap,
-        ensemble=options.ensemble,
-        alpha=options.alpha,
-    )
-    jobs = plan_jobs(options, upscaler.default_scale)
-    listener.started(jobs)
-    results: list[FileResult] = []
-    for folder, message in jobs.unreadable:
-        results.append(FileResult(folder, None, "failed", error=message, code=ImageError.code))
-        listener.finished(results[-1])
-    for result in _run(jobs.jobs, options, upscaler, listener):
-        results.append(result)
-        listener.finished(result)
-    return Report(
-        tuple(results),
-        jobs.others,
-        str(options.model),
-        str(upscaler.device),
-        upscaler.precision,
-        tuple(upscaler.notices),
-        time.perf_counter() - start,
-    )
+    with Session(options, upscaler) as session:
+        jobs = plan_jobs(options, session.upscaler.default_scale)
+        listener.started(jobs)
+        results: list[FileResult] = []
+        for folder, message in jobs.unreadable:
+            results.append(FileResult(folder, None, "failed", error=message, code=ImageError.code))
+            listener.finished(results[-1])
+        for result in session.run(jobs.jobs, listener):
+            results.append(result)
+            listener.finished(result)
+    place = {job.source: i for i, job in enumerate(jobs.jobs)}
+    results.sort(key=lambda result: place.get(result.source, -1))
+    return session.report(results, jobs.others, time.perf_counter() - start)
 
 
-def _run(jobs: tuple[Job, ...], options: UpscaleOptions, upscaler: Upscaler, listener: Listener) -> Iterator[FileResult]:
-    """Results in the order of the jobs."""
-    reader, writer = ThreadPoolExecutor(1, "drct-read"), ThreadPoolExecutor(1, "drct-write")
-    cleaned: set[Path] = set()
-    reading: collections.deque[tuple[Job, Future[Picture | FileResult]]] = collections.deque()
-    writing: collections.deque[Future[FileResult]] = collections.deque()
-    waiting = iter(jobs)
-    try:
-        while True:
-            for job in waiting:
-                reading.append((job, reader.submit(_read, job, options.overwrite, cleaned)))
-                if len(reading) > READ_AHEAD:
-                    break
-            if not reading:
-                break
-            job, future = reading.popleft()
-            read_ = future.result()
-            outcome = read_ if isinstance(read_, FileResult) else _upscale(job, read_, options, upscaler, listener)
-            writing.append(writer.submit(_write, job, outcome, options))
-            del future, read_, outcome  # pictures must go when they are written, not when the next ones come
-            while writing and (len(writing) > WRITE_BEHIND or writing[0].done()):
-                yield writing.popleft().result()
-        while writing:
-            yield writing.popleft().result()
-    finally:
-        # What is being written is finished; what has not begun is dropped.
-        reader.shutdown(cancel_futures=True)
-        writer.shutdown(cancel_futures=True)
+class Session:
+    """Networks and manifests that stay open while jobs come; used as a context.
+
+    Args:
+        options: of all jobs.
+        upscaler: used instead of new ones.
+    """
+
+    def __init__(self, options: UpscaleOptions, upscaler: Upscaler | None = None) -> None:
+        self._options = options
+        self._devices = [options.device] if upscaler is not None else worker_devices(options.device)
+        self.upscaler = upscaler or self._upscaler(0)
+        self._others: dict[int, Upscaler] = {}
+        self._desk = Desk(options, self.upscaler)
+        self._cleaned: set[Path] = set()
+        self._notices: list[str] = []
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._notices = self._desk.close()
+
+    def run(self, jobs: tuple[Job, ...], listener: Listener) -> Iterator[FileResult]:
+        """Results of jobs: in their order, or as they come where several devices work or other processes have a part in it.
+
+        The listener is told of progress; results are what is yielded.
+        """
+        self._desk.add(jobs)
+        count = min(len(self._devices), len(jobs))
+
+        @functools.cache
+        def told() -> None:
+            listener.waiting(self._desk.elsewhere)
+
+        if count <= 1:
+            return self._worker(self.upscaler).results(listener.progress, told)
+        return self._together(count, listener, told)
+
+    def report(self, results: list[FileResult], others: tuple[Path, ...], seconds: float) -> Report:
+        """The report on all that was done."""
+        upscalers = [self.upscaler, *self._others.values()]
+        return Report(
+            tuple(results),
+            others,
+            str(self._options.model),
+            ", ".join(str(upscaler.device) for upscaler in upscalers),
+            self.upscaler.precision,
+            (*dict.fromkeys(notice for upscaler in upscalers for notice in upscaler.notices), *self._notices),
+            seconds,
+        )
+
+    def _upscaler(self, index: int) -> Upscaler:
+        options = self._options
+        return Upscaler(
+            options.model,
+            device=self._devices[index],
+            precision=options.precision,
+            tile=options.tile,
+            overlap=options.overlap,
+            ensemble=options.ensemble,
+            alpha=options.alpha,
+        )
+
+    def _worker(self, upscaler: Upscaler) -> _Worker:
+        return _Worker(self._options, upscaler, self._desk, self._cleaned)
+
+    def _together(self, count: int, listener: Listener, told: Callable[[], None]) -> Iterator[FileResult]:
+        """One thread for each device; all that they have to say comes out of this one."""
+        events: queue.SimpleQueue[Callable[[], FileResult | None]] = queue.SimpleQueue()
+        stopped = threading.Event()
+
+        def progress(job: Job, done: float) -> None:
+            if stopped.is_set():
+                raise _Stopped
+            events.put(functools.partial(listener.progress, job, done))
+
+        def waiting() -> None:
+            if stopped.is_set():
+                raise _Stopped
+            events.put(told)
+
+        def work(index: int) -> None:
+            try:
+                if index and index not in self._others:
+                    self._others[index] = self._upscaler(index)
+                upscaler = self._others[index] if index else self.upscaler
+                if upscaler.device.type == "cuda":
+                    torch.cuda.set_device(upscaler.device)  # of this thread
+                results = self._worker(upscaler).results(progress, waiting)
+                with contextlib.closing(results):
+                    for result in results:
+                        events.put(functools.partial(_same, result))
+                        if stopped.is_set():
+                            break
+                events.put(ended)
+            except _Stopped:
+                events.put(ended)
+            except BaseException as error:
+                events.put(functools.partial(_raise, error))
+
+        def ended() -> None:
+            working.pop()
+
+        working = [None] * count
+        threads = [threading.Thread(target=work, args=(i,), name=f"drct-work-{i}") for i in range(count)]
+        for thread in threads:
+            thread.start()
+        try:
+            while working:
+                result = events.get()()
+                if result is not None:
+                    yield result
+        finally:
+            stopped.set()
+            for thread in threads:
+                thread.join()
+
+
+class _Stopped(Exception):
+    """The run was given up; unwinds a worker's thread."""
+
+
+def _same(result: FileResult) -> FileResult:
+    return result
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def worker_devices(device: str) -> list[str]:
+    """The devices that a wish stands for: ``"auto"`` and ``"cuda"`` for all GPUs, names separated by commas for these."""
+    if device in ("auto", "cuda") and torch.cuda.is_available() and torch.cuda.device_count() > 1:
+        return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return [name.strip() for name in device.split(",")]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Upscaled:
+class _Input:
+    """A picture on its way to the network."""
+
+    taken: Taken
+    picture: Picture
+    stamp: Stamp | None  # None without a manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class _Output:
     """A result on its way to the disk."""
 
+    input: _Input
     picture: Picture
     result: FileResult
 
 
-def _read(job: Job, overwrite: bool, cleaned: set[Path]) -> Picture | FileResult:
-    folder = job.target.parent
-    if folder not in cleaned:
-        cleaned.add(folder)
-        remove_stale_parts(folder)
-    existing = job.existing
-    if existing is not None and not overwrite:
-        return FileResult(job.source, existing, "skipped")
-    try:
-        return read(job.source)
-    except (Error, OSError, MemoryError) as error:
-        return _failed(job, error)
+class _Worker:
+    """One device at work: its network, a thread that reads for it and one that writes for it."""
 
+    def __init__(self, options: UpscaleOptions, upscaler: Upscaler, desk: Desk, cleaned: set[Path]) -> None:
+        self._options = options
+        self._upscaler = upscaler
+        self._desk = desk
+        self._cleaned = cleaned
+        self._limits: dict[tuple[Path, int], int | None] = {}  # largest tile by folder and scale
 
-def _upscale(job: Job, picture: Picture, options: UpscaleOptions, upscaler: Upscaler, listener: Listener) -> _Upscaled | FileResult:
-    start = time.perf_counter()
-    try:
-        larger = upscaler.picture(
-            picture,
-            scale=options.scale,
-            width=options.width,
-            height=options.height,
-            progress=lambda done: listener.progress(job, done),
+    def results(self, progress: Progress, waiting: Callable[[], None]) -> Generator[FileResult, None, None]:
+        """What becomes of the jobs that this worker takes, in their order.
+
+        Args:
+            progress: hears how pictures go through the network.
+            waiting: called when only jobs of other processes are left.
+        """
+        reader, writer = ThreadPoolExecutor(1, "drct-read"), ThreadPoolExecutor(1, "drct-write")
+        reading: collections.deque[Future[_Input | FileResult | None]] = collections.deque()
+        writing: collections.deque[Future[FileResult]] = collections.deque()
+        try:
+            while True:
+                while len(reading) <= READ_AHEAD:
+                    reading.append(reader.submit(self._read))
+                read_ = reading.popleft().result()
+                if read_ is None:
+                    # what is left in the other queues is all there is, unless another process gives something up
+                    while writing:
+                        yield writing.popleft().result()
+                    rest = [future for future in reading if future.result() is not None]
+                    reading = collections.deque(rest)
+                    if reading:
+                        continue
+                    if not self._desk.elsewhere:
+                        break
+                    waiting()
+                    time.sleep(POLL)
+                    continue
+                outcome = read_ if isinstance(read_, FileResult) else self._upscale(read_, progress)
+                writing.append(writer.submit(self._write, outcome))
+                del read_, outcome  # pictures must go when they are written, not when the next ones come
+                while writing and (len(writing) > WRITE_BEHIND or writing[0].done()):
+                    yield writing.popleft().result()
+        finally:
+            # What is being written is finished; what has not begun is dropped.
+            reader.shutdown(cancel_futures=True)
+            writer.shutdown(cancel_futures=True)
+
+    def _read(self) -> _Input | FileResult | None:
+        taken = self._desk.take()
+        if not isinstance(taken, Taken):
+            return taken
+        job = taken.job
+        folder = job.target.parent
+        if folder not in self._cleaned:
+            self._cleaned.add(folder)
+            remove_stale_parts(folder)
+        try:
+            stamp = None if taken.manifest is None else Stamp.of(job.source)
+            return _Input(taken, read(job.source), stamp)
+        except (Error, OSError, MemoryError) as error:
+            return _fail(taken, error)
+
+    def _upscale(self, input: _Input, progress: Progress) -> _Output | FileResult:
+        job, picture, options = input.taken.job, input.picture, self._options
+        start = time.perf_counter()
+        try:
+            plans = self._plans(input)
+            larger = self._upscaler.picture(
+                picture,
+                scale=options.scale,
+                width=options.width,
+                height=options.height,
+                progress=lambda done: progress(job, done),
+                plans=plans,
+            )
+            seconds = time.perf_counter() - start
+            self._remember_tiles(input)
+            difference = self._upscaler.compare_whole(picture.pixels) if options.verify_tiles else None
+        except (Error, MemoryError) as error:
+            return _fail(input.taken, error)
+        floats = larger.picture.pixels.dtype == np.float32 and job.float_target is not None
+        result = FileResult(
+            job.source,
+            job.float_target if floats else job.target,
+            "done",
+            (picture.width, picture.height),
+            (larger.picture.width, larger.picture.height),
+            seconds,
+            larger.passes,
+            (*job.notices, *picture.notices, *larger.notices),
+            difference,
         )
-        seconds = time.perf_counter() - start
-        difference = upscaler.compare_whole(picture.pixels) if options.verify_tiles else None
-    except (Error, MemoryError) as error:
-        return _failed(job, error)
-    floats = larger.picture.pixels.dtype == np.float32 and job.float_target is not None
-    result = FileResult(
-        job.source,
-        job.float_target if floats else job.target,
-        "done",
-        (picture.width, picture.height),
-        (larger.picture.width, larger.picture.height),
-        seconds,
-        larger.passes,
-        (*job.notices, *picture.notices, *larger.notices),
-        difference,
-    )
-    return _Upscaled(larger.picture, result)
+        return _Output(input, larger.picture, result)
+
+    def _plans(self, input: _Input) -> Plans | None:
+        """The plans of an interrupted attempt, if it was at the same work; new ones are recorded before they are carried out."""
+        manifest, entry, stamp = input.taken.manifest, input.taken.entry, input.stamp
+        if manifest is None or stamp is None:
+            return None
+        job, picture, options = input.taken.job, input.picture, self._options
+        work = self._desk.work(picture.height, picture.width)
+        scales = self._upscaler.scales_for(
+            picture.height, picture.width, scale=options.scale, width=options.width, height=options.height
+        )
+        for scale in dict.fromkeys(scales):
+            key = manifest.folder, scale
+            if key not in self._limits:
+                find = functools.partial(self._upscaler.tile_limit, scale)
+                self._limits[key] = manifest.limit(self._limit_name(scale), find)
+            self._upscaler.fix_tiles(scale, self._limits[key])
+        same = entry is not None and entry.work == work and entry.stamp is not None and entry.stamp.hash == stamp.hash
+        earlier = entry.plans if entry is not None and same and entry.attempts < SPENT else ()
+        manifest.begin(job.target, job.source, stamp, work, earlier)
+        return Plans(earlier, functools.partial(manifest.begin, job.target, job.source, stamp, work))
+
+    def _limit_name(self, scale: int) -> str:
+        """What a limit of tiles holds for: one network on one kind of device."""
+        device = self._upscaler.device
+        size = memory.memory_class(device).bit_length() - 1
+        return f"{self._upscaler.digest(scale)} {self._upscaler.precision} {device.type} 2^{size}"
+
+    def _remember_tiles(self, input: _Input) -> None:
+        """If memory ran out, later pictures and runs begin with the smaller tiles."""
+        manifest = input.taken.manifest
+        for (folder, scale), limit in self._limits.items():
+            if manifest is not None and folder == manifest.folder and self._upscaler.tile_limit(scale) != limit:
+                self._limits[folder, scale] = self._upscaler.tile_limit(scale)
+                manifest.set_limit(self._limit_name(scale), self._limits[folder, scale])
+
+    def _write(self, output: _Output | FileResult) -> FileResult:
+        if isinstance(output, FileResult):
+            return output
+        taken, result = output.input.taken, output.result
+        assert result.target is not None
+        try:
+            result.target.parent.mkdir(parents=True, exist_ok=True)
+            notices = write(result.target, output.picture, quality=self._options.quality)
+        except (Error, OSError, MemoryError) as error:
+            return dataclasses.replace(_fail(taken, error), target=result.target, input_size=result.input_size)
+        result = dataclasses.replace(result, notices=(*result.notices, *notices))
+        if taken.manifest is not None and output.input.stamp is not None and result.target is not None:
+            result = self._record(taken.manifest, taken.job, output.input.stamp, result.target, result)
+        self._desk.done()
+        return result
+
+    def _record(self, manifest: Manifest, job: Job, stamp: Stamp, target: Path, result: FileResult) -> FileResult:
+        if not stamp.still(job.source):
+            # which of its contents went into the result cannot be told
+            stamp = dataclasses.replace(stamp, hash="")
+            notice = "the file was changed while it was upscaled: the next run makes the result again"
+            result = dataclasses.replace(result, notices=(*result.notices, notice))
+        try:
+            written = Stamp.of(target)
+        except OSError as error:
+            return failure(job, error)  # gone already
+        report: dict[str, Any] = {"input_size": result.input_size, "output_size": result.output_size}
+        manifest.done(job.target, stamp, target, written, report)
+        return result
 
 
-def _write(job: Job, upscaled: _Upscaled | FileResult, options: UpscaleOptions) -> FileResult:
-    if isinstance(upscaled, FileResult):
-        return upscaled
-    result = upscaled.result
-    assert result.target is not None
-    try:
-        result.target.parent.mkdir(parents=True, exist_ok=True)
-        notices = write(result.target, upscaled.picture, quality=options.quality)
-    except (Error, OSError, MemoryError) as error:
-        return dataclasses.replace(_failed(job, error), target=result.target, input_size=result.input_size)
-    return dataclasses.replace(result, notices=(*result.notices, *notices))
-
-
-def _failed(job: Job, error: Exception) -> FileResult:
-    if isinstance(error, OSError):
-        where = error.filename or job.target
-        error = ImageError(f"{where}: {error.strerror or error}")
-    elif isinstance(error, MemoryError):
-        error = ImageError(f"{job.source}: not enough memory")
-    message = str(error)
-    if str(job.source) not in message and str(job.target) not in message:
-        message = f"{job.source}: {message}"
-    return FileResult(job.source, job.target, "failed", error=message, code=getattr(error, "code", Error.code))
+def _fail(taken: Taken, error: Exception) -> FileResult:
+    result = failure(taken.job, error)
+    if taken.manifest is not None and result.error is not None and result.code is not None:
+        taken.manifest.failed(taken.job.target, result.error, result.code)
+    return result

@@ -3,11 +3,14 @@
 * One image and ``-o`` with an image suffix: that file.
 * Otherwise a folder: the one given, else beside each image; for a folder as input, ``FOLDER_x4`` beside it.
 * Names are ``NAME_x4.png``. Two inputs that would get one name keep their old suffix in it: ``a.jpg_x4.png``, ``a.png_x4.png``.
+* A name that would be longer than file systems allow is cut, with a hash of the whole name in the place of its end.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -15,6 +18,8 @@ from pathlib import Path
 
 from drct.errors import OptionError
 from drct.imaging import FORMATS, format_of, is_image_file
+from drct.imaging.writing import NAME_BYTES
+from drct.upscaling import manifest
 from drct.upscaling.options import UpscaleOptions
 
 
@@ -27,12 +32,14 @@ class Job:
         target: file to write.
         float_target: file to write instead if the image turns out to hold floats; None to write ``target`` in any case.
         notices: what a user should know about the choice of names.
+        root: folder for results whose manifest knows this one; None for results that lie beside their images.
     """
 
     source: Path
     target: Path
     float_target: Path | None = None
     notices: tuple[str, ...] = ()
+    root: Path | None = None
 
     @property
     def existing(self) -> Path | None:
@@ -64,6 +71,7 @@ def plan_jobs(options: UpscaleOptions, default_scale: float) -> Jobs:
 
     Raises:
         OptionError: inputs and output do not go together, two results would have one name, or a result would replace an input.
+        ManifestError: the manifest of a folder for results is damaged.
     """
     label = size_label(options, default_scale)
     file_target = _file_target(options)
@@ -75,16 +83,17 @@ def plan_jobs(options: UpscaleOptions, default_scale: float) -> Jobs:
     folder = None if options.output is None else Path(options.output)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise OptionError(f"output {folder} is a file: a folder is needed for the results of several images")
-    found: list[tuple[Path, Path]] = []  # source, folder of its target
+    found: list[_Found] = []
     for source in options.inputs:
         if not source.is_dir():
-            found.append((source, source.parent if folder is None else folder))
+            found.append(_Found(source, source.parent if folder is None else folder, folder))
             continue
         # resolved, so that "." and ".." have a name
         top = source if source.name not in ("", "..") else source.resolve()
         results = top.with_name(f"{top.name}{label}") if folder is None else folder
+        mirrored = functools.cache(lambda parent, top=source, results=results: results / parent.relative_to(top))
         images = _walk(source, options.recursive, results, others, unreadable)
-        found.extend((path, results / path.parent.relative_to(source)) for path in images)
+        found.extend(_Found(path, mirrored(path.parent), results) for path in images)
     return Jobs(tuple(_checked(_named(found, options, label))), tuple(others), tuple(unreadable))
 
 
@@ -123,22 +132,50 @@ def _file_target(options: UpscaleOptions) -> Path | None:
     return target
 
 
-def _named(found: list[tuple[Path, Path]], options: UpscaleOptions, label: str) -> Iterator[Job]:
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """An input, the folder of its result, and the folder whose manifest will know the result."""
+
+    source: Path
+    folder: Path
+    root: Path | None
+
+
+def _named(found: list[_Found], options: UpscaleOptions, label: str) -> Iterator[Job]:
     """Jobs with the names of their results; the same file given twice is taken once."""
-    found = list({os.path.abspath(source): (source, folder) for source, folder in found}.values())
-    plain = [folder / f"{source.stem}{label}{_suffix(source, options)}" for source, folder in found]
+    found = list({os.path.abspath(one.source): one for one in found}.values())
+    plain = [_target(one, one.source.stem, label, options) for one in found]
+    keys = _Keys()
+    made_in = functools.cache(manifest.made_in)
     count: dict[str, int] = {}
     for target in plain:
-        count[_key(target)] = count.get(_key(target), 0) + 1
-    for (source, folder), target in zip(found, plain, strict=True):
-        if count[_key(target)] > 1:
-            target = folder / f"{source.name}{label}{_suffix(source, options)}"
-        notices: tuple[str, ...] = ()
+        count[keys[target]] = count.get(keys[target], 0) + 1
+    for one, target in zip(found, plain, strict=True):
+        source = one.source
+        if count[keys[target]] > 1:
+            # an earlier run may have given this input the short name, when no other wanted it
+            made_of = None if one.root is None else made_in(one.root).get(os.path.relpath(target, one.root))
+            if made_of is None or str(made_of) != os.path.abspath(source):
+                target = _target(one, source.name, label, options)
+        notices: list[str] = []
         if options.format == "same" and format_of(target) != format_of(source):
-            notices = (f"{source.suffix.lstrip('.').upper() or 'this format'} is not written: the result is a PNG",)
+            notices.append(f"{source.suffix.lstrip('.').upper() or 'this format'} is not written: the result is a PNG")
+        if not target.name.startswith(source.stem):
+            notices.append("the name of the result was cut, since it would be longer than file systems allow")
         # only TIFF holds floats, and only the file itself tells whether it does
         keeps_floats = options.format is None and format_of(source) == "tiff"
-        yield Job(source, target, target.with_suffix(".tiff") if keeps_floats else None, notices)
+        yield Job(source, target, target.with_suffix(".tiff") if keeps_floats else None, tuple(notices), one.root)
+
+
+def _target(one: _Found, stem: str, label: str, options: UpscaleOptions) -> Path:
+    suffix = _suffix(one.source, options)
+    room = NAME_BYTES - len(os.fsencode(label)) - max(len(os.fsencode(suffix)), len(".tiff"))
+    if len(os.fsencode(stem)) > room:
+        mark = "~" + hashlib.sha256(os.fsencode(one.source.name)).hexdigest()[:8]
+        while len(os.fsencode(stem)) > room - len(mark):
+            stem = stem[:-1]
+        stem += mark
+    return one.folder / f"{stem}{label}{suffix}"
 
 
 def _suffix(source: Path, options: UpscaleOptions) -> str:
@@ -151,13 +188,14 @@ def _suffix(source: Path, options: UpscaleOptions) -> str:
 def _checked(jobs: Iterator[Job] | list[Job]) -> Iterator[Job]:
     """The jobs, if no result replaces another one or an input."""
     jobs = list(jobs)
-    sources = {_key(job.source): job.source for job in jobs}
+    keys = _Keys()
+    sources = {keys[job.source]: job.source for job in jobs}
     taken: dict[str, Job] = {}
     for job in jobs:
         for target in (job.target, job.float_target):
             if target is None:
                 continue
-            key = _key(target)
+            key = keys[target]
             if key in sources:
                 raise OptionError(f"the result of {job.source} would replace the input {sources[key]}: give another output")
             if key in taken:
@@ -168,15 +206,30 @@ def _checked(jobs: Iterator[Job] | list[Job]) -> Iterator[Job]:
         yield job
 
 
-def _key(path: Path) -> str:
-    """What tells whether two paths are one file, also where letters' case makes no difference."""
-    return os.path.normcase(os.path.realpath(path))
+class _Keys:
+    """What tells whether two paths are one file, also where letters' case makes no difference; folders are resolved once each."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def __getitem__(self, path: Path) -> str:
+        folder, name = os.path.split(path)
+        if name in ("", ".", ".."):
+            return os.path.normcase(os.path.realpath(path))
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        resolved = os.path.join(self._folders[folder], name)
+        return os.path.normcase(os.path.realpath(resolved) if os.path.islink(resolved) else resolved)
 
 
 def _walk(folder: Path, recursive: bool, results: Path, others: list[Path], unreadable: list[tuple[Path, str]]) -> Iterator[Path]:
-    """Image files of a folder, sorted; hidden folders, the folder of the results and loops of links are left out."""
+    """Image files of a folder, sorted; hidden folders, the folder of the results and loops of links are left out.
+
+    If the results lie in the folder itself, those that its manifest knows are left out too.
+    """
     seen: set[tuple[int, int]] = set()
     own = os.path.realpath(results)
+    made = set(manifest.made_in(results)) if own == os.path.realpath(folder) else set()
     pending = [folder]
     while pending:
         current = pending.pop()
@@ -192,11 +245,19 @@ def _walk(folder: Path, recursive: bool, results: Path, others: list[Path], unre
         folders = []
         for entry in entries:
             path = current / entry.name
-            if path.is_dir():
+            if _is_folder(entry):
                 if recursive and not entry.name.startswith(".") and os.path.realpath(path) != own:
                     folders.append(path)
-            elif is_image_file(path):
-                yield path
+            elif is_image_file(entry.name):
+                if not (made and os.path.relpath(path, folder) in made):
+                    yield path
             elif not entry.name.startswith("."):
                 others.append(path)
         pending += reversed(folders)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

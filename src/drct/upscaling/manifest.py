@@ -41,27 +41,29 @@ LOCK_TIMEOUT = 60.0  # seconds to wait for other processes' commits
 RACY = 2_000_000_000  # nanoseconds: a file changed so shortly before it was read may change again without a new time (FAT: 2 s)
 SPENT = 3  # after so many processes died over a picture, its plan and the folder's tile sizes are chosen anew
 
-_CREATE = """
-CREATE TABLE counter (changes INTEGER NOT NULL);
-INSERT INTO counter VALUES (0);
-CREATE TABLE runs (  -- processes at work here; those that were killed are removed when somebody notices
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    machine TEXT NOT NULL, boot TEXT NOT NULL, space TEXT NOT NULL, pid INTEGER NOT NULL, born TEXT NOT NULL,
-    beats INTEGER NOT NULL
-);
-CREATE TABLE limits (name TEXT PRIMARY KEY, tile INTEGER);  -- largest tile by network and device; NULL: no limit
-CREATE TABLE files (
-    target BLOB PRIMARY KEY,  -- name of the result, relative to this folder, as bytes
-    state TEXT NOT NULL CHECK (state IN ('working', 'done', 'failed')),
-    changed INTEGER NOT NULL,  -- counter.changes when the state was set
-    run INTEGER,  -- who set it; NULL when that run gave the picture back
-    attempts INTEGER NOT NULL DEFAULT 0,  -- processes that died over it
-    source BLOB, source_size INTEGER, source_mtime INTEGER, source_hash TEXT, source_read INTEGER,
-    options TEXT, networks TEXT, plans TEXT,
-    result BLOB, result_size INTEGER, result_mtime INTEGER, result_hash TEXT,
-    report TEXT, error TEXT, code TEXT
-) WITHOUT ROWID;
-"""
+_CREATE = (
+    "CREATE TABLE counter (changes INTEGER NOT NULL)",
+    "INSERT INTO counter VALUES (0)",
+    # processes at work here; those that were killed are removed when somebody notices
+    """CREATE TABLE runs (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        machine TEXT NOT NULL, boot TEXT NOT NULL, space TEXT NOT NULL, pid INTEGER NOT NULL, born TEXT NOT NULL,
+        beats INTEGER NOT NULL
+    )""",
+    # largest tile by network and device; NULL where only the device's size limits it
+    "CREATE TABLE limits (name TEXT PRIMARY KEY, tile INTEGER)",
+    """CREATE TABLE files (
+        target BLOB PRIMARY KEY,  -- name of the result, relative to this folder, as bytes
+        state TEXT NOT NULL CHECK (state IN ('working', 'done', 'failed')),
+        changed INTEGER NOT NULL,  -- counter.changes when the state was set
+        run INTEGER,  -- who set it; NULL when that run gave the picture back
+        attempts INTEGER NOT NULL DEFAULT 0,  -- processes that died over it
+        source BLOB, source_size INTEGER, source_mtime INTEGER, source_hash TEXT, source_read INTEGER,
+        options TEXT, networks TEXT, plans TEXT,
+        result BLOB, result_size INTEGER, result_mtime INTEGER, result_hash TEXT,
+        report TEXT, error TEXT, code TEXT
+    ) WITHOUT ROWID""",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +110,12 @@ class Stamp:
         status = path.stat()
         if status.st_size != self.size:
             return False
-        settled = self.mtime + RACY < self.read
-        return (status.st_mtime_ns == self.mtime and settled and bool(self.hash)) or file_sha256(path) == self.hash
+        return (status.st_mtime_ns == self.mtime and self.settled) or file_sha256(path) == self.hash
+
+    @property
+    def settled(self) -> bool:
+        """Whether any later change would show in the time."""
+        return bool(self.hash) and self.mtime + RACY < self.read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -365,7 +371,7 @@ class Manifest:
             if version > SCHEMA:
                 raise ManifestError(f"{self.path} was made by a newer drct: use that one, or another output folder")
             if not tables:
-                for statement in _CREATE.split(";\n"):
+                for statement in _CREATE:
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA application_id = {APPLICATION}")
                 self._db.execute(f"PRAGMA user_version = {SCHEMA}")

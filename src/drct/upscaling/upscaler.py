@@ -248,7 +248,9 @@ class Upscaler:
         So what else runs on the machine does not decide about the bytes of results.
         """
         self._fixed_tiles.add(scale)
-        if limit is not None:
+        if limit is None:
+            self._largest_tile.pop(scale, None)
+        else:
             self._largest_tile[scale] = limit
 
     def __call__(
