@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pictures import exif_with
 from PIL import Image
 
-from drct.imaging import exif, tiff_exif
+from drct.imaging import exif, tiff_directories
 
 
 def big_endian() -> bytes:
@@ -68,16 +68,17 @@ def test_damaged_exif_never_breaks_anything(data: st.DataObject) -> None:
     except ValueError:
         return
     assert len(result) <= len(blob)
-    tiff_exif.inspect(io.BytesIO(blob))
+    tiff_directories.inspect(io.BytesIO(blob))
 
 
 def test_tiff_directories_there_and_back() -> None:
     for blob in (exif_with(), big_endian()):
         buffer = io.BytesIO()
         Image.new("L", (9, 9)).save(buffer, "TIFF")
-        tiff_exif.insert(buffer, blob)
-        raw, found = tiff_exif.inspect(buffer)
+        tiff_directories.insert(buffer, blob)
+        raw, found, pages = tiff_directories.inspect(buffer)
         assert not raw
+        assert pages == (0,)
         assert found is not None
         mine, other = Image.Exif(), Image.Exif()
         mine.load(found)
@@ -91,7 +92,7 @@ def test_tiff_directories_there_and_back() -> None:
 
 def test_a_big_tiff_takes_no_exif() -> None:
     with pytest.raises(ValueError):
-        tiff_exif.insert(io.BytesIO(b"II+\0" + bytes(30)), exif_with())
+        tiff_directories.insert(io.BytesIO(b"II+\0" + bytes(30)), exif_with())
 
 
 def test_xmp() -> None:

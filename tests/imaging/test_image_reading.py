@@ -455,7 +455,8 @@ def test_threads_read_at_once(tmp_path: Path) -> None:
 
 def test_folder_walk_helpers() -> None:
     assert {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".avif"} <= set(supported_suffixes())
-    assert ".gif" not in supported_suffixes(writable=True)
+    assert ".heic" not in supported_suffixes(writable=True)
+    assert ".dzi" not in supported_suffixes()
     assert is_image_file("a/b.PNG")
     assert is_image_file(Path("x.JpEg"))
     assert not any(map(is_image_file, ["a.txt", ".hidden.png", ".a.png.part", "png", "a.mp4", "a.csv"]))

@@ -172,7 +172,7 @@ def test_formats_by_name_and_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("a.gif", {}, "suffix '.gif'"),
+        ("a.bmp", {}, "suffix '.bmp'"),
         ("a", {}, "suffix ''"),
         ("a.png", {"format": "pgn"}, "did you mean 'png'"),
         ("a.jpg", {"quality": 0}, "quality"),

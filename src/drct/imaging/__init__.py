@@ -3,23 +3,41 @@
 from drct.imaging.colour import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
 from drct.imaging.conversion import from_tensor, to_tensor
 from drct.imaging.formats import FORMATS, Format, format_of, is_image_file, supported_suffixes
-from drct.imaging.picture import Picture
-from drct.imaging.reading import MAX_PIXELS, read, read_bytes, read_size
+from drct.imaging.picture import Picture, PictureInfo
+from drct.imaging.reading import MAX_PIXELS, StripReader, read, read_bytes, read_info, read_pages, read_size
 from drct.imaging.resizing import resize
 from drct.imaging.sheet import side_by_side, text
-from drct.imaging.writing import part_path, remove_stale_parts, to_depth, write
+from drct.imaging.writing import (
+    Encoding,
+    StripWriter,
+    check_size,
+    part_path,
+    remove_stale_parts,
+    to_depth,
+    writable_format,
+    write,
+    write_pages,
+    write_strips,
+)
 
 __all__ = [
     "FORMATS",
     "MAX_PIXELS",
+    "Encoding",
     "Format",
     "Picture",
+    "PictureInfo",
+    "StripReader",
+    "StripWriter",
+    "check_size",
     "format_of",
     "from_tensor",
     "is_image_file",
     "part_path",
     "read",
     "read_bytes",
+    "read_info",
+    "read_pages",
     "read_size",
     "remove_stale_parts",
     "resize",
@@ -30,6 +48,9 @@ __all__ = [
     "text",
     "to_depth",
     "to_tensor",
+    "writable_format",
     "write",
+    "write_pages",
+    "write_strips",
     "ycbcr_to_rgb",
 ]

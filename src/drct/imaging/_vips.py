@@ -18,6 +18,10 @@ pyvips.cache_set_max(0)
 # What libvips and its codecs say, in lower case, and what it means to a person.
 CAUSES = (
     (("no space left",), "the disk is full"),
+    (
+        ("not been built in", "no decoder plugin", "unsupported codec"),
+        "the installed libvips has no decoder for it: convert it to another format first",
+    ),
     (("out of memory", "unable to allocate", "cannot allocate"), "not enough memory"),
     (
         (

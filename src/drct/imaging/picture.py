@@ -9,6 +9,42 @@ import numpy as np
 
 
 @dataclass
+class PictureInfo:
+    """A picture without its pixels: what is known of it before they are read, and needed before they are written.
+
+    Attributes:
+        height, width: in pixels.
+        channels: 1 (grey) or 3 (RGB), without alpha.
+        depth: ``"uint8"``, ``"uint16"`` or ``"float32"``.
+        has_alpha: whether it has transparency.
+        delays: of an animation, how long each frame stands, in milliseconds.
+        loop: of an animation, how often it plays; 0 for ever.
+
+    The other attributes are those of :class:`Picture`.
+    """
+
+    height: int
+    width: int
+    channels: int = 3
+    depth: str = "uint8"
+    has_alpha: bool = False
+    icc: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    resolution: tuple[float, float] | None = None
+    source_format: str = ""
+    frames: int = 1
+    delays: tuple[int, ...] = ()
+    loop: int = 0
+    path: Path | None = None
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def is_grey(self) -> bool:
+        return self.channels == 1
+
+
+@dataclass
 class Picture:
     """Pixels and what came with them.
 
@@ -23,7 +59,7 @@ class Picture:
         xmp: XMP packet.
         resolution: pixels per millimetre, horizontal and vertical; None when the file said nothing.
         source_format: name of the format that was read, a key of ``FORMATS``; "" for a picture that came from no file.
-        frames: frames or pages in the file; ``pixels`` is the first.
+        frames: frames or pages in the file; ``pixels`` is one of them, the first unless another was asked for.
         path: where the picture was read from.
         notices: what a user should know about how it was read, one short sentence each.
     """
@@ -54,3 +90,22 @@ class Picture:
     @property
     def is_grey(self) -> bool:
         return int(self.pixels.shape[2]) == 1
+
+    @property
+    def info(self) -> PictureInfo:
+        """All but the pixels."""
+        return PictureInfo(
+            self.height,
+            self.width,
+            int(self.pixels.shape[2]),
+            self.pixels.dtype.name,
+            self.alpha is not None,
+            self.icc,
+            self.exif,
+            self.xmp,
+            self.resolution,
+            self.source_format,
+            self.frames,
+            path=self.path,
+            notices=self.notices,
+        )

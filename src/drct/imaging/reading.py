@@ -13,12 +13,15 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from drct.errors import ImageError
-from drct.imaging import exif, tiff_exif
+from drct.imaging import exif, tiff_directories
 from drct.imaging._vips import cause, enter, has_operation, pyvips
 from drct.imaging.formats import FORMATS, sniff
-from drct.imaging.picture import Picture
+from drct.imaging.picture import Picture, PictureInfo
 
 MAX_PIXELS = 500_000_000
+STRIP_PIXELS = 32 * MAX_PIXELS  # of a picture that is never held as a whole
+KEPT_ROWS = 64  # rows that a reader of strips keeps above those that were asked for
+FETCH_BYTES = 16 << 20
 MAX_SIDE = 100_000_000  # what libvips allows
 HEAD_BYTES = 16384
 
@@ -27,11 +30,19 @@ HEAD_BYTES = 16384
 # asked for.
 _LEAST_BYTES_PER_PIXEL = {"png": 1 / 8 / 1032, "jpeg": 1 / 512}
 
-_TYPES = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
+TYPES = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
+_MOST_DELAY = 60_000  # milliseconds; a longer stand of a frame is damage
 
 
-class _Header(NamedTuple):
-    """An image file whose header was read and checked, nothing decoded yet."""
+class Header(NamedTuple):
+    """An image file whose header was read and checked, nothing decoded yet.
+
+    Attributes:
+        name: key of ``FORMATS``.
+        image: the page, or all frames of an animation below each other.
+        exif: EXIF data as it stands in the file.
+        frames: pages or frames in the file.
+    """
 
     name: str
     image: pyvips.Image
@@ -39,8 +50,8 @@ class _Header(NamedTuple):
     frames: int
 
 
-def read(path: str | os.PathLike[str], max_pixels: int | None = None) -> Picture:
-    """Read the first frame of an image file with all that it carries.
+def read(path: str | os.PathLike[str], max_pixels: int | None = None, page: int = 0) -> Picture:
+    """Read one picture of an image file, the first by default, with all that it carries.
 
     The format is told by content, not by name. Palettes and 1-bit images become 8-bit RGB and grey, CMYK becomes sRGB through its
     profile, Lab becomes sRGB; 8 and 16 bits and float32 stay, and so do the values of RGB and grey pixels and their ICC profile.
@@ -50,21 +61,61 @@ def read(path: str | os.PathLike[str], max_pixels: int | None = None) -> Picture
         path: file to read.
         max_pixels: larger images are refused before they are decoded; default 500 million, or the environment variable
             ``DRCT_MAX_PIXELS``.
+        page: of a TIFF with several pages, which one, counted from 0.
 
     Raises:
         ImageError: the file is missing, no image of a supported kind, damaged, cut off or too large; the message names file and
             cause.
     """
     path = Path(path)
-    with _opened(path) as file:
-        picture = _picture(path, _open_image(path, file, max_pixels))
+    with opened(path) as file:
+        picture = _picture(path, open_image(path, file, max_pixels, page))
     picture.path = path
     return picture
 
 
 def read_bytes(data: bytes, name: str, max_pixels: int | None = None) -> Picture:
     """Read an image file that lies in memory, as :func:`read` does; ``name`` stands for it in messages."""
-    return _picture(name, _open_image(name, io.BytesIO(data), max_pixels))
+    return _picture(name, open_image(name, io.BytesIO(data), max_pixels))
+
+
+def read_pages(path: str | os.PathLike[str], max_pixels: int | None = None) -> Iterator[Picture]:
+    """Read all pages of a TIFF, or all frames of an animated GIF or WebP, one after the other; of other files their one picture.
+
+    Pages may differ in size and depth. Frames come as they are seen, composed with those before; how long they stand is told by
+    :func:`read_info`. One picture at a time is in memory (libvips holds a decoded animation's canvas besides).
+
+    Args:
+        path, max_pixels: as in :func:`read`; the limit holds for each page, and for all frames together.
+
+    Raises:
+        ImageError: as :func:`read`, also on the way.
+    """
+    path = Path(path)
+    info = read_info(path, max_pixels)
+    kind = FORMATS[info.source_format].sequence
+    if info.frames == 1 or not kind:
+        yield read(path, max_pixels)
+    elif kind == "page":
+        for page in range(info.frames):
+            picture = read(path, max_pixels, page)
+            picture.notices = [notice for notice in picture.notices if not notice.startswith("only the ")]
+            yield picture
+    else:
+        yield from _frames(path, max_pixels)
+
+
+def read_info(path: str | os.PathLike[str], max_pixels: int | None = None, page: int = 0) -> PictureInfo:
+    """All that :func:`read` would return but the pixels, from the header alone; arguments and errors as there, except for damage
+    behind the header."""
+    path = Path(path)
+    with opened(path) as file:
+        try:
+            info, _, _ = upright(path, open_image(path, file, max_pixels, page))
+        except pyvips.Error as error:
+            raise ImageError(f"{path}: {cause(error)}") from None
+    info.path = path
+    return info
 
 
 def read_size(path: str | os.PathLike[str], max_pixels: int | None = None) -> tuple[int, int]:
@@ -74,13 +125,13 @@ def read_size(path: str | os.PathLike[str], max_pixels: int | None = None) -> tu
         ImageError: as :func:`read`, except for damage behind the header.
     """
     path = Path(path)
-    with _opened(path) as file:
-        image = _open_image(path, file, max_pixels).image
+    with opened(path) as file:
+        image = open_image(path, file, max_pixels).image
         turned = _field(image, "orientation", 1) in (5, 6, 7, 8)
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def _opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> BinaryIO:
     try:
         # Looked at before it is opened: opening a pipe would wait for ever.
         mode = path.stat().st_mode
@@ -95,14 +146,31 @@ def _opened(path: Path) -> BinaryIO:
         raise ImageError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
 
 
-def _open_image(path: Path | str, file: BinaryIO, max_pixels: int | None) -> _Header:
+def open_image(
+    path: Path | str,
+    file: BinaryIO,
+    max_pixels: int | None,
+    page: int = 0,
+    *,
+    access: str = "sequential",
+    all_frames: bool = False,
+) -> Header:
+    """Read and check the header of an open file.
+
+    Args:
+        access: ``"sequential"`` from top to bottom, or ``"random"``: then what is large is decoded to a temporary file.
+        all_frames: the frames of an animation instead of one of them.
+    """
     enter(path)
+    pages: tuple[int, ...] = ()
+    is_raw, exif_data = False, None
     try:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         head = file.read(HEAD_BYTES)
         name, what = sniff(head[:64])
-        is_raw, exif_data = tiff_exif.inspect(file) if name == "tiff" else (False, None)
+        if name == "tiff":
+            is_raw, exif_data, pages = tiff_directories.inspect(file, page)
         png_frames = _png_frames(file) if name == "png" else 0
         file.seek(0)
     except OSError as error:
@@ -115,26 +183,38 @@ def _open_image(path: Path | str, file: BinaryIO, max_pixels: int | None) -> _He
         raise ImageError(f"{path}: {what}; {_readable()} are read")
     loader = FORMATS[name].loader
     if not has_operation(loader):
-        raise ImageError(f"{path}: the installed libvips cannot read {name}")
+        raise ImageError(f"{path}: the installed libvips cannot read {FORMATS[name].title}: {_readable()} are read")
     for width, height in _claims(name, head):
         _check_claim(path, name, size, width, height, max_pixels)
+    options: dict[str, Any] = {"access": access, "fail_on": "error"}
+    if page:
+        if page >= max(1, len(pages)):
+            raise ImageError(f"{path}: there is no page {page + 1}")
+        options["page"] = pages[page]
+    if all_frames:
+        options["n"] = -1
     try:
         # From the open file and not from the name: names may hold bytes or brackets that libvips would read in its own way.
         if isinstance(file, io.BytesIO):
             source = pyvips.Source.new_from_memory(file.getvalue())
         else:
             source = pyvips.Source.new_from_descriptor(file.fileno())
-        image = getattr(pyvips.Image, loader)(source, access="sequential", fail_on="error")
+        image = getattr(pyvips.Image, loader)(source, **options)
     except pyvips.Error as error:
-        raise ImageError(f"{path}: {cause(error)}") from None
+        raise _undecodable(path, name, error) from None
     _check_claim(path, name, size, image.width, image.height, max_pixels)
-    frames = max(1, png_frames, int(_field(image, "n-pages", 1)))
-    return _Header(name, image, exif_data or _field(image, "exif-data", None), frames)
+    frames = len(pages) or max(1, png_frames, int(_field(image, "n-pages", 1)))
+    return Header(name, image, exif_data or _field(image, "exif-data", None), frames)
+
+
+def _undecodable(path: Path | str, name: str, error: pyvips.Error) -> ImageError:
+    # HEIC is named, because what it misses is often not in the file but in libvips
+    return ImageError(f"{path}: {'HEIC image: ' if name == 'heic' else ''}{cause(error)}")
 
 
 def _claims(name: str, head: bytes) -> Iterator[tuple[int, int]]:
     """Widths and heights in the first bytes of a file whose decoder would complain on stderr about impossible ones."""
-    if name == "avif":  # image spatial extents (ISO/IEC 23008-12, 6.5.3)
+    if name in ("avif", "heic"):  # image spatial extents (ISO/IEC 23008-12, 6.5.3)
         for match in re.finditer(rb"ispe\0\0\0\0(.{4})(.{4})", head, re.DOTALL):
             yield int.from_bytes(match[1], "big"), int.from_bytes(match[2], "big")
 
@@ -171,7 +251,7 @@ def _limit(max_pixels: int | None) -> int:
 
 
 def _readable() -> str:
-    names = [f.name.upper() for f in FORMATS.values() if has_operation(f.loader)]
+    names = [f.title for f in FORMATS.values() if f.loader and f.name != "heic" and has_operation(f.loader)]
     return ", ".join(names[:-1]) + " and " + names[-1]
 
 
@@ -179,17 +259,40 @@ def _field(image: pyvips.Image, name: str, default: Any) -> Any:
     return image.get(name) if image.get_typeof(name) else default
 
 
-def _picture(path: Path | str, header: _Header) -> Picture:
+def _picture(path: Path | str, header: Header) -> Picture:
     try:
         return _decoded(path, header)
     except pyvips.Error as error:
-        raise ImageError(f"{path}: {cause(error)}") from None
+        raise _undecodable(path, header.name, error) from None
     except MemoryError:
         image = header.image
         raise ImageError(f"{path}: not enough memory for {image.width} x {image.height} pixels") from None
 
 
-def _decoded(path: Path | str, header: _Header) -> Picture:
+def _decoded(path: Path | str, header: Header) -> Picture:
+    info, image, turn = upright(path, header)
+    pixels, alpha = _split(_turned(_samples(image), turn), info.channels)
+    if pixels.dtype == np.float32:
+        _check_floats(path, pixels, alpha, info.notices)
+    return _with_pixels(info, pixels, alpha)
+
+
+def _with_pixels(info: PictureInfo, pixels: np.ndarray, alpha: np.ndarray | None) -> Picture:
+    return Picture(
+        pixels,
+        alpha,
+        info.icc,
+        info.exif,
+        info.xmp,
+        info.resolution,
+        info.source_format,
+        info.frames,
+        notices=info.notices,
+    )
+
+
+def upright(path: Path | str, header: Header) -> tuple[PictureInfo, pyvips.Image, int]:
+    """What a picture will be when it stands upright, its image in RGB or grey still to be turned, and the orientation to apply."""
     name, image, exif_data, frames = header
     notices: list[str] = []
     if frames > 1:
@@ -204,16 +307,149 @@ def _decoded(path: Path | str, header: _Header) -> Picture:
 
     image = _to_rgb_or_grey(path, image, notices)
     icc = _fitting_profile(_field(image, "icc-profile-data", None), image, notices)
-    samples = _samples(image)
-    if turn in (5, 6, 7, 8) and resolution:
-        resolution = resolution[::-1]
-    samples = _turned(samples, turn)
-    colours = 1 if samples.shape[2] < 3 else 3
+    sides = image.width, image.height
+    if turn in (5, 6, 7, 8):
+        sides = sides[::-1]
+        resolution = resolution[::-1] if resolution else None
+    colours = 1 if image.bands < 3 else 3
+    depth = np.dtype(TYPES[image.format]).name
+    delays = [min(max(0, delay), _MOST_DELAY) for delay in _field(image, "delay", [])] if frames > 1 else []
+    loop = int(_field(image, "loop", 0))
+    info = PictureInfo(
+        height=sides[1],
+        width=sides[0],
+        channels=colours,
+        depth=depth,
+        has_alpha=image.bands > colours,
+        icc=icc,
+        exif=exif_data,
+        xmp=xmp,
+        resolution=resolution,
+        source_format=name,
+        frames=frames,
+        delays=tuple(delays),
+        loop=loop,
+        notices=notices,
+    )
+    return info, image, turn
+
+
+def _frames(path: Path, max_pixels: int | None) -> Iterator[Picture]:
+    """All frames of an animation, which libvips decodes as one tall image."""
+    with opened(path) as file:
+        try:
+            header = open_image(path, file, max_pixels, all_frames=True)
+            info, image, _ = upright(path, header)
+            height = int(_field(image, "page-height", image.height))
+            frames = image.height // height
+            region = pyvips.Region.new(image)
+            for i in range(frames):
+                data = region.fetch(0, i * height, image.width, height)
+                samples = np.frombuffer(data, TYPES[image.format]).reshape(height, image.width, image.bands)
+                picture = _with_pixels(info, *_split(samples, info.channels))
+                picture.notices, picture.path, picture.frames = [], path, frames
+                yield picture
+        except pyvips.Error as error:
+            raise ImageError(f"{path}: {cause(error)}") from None
+
+
+def _split(samples: np.ndarray, colours: int) -> tuple[np.ndarray, np.ndarray | None]:
     pixels = np.ascontiguousarray(samples[:, :, :colours])
     alpha = np.ascontiguousarray(samples[:, :, colours]) if samples.shape[2] > colours else None
-    if pixels.dtype == np.float32:
-        _check_floats(path, pixels, alpha, notices)
-    return Picture(pixels, alpha, icc, exif_data, xmp, resolution, name, frames, notices=notices)
+    return pixels, alpha
+
+
+class StripReader:
+    """A picture that is read from top to bottom as it is wanted, so that images of any size take little memory.
+
+    Memory holds the rows that were asked for last. Sequential files are decoded as they are read; those that a camera turned are
+    first decoded to a temporary file. Progressive JPEG, interlaced PNG, WebP and AVIF can only be decoded as a whole, which takes
+    the memory of the whole.
+
+    Args:
+        path, max_pixels, page: as in :func:`read`; but the default limit is 32 times as high, since a picture is never held.
+
+    Attributes:
+        info: what the file carries.
+
+    Raises:
+        ImageError: as :func:`read`, also on the way.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], max_pixels: int | None = None, page: int = 0) -> None:
+        self._path = Path(path)
+        self._page = page
+        self._max_pixels = STRIP_PIXELS if max_pixels is None and not os.environ.get("DRCT_MAX_PIXELS") else max_pixels
+        self._open()
+
+    def _open(self) -> None:
+        self._file = opened(self._path)
+        try:
+            header = open_image(self._path, self._file, self._max_pixels, self._page)
+            self.info, image, turn = upright(self._path, header)
+            if turn in (3, 4, 5, 6, 7, 8):  # rows from below, or columns
+                header = open_image(self._path, self._file, self._max_pixels, self._page, access="random")
+                _, image, _ = upright(self._path, header)
+            self._image = _turned_image(image, turn)
+            self._region = pyvips.Region.new(self._image)
+        except pyvips.Error as error:
+            self._file.close()
+            raise ImageError(f"{self._path}: {cause(error)}") from None
+        except ImageError:
+            self._file.close()
+            raise
+        self.info.path = self._path
+        self._first = 0
+        self._rows = np.empty((0, self._image.width, self._image.bands), TYPES[self._image.format])
+
+    def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Rows ``start:stop`` as pixels ``(h, W, C)`` and alpha ``(h, W)``, views that stay valid.
+
+        Rows are cheap from ``KEPT_ROWS`` above the last ``start`` on; before them the file is read again from its beginning.
+        """
+        stop = min(stop, self.info.height)
+        if start < self._first:
+            self.close()
+            self._open()
+        end = self._first + len(self._rows)
+        if stop > end:
+            keep = min(max(start - KEPT_ROWS, self._first), end)
+            rows = np.empty((stop - keep, *self._rows.shape[1:]), self._rows.dtype)
+            rows[: end - keep] = self._rows[keep - self._first :]
+            self._rows = rows[:0]  # the old ones may go
+            self._fetch(rows[end - keep :], end)
+            self._rows, self._first = rows, keep
+        samples = self._rows[start - self._first : stop - self._first]
+        colours = self.info.channels
+        return samples[:, :, :colours], samples[:, :, colours] if self.info.has_alpha else None
+
+    def _fetch(self, into: np.ndarray, row: int) -> None:
+        step = max(1, FETCH_BYTES // max(1, into[:1].nbytes))
+        try:
+            for at in range(0, len(into), step):
+                part = into[at : at + step]
+                data = self._region.fetch(0, row + at, self._image.width, len(part))
+                part[:] = np.frombuffer(data, into.dtype).reshape(part.shape)
+        except pyvips.Error as error:
+            raise ImageError(f"{self._path}: {cause(error)}") from None
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> StripReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _turned_image(image: pyvips.Image, turn: int) -> pyvips.Image:
+    """As :func:`_turned`, computed when rows are asked for."""
+    if turn in (5, 6, 7, 8):
+        image = image.rot90().fliphor()  # rows become columns
+    if turn in (2, 3, 6, 7):
+        image = image.fliphor()
+    return image.flipver() if turn in (3, 4, 7, 8) else image
 
 
 def _upright_exif(data: bytes | None, notices: list[str]) -> bytes | None:
@@ -229,7 +465,7 @@ def _upright_exif(data: bytes | None, notices: list[str]) -> bytes | None:
 def _to_rgb_or_grey(path: Path | str, image: pyvips.Image, notices: list[str]) -> pyvips.Image:
     """Bring the colour space to RGB or grey with at most one band of alpha, keeping the depth."""
     space = image.interpretation
-    if image.format not in _TYPES and space not in ("lab", "labs", "labq"):
+    if image.format not in TYPES and space not in ("lab", "labs", "labq"):
         raise ImageError(f"{path}: samples of type {image.format} are not supported: convert it to 8 or 16 bits or float32")
     if space == "cmyk":
         own = _field(image, "icc-profile-data", None)
@@ -263,7 +499,7 @@ def _fitting_profile(icc: bytes | None, image: pyvips.Image, notices: list[str])
 
 
 def _samples(image: pyvips.Image) -> np.ndarray:
-    dtype = _TYPES[image.format]
+    dtype = TYPES[image.format]
     data = image.write_to_memory()
     return np.frombuffer(data, dtype=dtype).reshape(image.height, image.width, image.bands)
 

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
+import mmap
 import os
+import shutil
 import struct
+import tempfile
+import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
 
 from drct.errors import ImageError, OptionError, did_you_mean
-from drct.imaging import exif, tiff_exif
+from drct.imaging import exif, tiff_directories
 from drct.imaging._vips import cause, enter, has_operation, pyvips
+from drct.imaging.carrier import Carrier
 from drct.imaging.formats import ALIASES, FORMATS, Format, format_of
-from drct.imaging.picture import Picture
+from drct.imaging.picture import Picture, PictureInfo
 
 try:
     import fcntl
@@ -29,7 +35,41 @@ except ImportError:  # Windows, where an open file cannot be removed anyway
 NAME_BYTES = 255  # longest file name of common file systems
 SCREEN_RESOLUTION = (72 / 25.4, 72 / 25.4)
 STALE_SECONDS = 24 * 3600  # where the file system has no locks, a temporary file untouched for so long is taken for left behind
-_LONGEST_SIDE = {"jpeg": 65500, "webp": 16383}
+CLASSIC_TIFF_BYTES = 3 << 30  # of pixels; what is larger becomes a BigTIFF
+JPEG_OPTIMIZED = 1 << 26  # pixels up to which JPEG's tables are fitted to the picture, for which all of it is held in memory
+TILE = 256  # side of the tiles of a pyramid
+EXIF_BYTES = 60000  # that libvips writes into AVIF
+_MARK = b"here stands the EXIF data of the picture"
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """How a file is encoded.
+
+    Attributes:
+        quality: 1..100 for JPEG (default 95), WebP (90), AVIF (85), JPEG XL (90) and DeepZoom (90).
+        lossless: WebP, AVIF and JPEG XL without loss.
+        compression: deflate level 0..9 of PNG and TIFF.
+        pyramid: a tiled TIFF with smaller copies, for viewers of huge images; always a BigTIFF.
+        strip: leave EXIF, XMP and resolution out. The colour profile stays, because without it the colours would be wrong.
+
+    Raises:
+        OptionError: a value out of range.
+    """
+
+    quality: int | None = None
+    lossless: bool = False
+    compression: int = 6
+    pyramid: bool = False
+    strip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise OptionError(f"quality must be 1 to 100, not {self.quality}")
+        if not 0 <= self.compression <= 9:
+            raise OptionError(f"compression must be 0 to 9, not {self.compression}")
+        if self.lossless and self.quality is not None:
+            raise OptionError("quality and lossless do not go together")
 
 
 def write(
@@ -40,21 +80,23 @@ def write(
     quality: int | None = None,
     lossless: bool = False,
     compression: int = 6,
+    pyramid: bool = False,
+    strip: bool = False,
 ) -> list[str]:
     """Write an image file in one step: it appears complete, or not at all.
 
     The bytes depend on picture and options only. Alpha, ICC profile, EXIF, XMP and resolution go along where the format holds
     them; EXIF loses its thumbnail and gets the new dimensions. What the format cannot hold is converted: 16 bits and floats
-    (0..1) are rounded to the nearest level of the deepest type it has, transparency is laid on white in JPEG.
+    (0..1) are rounded to the nearest level of the deepest type it has, transparency is laid on white in JPEG, colours become sRGB
+    in GIF.
 
     Args:
         path: file to write; an existing one is replaced.
         picture: a :class:`Picture`, or pixels ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)``, of which uint8, uint16 and float32 are
             taken.
-        format: ``png``, ``jpeg`` (``jpg``), ``webp`` or ``tiff``; default by the suffix of ``path``.
-        quality: 1..100 for JPEG (default 95) and lossy WebP (default 90).
-        lossless: WebP without loss.
-        compression: deflate level 0..9 of PNG and TIFF.
+        format: ``png``, ``jpeg`` (``jpg``), ``webp``, ``avif``, ``tiff``, ``gif``, ``jxl`` where libvips has it, or ``dzi``;
+            default by the suffix of ``path``. ``NAME.dzi`` is a DeepZoom pyramid, whose tiles lie in the folder ``NAME_files``.
+        quality, lossless, compression, pyramid, strip: see :class:`Encoding`.
 
     Returns:
         Notices: what was converted or left out, one short sentence each.
@@ -65,31 +107,184 @@ def write(
     """
     path = Path(path)
     enter(path)
-    target_format = _format(path, format)
-    if quality is not None and not 1 <= quality <= 100:
-        raise OptionError(f"quality must be 1 to 100, not {quality}")
-    if not 0 <= compression <= 9:
-        raise OptionError(f"compression must be 0 to 9, not {compression}")
     if isinstance(picture, np.ndarray):
         picture = Picture(picture)
-    notices: list[str] = []
-    image = _image(path, picture, target_format, notices)
-    options = _save_options(path, target_format, image, quality, lossless, compression)
-    metadata = _exif_for(picture, target_format, notices)
-    if metadata and options.get("bigtiff"):
-        notices.append("EXIF data left out: not written to files that need BigTIFF")
-        metadata = None
+    _check_arrays(path, picture)
+    job = _Job(path, picture.info, format, Encoding(quality, lossless, compression, pyramid, strip))
+    image = pyvips.Image.new_from_array(job.samples(picture.pixels, picture.alpha))
     with _replacing(path) as part:
+        job.save(image, part)
+    return job.notices
+
+
+class StripWriter:
+    """Takes the rows of a picture from top to bottom; made by :func:`write_strips`."""
+
+    def __init__(self, job: _Job, carrier: Carrier) -> None:
+        self._job = job
+        self._carrier = carrier
+        self._rows = 0
+
+    def write(self, pixels: np.ndarray, alpha: np.ndarray | None = None) -> None:
+        """Add rows ``(h, W, C)`` and their alpha ``(h, W)``, in the depth that was announced.
+
+        Waits while the encoder is still busy with the rows before.
+        """
+        self._rows += len(pixels)
+        if not self._carrier.put(self._job.samples(pixels, alpha)):
+            raise _Stopped
+
+    @property
+    def complete(self) -> bool:
+        return self._rows == self._job.info.height
+
+
+class _Stopped(Exception):
+    """The encoder takes no more rows, because it failed; its own exception tells why."""
+
+
+@contextlib.contextmanager
+def write_strips(
+    path: str | os.PathLike[str],
+    info: PictureInfo,
+    format: str | None = None,
+    encoding: Encoding | None = None,
+    notices: list[str] | None = None,
+) -> Iterator[StripWriter]:
+    """Write an image file strip by strip, with the same bytes as :func:`write`: it appears when the block ends well.
+
+    An encoder runs in a thread of its own beside the block. What is held in memory is the strip that it works on; WebP and AVIF are
+    encoded as a whole and take the memory of the whole.
+
+    Args:
+        path, format: as in :func:`write`.
+        info: what the picture is and carries.
+        encoding: how to encode it.
+        notices: filled when the block has ended.
+
+    Raises:
+        OptionError, ImageError: as :func:`write`, on the way and at the end.
+    """
+    path = Path(path)
+    enter(path)
+    job = _Job(path, info, format, encoding or Encoding())
+    with _replacing(path) as part, _encoder(job, part) as writer:
+        yield writer
+        if not writer.complete:
+            raise ValueError(f"{path}: fewer rows were written than announced")
+    if notices is not None:
+        notices += job.notices
+
+
+@contextlib.contextmanager
+def _encoder(job: _Job, part: _Part) -> Iterator[StripWriter]:
+    """A thread that saves what the block writes; its exception ends the block."""
+    carrier = Carrier(job.info.height, job.info.width, job.bands, job.depth)
+    failure: list[BaseException] = []
+
+    def encode() -> None:
         try:
-            _save(image, target_format, part, options, metadata)
-        except pyvips.Error as error:
-            raise ImageError(f"{path}: cannot be written: {cause(error)}") from None
+            job.save(carrier.image(), part)
+        except BaseException as error:  # handed to the thread that waits for this one
+            failure.append(error)
+        finally:
+            carrier.close()
+
+    thread = threading.Thread(target=encode, name="drct-encode")
+    thread.start()
+    try:
+        yield StripWriter(job, carrier)
+    except _Stopped:
+        pass
+    except BaseException:
+        carrier.close()
+        thread.join()
+        raise
+    thread.join()
+    if failure:
+        raise failure[0]
+
+
+def write_pages(
+    path: str | os.PathLike[str],
+    info: PictureInfo,
+    pictures: Iterable[Picture],
+    format: str | None = None,
+    encoding: Encoding | None = None,
+) -> list[str]:
+    """Write several pictures into one file: pages of a TIFF, which may differ, or frames of an animated GIF or WebP, which may not.
+
+    Args:
+        path, format, encoding: as in :func:`write_strips`.
+        info: of the first picture; ``frames`` says how many come, ``delays`` and ``loop`` how an animation plays.
+        pictures: as many as announced; one at a time is in memory.
+
+    Returns, raises: as :func:`write`; besides, the format may hold only one picture.
+    """
+    path = Path(path)
+    enter(path)
+    encoding = encoding or Encoding()
+    target = writable_format(path, format)
+    if not target.sequence or encoding.pyramid:
+        what = "a pyramid" if encoding.pyramid else target.title
+        raise ImageError(f"{path}: {what} holds one picture, not {info.frames}: use TIFF for pages, WebP or GIF for animations")
+    if target.sequence == "page":
+        return _write_tiff_pages(path, info, pictures, target.name, encoding)
+    check_size(path, info.height, info.width, target.name)
+    tall = dataclasses.replace(info, height=info.height * info.frames)
+    job = _Job(path, tall, target.name, encoding, page_height=info.height)
+    with _replacing(path) as part, _encoder(job, part) as writer:
+        for picture in pictures:
+            if (picture.height, picture.width) != (info.height, info.width):
+                raise ImageError(f"{path}: frames of different sizes cannot be one animation")
+            writer.write(*_alike(picture, info))
+        if not writer.complete:
+            raise ImageError(f"{path}: cannot be written: the input has fewer frames than it announced")
+    return job.notices
+
+
+def _alike(picture: Picture, info: PictureInfo) -> tuple[np.ndarray, np.ndarray | None]:
+    """A frame in the kind of the first: animations may begin opaque and become transparent, but files say it once for all."""
+    pixels = to_depth(picture.pixels, info.depth)
+    if info.channels == 3 and picture.is_grey:
+        pixels = pixels.repeat(3, axis=2)
+    alpha = picture.alpha
+    if alpha is None and info.has_alpha:
+        alpha = np.full(pixels.shape[:2], _PEAK[info.depth], info.depth)
+    return pixels, None if alpha is None else to_depth(alpha, info.depth)
+
+
+def _write_tiff_pages(path: Path, info: PictureInfo, pictures: Iterable[Picture], format: str, encoding: Encoding) -> list[str]:
+    notices: list[str] = []
+    big = info.frames * _pixel_bytes(info) > CLASSIC_TIFF_BYTES
+    with _replacing(path) as part:
+        pages = tiff_directories.Pages(part)
+        for picture in pictures:
+            _check_arrays(path, picture)
+            job = _Job(path, picture.info, format, encoding, big=big)
+            # without a name, so that nothing is left behind however the process ends
+            with tempfile.TemporaryFile(dir=path.parent) as file:
+                page = _Part(os.dup(file.fileno()), "r+")
+                with contextlib.closing(page):
+                    job.save(pyvips.Image.new_from_array(job.samples(picture.pixels, picture.alpha)), page)
+                    if not big and part.seek(0, io.SEEK_END) + page.seek(0, io.SEEK_END) >= 1 << 32:
+                        raise ImageError(f"{path}: cannot be written: the pages grow beyond the 4 GB of a TIFF; split the input")
+                    pages.add(page)
+            notices += [notice for notice in job.notices if notice not in notices]
     return notices
 
 
-def _format(path: Path, format: str | None) -> Format:
+def writable_format(path: str | os.PathLike[str], format: str | None = None) -> Format:
+    """The format that a file will have.
+
+    Raises:
+        OptionError: the suffix, or the name ``format``, stands for none that is written here.
+    """
+    path = Path(path)
     writable = [f.name for f in FORMATS.values() if f.saver and has_operation(f.saver)]
     name = format_of(path) if format is None else ALIASES.get(format.lower().lstrip("."), format.lower().lstrip("."))
+    if name in FORMATS and FORMATS[name].saver and name not in writable:
+        raise OptionError(f"{path}: the installed libvips cannot write {FORMATS[name].title}; it writes {', '.join(writable)}")
     if name not in writable:
         what = f"the suffix {path.suffix!r}" if format is None else f"the format {format!r}"
         raise OptionError(
@@ -98,8 +293,22 @@ def _format(path: Path, format: str | None) -> Format:
     return FORMATS[name]
 
 
-def _image(path: Path, picture: Picture, target: Format, notices: list[str]) -> pyvips.Image:
-    """The libvips image to save: depth and alpha as the format holds them, metadata attached (but EXIF)."""
+def check_size(path: str | os.PathLike[str], height: int, width: int, format: str | None = None) -> None:
+    """Refuse early what would only fail when it is written.
+
+    Raises:
+        OptionError: an unknown format.
+        ImageError: the format does not hold so many pixels; the message proposes one that does.
+    """
+    target = writable_format(path, format)
+    if target.longest and max(height, width) > target.longest:
+        raise ImageError(
+            f"{path}: cannot be written: {width} x {height} pixels, {target.title} holds {target.longest} a side: "
+            "use TIFF (--format tiff, or --pyramid for viewers) or PNG"
+        )
+
+
+def _check_arrays(path: Path, picture: Picture) -> None:
     pixels, alpha = picture.pixels, picture.alpha
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or pixels.size == 0:
         raise ImageError(f"{path}: pixels of shape {pixels.shape} are neither H x W x 3 nor grey")
@@ -107,33 +316,158 @@ def _image(path: Path, picture: Picture, target: Format, notices: list[str]) -> 
         raise ImageError(f"{path}: pixels of type {pixels.dtype} are not supported: use uint8, uint16 or float32")
     if alpha is not None and (alpha.shape != pixels.shape[:2] or alpha.dtype != pixels.dtype):
         raise ImageError(f"{path}: alpha {alpha.shape} {alpha.dtype} does not fit pixels {pixels.shape} {pixels.dtype}")
-    if alpha is not None and not target.alpha:
-        if int(alpha.min()) < _PEAK[alpha.dtype.name]:
-            pixels = on_white(pixels, alpha)
-            notices.append(f"{target.name.upper()} holds no transparency: laid on white")
-        alpha = None
-    depth = pixels.dtype.name
-    if depth not in target.depths:
-        depth = target.depths[-1]
-        notices.append(f"{pixels.dtype.name} rounded to {depth}: {target.name.upper()} holds no more")
-        pixels = to_depth(pixels, depth)
-        alpha = None if alpha is None else to_depth(alpha, depth)
-    image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels))
-    if alpha is not None:
-        image = image.bandjoin(pyvips.Image.new_from_array(np.ascontiguousarray(alpha)))
-    image = image.copy(interpretation=_INTERPRETATION[picture.is_grey, depth])
-    resolution = picture.resolution or SCREEN_RESOLUTION
-    image = image.copy(xres=resolution[0], yres=resolution[1])
-    if target.name == "tiff":
-        image.set_type(pyvips.GValue.gstr_type, "resolution-unit", "in")
-    xmp = exif.corrected_xmp(picture.xmp, picture.width, picture.height) if picture.xmp else None
-    for name, data in (("icc-profile-data", _profile_for(picture, target, notices)), ("xmp-data", xmp)):
-        if data:
-            image.set_type(pyvips.GValue.blob_type, name, data)
-    return image
+
+
+class _Job:
+    """One file to be written: what a picture becomes in its format.
+
+    Attributes:
+        info: the picture.
+        depth, bands: of the samples that are saved.
+        notices: what was converted or left out; complete after saving.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        info: PictureInfo,
+        format: str | None,
+        encoding: Encoding,
+        *,
+        page_height: int = 0,
+        big: bool = False,
+    ) -> None:
+        self._path = path
+        self._target = target = writable_format(path, format)
+        self._encoding = encoding
+        self._page_height = page_height
+        self._big = big
+        if not page_height:
+            check_size(path, info.height, info.width, target.name)
+        if encoding.lossless and target.lossless == "never":
+            raise OptionError(f"{path}: {target.title} has no lossless mode: use PNG, WebP or AVIF")
+        if encoding.pyramid and target.name not in ("tiff", "dzi"):
+            raise OptionError(f"{path}: a pyramid is a TIFF or a DeepZoom (.dzi), not {target.title}")
+        self.info = dataclasses.replace(info, exif=None, xmp=None, resolution=None) if encoding.strip else info
+        self.notices: list[str] = []
+        self.depth = info.depth
+        if self.depth not in target.depths:
+            self.depth = target.depths[-1]
+            self.notices.append(f"{info.depth} rounded to {self.depth}: {target.title} holds no more")
+        elif target.name == "avif" and self.depth == "uint16":
+            self.notices.append("uint16 rounded to 12 bits: AVIF holds no more")
+        self._has_alpha = info.has_alpha and target.alpha
+        self.bands = info.channels + self._has_alpha
+
+    def samples(self, pixels: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+        """Pixels and alpha ``(h, W, bands)`` in the depth of the file."""
+        if alpha is not None and not self._has_alpha:
+            if int(alpha.min()) < _PEAK[alpha.dtype.name]:
+                pixels = on_white(pixels, alpha)
+                self._note(f"{self._target.title} holds no transparency: laid on white")
+            alpha = None
+        if self._target.name == "gif" and alpha is not None and bool(((alpha > 0) & (alpha < _PEAK[alpha.dtype.name])).any()):
+            self._note("GIF holds no half transparency: it is either visible or not")
+        pixels = to_depth(pixels, self.depth)
+        if alpha is None:
+            return np.ascontiguousarray(pixels)
+        return np.concatenate([pixels, to_depth(alpha, self.depth)[:, :, None]], axis=2)
+
+    def _note(self, notice: str) -> None:
+        if notice not in self.notices:
+            self.notices.append(notice)
+
+    def save(self, image: pyvips.Image, part: _Part) -> None:
+        """Encode into a temporary file.
+
+        Raises:
+            ImageError: libvips cannot.
+            OSError: the file system cannot.
+        """
+        options = self._options()
+        metadata = self._exif()
+        try:
+            image = self._dressed(image)
+            if self._target.name == "dzi":
+                _save_tiles(image, self._path, part, options)
+            else:
+                _save(image, self._target, part, options, metadata)
+        except pyvips.Error as error:
+            raise ImageError(f"{self._path}: cannot be written: {cause(error)}") from None
+
+    def _dressed(self, image: pyvips.Image) -> pyvips.Image:
+        """The image with all metadata but EXIF."""
+        info, target = self.info, self._target
+        image = image.copy(interpretation=_INTERPRETATION[info.is_grey, self.depth])
+        resolution = info.resolution or SCREEN_RESOLUTION
+        image = image.copy(xres=resolution[0], yres=resolution[1])
+        if target.name == "tiff":
+            image.set_type(pyvips.GValue.gstr_type, "resolution-unit", "in")
+        if self._page_height:
+            image.set_type(pyvips.GValue.gint_type, "page-height", self._page_height)
+            image.set_type(pyvips.GValue.array_int_type, "delay", list(info.delays) or [100] * info.frames)
+            image.set_type(pyvips.GValue.gint_type, "loop", info.loop)
+        height = self._page_height or info.height
+        xmp = exif.corrected_xmp(info.xmp, info.width, height) if info.xmp else None
+        if info.icc and target.name == "gif":
+            image.set_type(pyvips.GValue.blob_type, "icc-profile-data", info.icc)
+            image = image.icc_transform("srgb", embedded=True, intent="relative")
+            self._note("colours converted to sRGB: GIF holds no colour profile")
+            return image
+        for name, data in (("icc-profile-data", self._profile()), ("xmp-data", xmp)):
+            if data:
+                image.set_type(pyvips.GValue.blob_type, name, data)
+        return image
+
+    def _profile(self) -> bytes | None:
+        if self.info.icc and self._target.name in ("webp", "avif") and self.info.is_grey:
+            self._note(f"grey colour profile left out: {self._target.title} stores grey as RGB")
+            return None
+        return self.info.icc
+
+    def _exif(self) -> bytes | None:
+        info, target = self.info, self._target
+        if not info.exif or target.name in ("gif", "dzi"):
+            return None
+        try:
+            data = exif.corrected(info.exif, info.width, self._page_height or info.height, info.resolution)
+        except ValueError:
+            self._note("damaged EXIF data left out")
+            return None
+        longest = {"jpeg": 65533 - 6, "avif": EXIF_BYTES}.get(target.name)
+        if longest and len(data) > longest:
+            self._note(f"EXIF data left out: too long for {target.title}")
+            return None
+        return data
+
+    def _options(self) -> dict[str, Any]:
+        name, encoding, info = self._target.name, self._encoding, self.info
+        quality = {"Q": encoding.quality or self._target.quality}
+        if name == "png":
+            return {"compression": encoding.compression}
+        if name == "jpeg":
+            return {**quality, "optimize_coding": info.height * info.width <= JPEG_OPTIMIZED}
+        if name == "webp":
+            return {"lossless": True, "exact": True} if encoding.lossless else {**quality, "smart_subsample": True}
+        if name == "avif":
+            depth = {"compression": "av1", "bitdepth": 8 if self.depth == "uint8" else 12}
+            return {**depth, "lossless": True} if encoding.lossless else {**depth, **quality}
+        if name == "jxl":
+            return {"lossless": True} if encoding.lossless else quality
+        if name == "gif":
+            return {}
+        if name == "dzi":
+            return {"suffix": ".png" if self._has_alpha else f".jpg[Q={quality['Q']}]"}
+        big = self._big or encoding.pyramid or _pixel_bytes(info, self.depth, self.bands) > CLASSIC_TIFF_BYTES
+        predictor = "float" if self.depth == "float32" else "horizontal"
+        options = {"compression": "deflate", "level": max(1, encoding.compression), "predictor": predictor, "bigtiff": big}
+        if encoding.pyramid:
+            options |= {"tile": True, "pyramid": True, "tile_width": TILE, "tile_height": TILE}
+        return options
 
 
 _PEAK = {"uint8": 255, "uint16": 65535, "float32": 1}
+_BYTES = {"uint8": 1, "uint16": 2, "float32": 4}
 _INTERPRETATION = {
     (True, "uint8"): "b-w",
     (True, "uint16"): "grey16",
@@ -142,6 +476,10 @@ _INTERPRETATION = {
     (False, "uint16"): "rgb16",
     (False, "float32"): "scrgb",
 }
+
+
+def _pixel_bytes(info: PictureInfo, depth: str = "", bands: int = 0) -> int:
+    return info.height * info.width * (bands or info.channels + info.has_alpha) * _BYTES[depth or info.depth]
 
 
 def to_depth(values: np.ndarray, depth: str) -> np.ndarray:
@@ -164,65 +502,54 @@ def on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return mixed.astype(np.float32) if pixels.dtype == np.float32 else np.floor(mixed + 0.5).clip(0, peak).astype(pixels.dtype)
 
 
-def _profile_for(picture: Picture, target: Format, notices: list[str]) -> bytes | None:
-    if picture.icc and target.name == "webp" and picture.is_grey:
-        notices.append("grey colour profile left out: WEBP stores grey as RGB")
-        return None
-    return picture.icc
-
-
-def _exif_for(picture: Picture, target: Format, notices: list[str]) -> bytes | None:
-    if not picture.exif:
-        return None
-    try:
-        data = exif.corrected(picture.exif, picture.width, picture.height, picture.resolution)
-    except ValueError:
-        notices.append("damaged EXIF data left out")
-        return None
-    if target.name == "jpeg" and len(data) > 65533 - 6:
-        notices.append("EXIF data left out: too long for JPEG")
-        return None
-    return data
-
-
-def _save_options(
-    path: Path, target: Format, image: pyvips.Image, quality: int | None, lossless: bool, compression: int
-) -> dict[str, Any]:
-    most = _LONGEST_SIDE.get(target.name)
-    if most and max(image.width, image.height) > most:
-        name = target.name.upper()
-        raise ImageError(f"{path}: cannot be written: {image.width} x {image.height} pixels, {name} holds {most} a side")
-    if target.name == "png":
-        return {"compression": compression}
-    if target.name == "jpeg":
-        return {"Q": quality or 95, "optimize_coding": True}
-    if target.name == "webp":
-        return {"lossless": True, "exact": True} if lossless else {"Q": quality or 90, "smart_subsample": True}
-    predictor = "float" if image.format == "float" else "horizontal"
-    return {"compression": "deflate", "level": max(1, compression), "predictor": predictor, "bigtiff": _bytes(image) > 3 << 30}
-
-
-def _bytes(image: pyvips.Image) -> int:
-    return int(image.width * image.height * image.bands * {"uchar": 1, "ushort": 2, "float": 4}[image.format])
-
-
-def _save(image: pyvips.Image, target: Format, part: io.FileIO, options: dict[str, Any], metadata: bytes | None) -> None:
+def _save(image: pyvips.Image, target: Format, part: _Part, options: dict[str, Any], metadata: bytes | None) -> None:
     # EXIF is put in by this module: libvips would rebuild it, add tags of its own and break the offsets in maker notes.
     options = {**options, "keep": "icc|xmp"}
-    if metadata is None or target.name == "tiff":
+    if metadata and target.name in ("avif", "jxl"):
+        _save_with_libvips_exif(image, target, part, options, metadata)
+    elif metadata is None or target.name == "tiff":
         getattr(image, target.saver)(pyvips.Target.new_to_descriptor(part.fileno()), **options)
         if metadata:
-            tiff_exif.insert(part, metadata)
-        return
-    if target.name == "webp":
+            tiff_directories.insert(part, metadata)
+    elif target.name == "webp":
         part.write(_webp_with_exif(image.webpsave_buffer(**options), metadata, image))
-        return
-    if target.name == "png":
+    elif target.name == "png":
         chunk = b"eXIf" + metadata
         insert, position = struct.pack(">I", len(metadata)) + chunk + struct.pack(">I", zlib.crc32(chunk)), 33  # behind IHDR
+        _save_with_insert(image, target, part, options, insert, position)
     else:
-        insert, position = b"\xff\xe1" + struct.pack(">H", len(metadata) + 8) + b"Exif\0\0" + metadata, 2  # behind the start marker
-    _save_with_insert(image, target, part, options, insert, position)
+        insert = b"\xff\xe1" + struct.pack(">H", len(metadata) + 8) + b"Exif\0\0" + metadata
+        _save_with_insert(image, target, part, options, insert, 2)  # behind the start marker
+
+
+def _save_with_libvips_exif(image: pyvips.Image, target: Format, part: _Part, options: dict[str, Any], metadata: bytes) -> None:
+    """Let libvips write EXIF data of its own that is long enough, and put the picture's into its place."""
+    described = _MARK + b" " * len(metadata)
+    entry = struct.pack("<HHII", 0x010E, 2, len(described), 26)  # an image description
+    placeholder = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4) + described
+    image = image.copy()
+    image.set_type(pyvips.GValue.blob_type, "exif-data", metadata if target.name == "jxl" else placeholder)
+    getattr(image, target.saver)(pyvips.Target.new_to_descriptor(part.fileno()), **{**options, "keep": "icc|xmp|exif"})
+    if target.name == "jxl":
+        return  # boxes there may be packed; libvips' version of the data has to do
+    with mmap.mmap(part.fileno(), 0) as data:
+        mark = data.find(_MARK)
+        begin = max(data.rfind(b"II*\0", 0, mark), data.rfind(b"MM\0*", 0, mark))
+        if mark < 0 or begin < 0:
+            raise ImageError("libvips wrote no EXIF data")
+        end = mark + len(described)
+        data[begin:end] = metadata.ljust(end - begin, b"\0")
+
+
+def _save_tiles(image: pyvips.Image, path: Path, part: _Part, options: dict[str, Any]) -> None:
+    """A DeepZoom pyramid: its tiles into ``NAME_files``, its description, which makes it a picture, into the temporary file."""
+    tiles = path.with_name(f"{path.stem}_files")
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=path.parent) as folder:
+        image.dzsave(os.path.join(folder, "tiles"), **options, keep="icc")
+        part.write(Path(folder, "tiles.dzi").read_bytes())
+        if tiles.exists():
+            shutil.rmtree(tiles)
+        os.replace(Path(folder, "tiles_files"), tiles)
 
 
 def _save_with_insert(
@@ -255,12 +582,14 @@ def _save_with_insert(
 
 def _webp_with_exif(data: bytes, metadata: bytes, image: pyvips.Image) -> bytes:
     """Add an EXIF chunk (WebP container specification: extended format)."""
-    chunks = [c for c in _webp_chunks(data) if c[0] != b"VP8X"]
-    flags = 0x08
+    chunks = list(_webp_chunks(data))
+    header = next((payload for name, payload in chunks if name == b"VP8X"), b"")
+    chunks = [c for c in chunks if c[0] != b"VP8X"]
+    flags = 0x08 | (header[0] if header else 0)
     for name, _ in chunks:
         transparent = (name == b"ALPH") or (name == b"VP8L" and image.bands in (2, 4))
         flags |= {b"ICCP": 0x20, b"XMP ": 0x04}.get(name, 0) | (0x10 if transparent else 0)
-    canvas = struct.pack("<I", image.width - 1)[:3] + struct.pack("<I", image.height - 1)[:3]
+    canvas = header[4:10] or struct.pack("<I", image.width - 1)[:3] + struct.pack("<I", image.height - 1)[:3]
     xmp = [c for c in chunks if c[0] == b"XMP "]
     ordered = [(b"VP8X", bytes([flags, 0, 0, 0]) + canvas), *(c for c in chunks if c not in xmp), (b"EXIF", metadata), *xmp]
     body = b"".join(name + struct.pack("<I", len(p)) + p + b"\0" * (len(p) % 2) for name, p in ordered)

@@ -1,0 +1,305 @@
+"""What libvips leaves out of TIFF files: EXIF data, which there is no block of bytes but directories of the file itself; which of
+its pictures are pages; and pages of different sizes.
+
+TIFF 6.0, section 2 (directories); the BigTIFF design (offsets and counts of 64 bits); EXIF 2.32, section 4.6.3 (the pointers to the
+Exif and GPS directories).
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import struct
+from collections.abc import Iterator
+from typing import IO, NamedTuple
+
+EXIF_POINTER, GPS_POINTER, INTEROPERABILITY_POINTER = 0x8769, 0x8825, 0xA005
+NEW_SUBFILE_TYPE, DNG_VERSION = 0x00FE, 0xC612
+REDUCED, MASK = 1, 4  # bits of the subfile type
+STRIP_OFFSETS, TILE_OFFSETS = 0x0111, 0x0144
+# What a TIFF's main directory says about the photo: description, make, model, resolution, software, date, artist, copyright.
+DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x8298)
+LONGEST = 1 << 20  # bytes of one value; a longer one is damage
+LARGEST = 1 << 24  # bytes of all values of a directory; hostile ones point to the same long value many times
+MOST_PAGES = 65536
+_SIZE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_WORD = {3: 2, 4: 4, 5: 4, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # what byte order applies to
+
+File = IO[bytes] | io.FileIO
+
+
+class Value(NamedTuple):
+    kind: int
+    length: int
+    data: bytes  # little-endian
+
+
+Directory = dict[int, Value]
+
+
+class Layout(NamedTuple):
+    """How a file writes its numbers."""
+
+    order: str
+    big: bool
+
+    @property
+    def number(self) -> str:
+        """Code of the number of entries."""
+        return self.order + ("Q" if self.big else "H")
+
+    @property
+    def offset(self) -> str:
+        return self.order + ("Q" if self.big else "I")
+
+    @property
+    def entry(self) -> str:
+        return self.order + ("HHQ" if self.big else "HHI")
+
+    @property
+    def inline(self) -> int:
+        """Bytes of a value that fit into an entry."""
+        return 8 if self.big else 4
+
+    @property
+    def first(self) -> int:
+        """Where the header keeps the offset of the first directory."""
+        return 8 if self.big else 4
+
+
+CLASSIC = Layout("<", False)
+
+
+class Inspection(NamedTuple):
+    """What a TIFF file is, beside what libvips reads of it.
+
+    Attributes:
+        is_raw: a camera's raw file, whose first picture is only a preview (DNG, or a first one that calls itself reduced).
+        exif: EXIF data of the page, beginning with a TIFF header; None without an Exif or GPS directory.
+        pages: the pictures that are pages of their own, as libvips counts; smaller copies and masks are not.
+    """
+
+    is_raw: bool
+    exif: bytes | None
+    pages: tuple[int, ...]
+
+
+def inspect(file: File, page: int = 0) -> Inspection:
+    """Look at a file, classic or BigTIFF; what is no TIFF gives nothing."""
+    layout = _layout(file)
+    if layout is None:
+        return Inspection(False, None, ())
+    first = _directory(file, _number(file, layout.first, layout.offset), layout)
+    pages = []
+    found: Directory = {}
+    for i, at in enumerate(_chain(file, layout)):
+        if not _bits(_directory(file, at, layout, only=NEW_SUBFILE_TYPE), NEW_SUBFILE_TYPE) & (REDUCED | MASK):
+            pages.append(i)
+            if len(pages) == page + 1:
+                found = _directory(file, at, layout)
+    is_raw = DNG_VERSION in first or bool(_bits(first, NEW_SUBFILE_TYPE) & REDUCED)
+    return Inspection(is_raw, _extract(file, found, layout), tuple(pages))
+
+
+def insert(file: File, exif: bytes) -> None:
+    """Put EXIF data into a TIFF file of one page, open for reading and writing: a new main directory goes to its end.
+
+    Raises:
+        ValueError: the file is no TIFF.
+    """
+    source = io.BytesIO(exif)
+    layout, from_layout = _layout(file), _layout(source)
+    if layout is None or from_layout is None:
+        raise ValueError("no TIFF file")
+    start = _number(file, layout.first, layout.offset)
+    target = _directory(file, start, layout, longest=1 << 32)
+    if not target:
+        raise ValueError("no TIFF file")
+    following = _following(file, start, layout)
+    main = _directory(source, _number(source, from_layout.first, from_layout.offset), from_layout)
+    end = file.seek(0, io.SEEK_END)
+    out = bytearray(end % 2)
+    added = {tag: value for tag, value in main.items() if tag in DESCRIPTIVE and tag not in target}
+    for tag in (EXIF_POINTER, GPS_POINTER):
+        directory = _pointed(source, main, tag, from_layout)
+        if directory:
+            added[tag] = _pointer(_append(out, directory, layout, end), layout)
+    at = _append(out, {**target, **added}, layout, end, following)
+    file.write(out)
+    _patch(file, layout.first, layout.offset, at)
+
+
+class Pages:
+    """A TIFF file that is put together from files of one page each, which may differ in everything but their layout."""
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+        self._layout: Layout | None = None
+        self._link = 0  # where the offset of the next directory belongs
+
+    def add(self, page: File) -> None:
+        """Append a file of one page.
+
+        Raises:
+            ValueError: it is no TIFF, or of another layout than the first one.
+        """
+        layout = _layout(page)
+        if layout is None or self._layout not in (None, layout):
+            raise ValueError("pages of different layouts")
+        start = _number(page, layout.first, layout.offset)
+        base = self._file.seek(0, io.SEEK_END)
+        self._file.write(bytes(-base % 16))
+        base += -base % 16
+        page.seek(0)
+        shutil.copyfileobj(page, self._file, 1 << 20)
+        if self._layout is None:
+            self._layout = layout
+            self._link = _link(page, start, layout)
+            return
+        directory = _directory(page, start, layout, longest=1 << 32)
+        out = bytearray()
+        end = self._file.seek(0, io.SEEK_END)
+        for tag in (STRIP_OFFSETS, TILE_OFFSETS):
+            if tag in directory:
+                directory[tag] = _moved(directory[tag], base)
+        for tag in (EXIF_POINTER, GPS_POINTER):
+            pointed = _pointed(page, directory, tag, layout)
+            if pointed:
+                directory[tag] = _pointer(_append(out, pointed, layout, end), layout)
+        at = _append(out, directory, layout, end)
+        self._file.write(out)
+        _patch(self._file, self._link, layout.offset, at)
+        self._link = end + len(out) - struct.calcsize(layout.offset)
+
+
+def _layout(file: File) -> Layout | None:
+    file.seek(0)
+    head = file.read(8)
+    if len(head) < 8 or head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return None
+    return Layout("<" if head[:2] == b"II" else ">", b"+" in head[:4])
+
+
+def _chain(file: File, layout: Layout) -> Iterator[int]:
+    """Offsets of all directories that follow each other; a loop or a broken link ends them."""
+    at = _number(file, layout.first, layout.offset)
+    seen: set[int] = set()
+    while at >= 8 and at not in seen and len(seen) < MOST_PAGES and _number(file, at, layout.number):
+        seen.add(at)
+        yield at
+        at = _following(file, at, layout)
+
+
+def _extract(file: File, main: Directory, layout: Layout) -> bytes | None:
+    parts = {tag: _pointed(file, main, tag, layout) for tag in (EXIF_POINTER, GPS_POINTER)}
+    parts = {tag: directory for tag, directory in parts.items() if directory}
+    if not parts:
+        return None
+    out = bytearray(b"II*\0\0\0\0\0")
+    kept = {tag: value for tag, value in main.items() if tag in DESCRIPTIVE}
+    for tag, directory in parts.items():
+        kept[tag] = _pointer(_append(out, directory, CLASSIC), CLASSIC)
+    struct.pack_into("<I", out, 4, _append(out, kept, CLASSIC))
+    return bytes(out)
+
+
+def _pointed(file: File, main: Directory, tag: int, layout: Layout) -> Directory:
+    pointer = main.get(tag)
+    if pointer is None or len(pointer.data) not in (4, 8):
+        return {}
+    directory = _directory(file, int.from_bytes(pointer.data, "little"), layout)
+    directory.pop(INTEROPERABILITY_POINTER, None)  # points to a place in the old file
+    # numbers of 64 bits exist in BigTIFF only
+    return {tag: value for tag, value in directory.items() if value.kind < 16}
+
+
+def _pointer(offset: int, layout: Layout) -> Value:
+    return Value(18, 1, struct.pack("<Q", offset)) if layout.big else Value(4, 1, struct.pack("<I", offset))
+
+
+def _moved(offsets: Value, base: int) -> Value:
+    code = {3: "H", 4: "I", 16: "Q"}[offsets.kind]
+    values = [value + base for value in struct.unpack(f"<{offsets.length}{code}", offsets.data)]
+    kind, code = (16, "Q") if offsets.kind == 16 else (4, "I")
+    return Value(kind, offsets.length, struct.pack(f"<{len(values)}{code}", *values))
+
+
+def _bits(directory: Directory, tag: int) -> int:
+    value = directory.get(tag)
+    return 0 if value is None else int.from_bytes(value.data[:4], "little")
+
+
+def _number(file: File, at: int, code: str) -> int:
+    """A number in the file; 0 where the file ends before it, or begins after it."""
+    size = struct.calcsize(code)
+    if at < 0 or at >= 1 << 63:
+        return 0
+    file.seek(at)
+    data = file.read(size)
+    return int(struct.unpack(code, data)[0]) if len(data) == size else 0
+
+
+def _link(file: File, start: int, layout: Layout) -> int:
+    """Where the directory at ``start`` keeps the offset of the next one."""
+    entries = _number(file, start, layout.number)
+    return start + struct.calcsize(layout.number) + entries * (struct.calcsize(layout.entry) + layout.inline)
+
+
+def _following(file: File, start: int, layout: Layout) -> int:
+    return _number(file, _link(file, start, layout), layout.offset)
+
+
+def _patch(file: File, at: int, code: str, value: int) -> None:
+    file.seek(at)
+    file.write(struct.pack(code, value))
+
+
+def _directory(file: File, start: int, layout: Layout, longest: int = LONGEST, only: int | None = None) -> Directory:
+    """Readable entries of a directory, all or one of them; damaged ones are left out."""
+    if not 8 <= start < 1 << 63:
+        return {}
+    entries = min(_number(file, start, layout.number), 0xFFFF)
+    size = struct.calcsize(layout.entry) + layout.inline
+    file.seek(start + struct.calcsize(layout.number))
+    raw = file.read(size * entries)
+    values = {}
+    room = max(longest, LARGEST)
+    for at in range(0, len(raw) - size + 1, size):
+        tag, kind, length = struct.unpack_from(layout.entry, raw, at)
+        field = at + size - layout.inline
+        bytes_ = _SIZE.get(kind, 0) * length
+        if not 0 < bytes_ <= min(longest, room) or only not in (None, tag):
+            continue
+        room -= bytes_
+        if bytes_ <= layout.inline:
+            data = raw[field : field + bytes_]
+        else:
+            offset = struct.unpack_from(layout.offset, raw, field)[0]
+            if offset >= 1 << 63:
+                continue
+            file.seek(offset)
+            data = file.read(bytes_)
+        if len(data) == bytes_:
+            values[tag] = Value(kind, length, _swapped(data, kind) if layout.order == ">" else data)
+    return values
+
+
+def _append(out: bytearray, directory: Directory, layout: Layout, base: int = 0, following: int = 0) -> int:
+    """Append a directory with its values to ``out``, which begins at offset ``base`` of its file; return the directory's offset."""
+    entries = []
+    for tag, value in sorted(directory.items()):
+        data = value.data if layout.order == "<" else _swapped(value.data, value.kind)
+        if len(data) > layout.inline:
+            field = struct.pack(layout.offset, base + len(out))
+            out += data + b"\0" * (len(data) % 2)
+        else:
+            field = data.ljust(layout.inline, b"\0")
+        entries.append(struct.pack(layout.entry, tag, value.kind, value.length) + field)
+    start = base + len(out)
+    out += struct.pack(layout.number, len(entries)) + b"".join(entries) + struct.pack(layout.offset, following)
+    return start
+
+
+def _swapped(data: bytes, kind: int) -> bytes:
+    word = _WORD.get(kind, 1)
+    return data if word == 1 else b"".join(data[i : i + word][::-1] for i in range(0, len(data), word))
