@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from upscaling_helpers import tiny_network
+from upscaling_helpers import Nursery, tiny_network
 
 from drct.networks import SuperResolutionNetwork
 from drct.weights import save_network
@@ -33,3 +36,19 @@ def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         save_network(tiny_network(scale), folder / f"tiny-x{scale}.safetensors")
     monkeypatch.setenv("DRCT_MODELS", str(folder))
     return "tiny"
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """Processes of the command line at short notice."""
+    nursery = Nursery(tmp_path_factory.mktemp("nursery") / "log.txt")
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture
+def quick_path(tmp_path: Path) -> Iterator[Path]:
+    """As ``tmp_path``, in memory where there is a file system for it: what waits for the disk a hundred times ends soon."""
+    memory = "/dev/shm"
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as folder:
+        yield Path(folder)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from upscaling_helpers import smooth_image
+from upscaling_helpers import content, smooth_image
 
 from drct.imaging import part_path, read, write
-from drct.upscaling import FileResult, Listener, UpscaleOptions, batch, manifest, upscale
+from drct.upscaling import FileResult, Listener, UpscaleOptions, batch, upscale
 from drct.upscaling.jobs import Job, Jobs
 
 
@@ -45,12 +45,6 @@ class Recorder(Listener):
 
 def run(model: Path, *inputs: Path, listener: Listener | None = None, **options):
     return upscale(UpscaleOptions(inputs=inputs, model=model, device="cpu", **options), listener)
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """All files but the manifest."""
-    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(manifest.NAME))
-    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 def test_a_folder(model, photos, tmp_path):
@@ -163,7 +157,8 @@ def test_the_report_is_json(model, photos, tmp_path):
     assert document["other_files"] == [str(photos / "readme.txt")]
     first, last = document["files"][0], document["files"][-1]
     assert set(first) == {
-        *("input", "output", "status", "input_size", "output_size", "seconds", "passes", "notices", "tile_difference", "error")
+        *("input", "output", "status", "input_size", "output_size", "seconds", "choice", "passes", "notices"),
+        *("tile_difference", "error"),
     }
     assert first["input_size"] == [30, 20]
     assert first["passes"][0]["scale"] == 4

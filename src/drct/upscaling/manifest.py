@@ -585,9 +585,13 @@ class _Identity:
 
 
 def _born(pid: int) -> str:
-    """When a process began, in ticks since the machine's start; "" where that is not to be had."""
+    """When a process began, in ticks since the machine's start; "dead" if its end waits to be noticed by its parent; "" where there
+    is no such file."""
     line = _line(f"/proc/{pid}/stat")
-    return line.rpartition(")")[2].split()[19] if line else ""
+    fields = line.rpartition(")")[2].split()
+    if not fields:
+        return ""
+    return "dead" if fields[0] in "ZX" else fields[19]
 
 
 def _line(path: str) -> str:
