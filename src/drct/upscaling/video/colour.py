@@ -15,7 +15,7 @@ from torch import Tensor
 
 UNSPECIFIED = 2  # of matrix, primaries and transfer (H.273)
 BT709, SMPTE170M = 1, 6
-FULL_RANGE = 2  # libav's code; 1 is studio range, 0 unspecified
+STUDIO_RANGE, FULL_RANGE = 1, 2  # libav's codes; 0 is unspecified
 
 # Weights of red and blue in luma by matrix code (H.273, table 4)
 _LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
@@ -93,9 +93,10 @@ def to_rgb(planes: list[np.ndarray], samples: Samples) -> np.ndarray:
     elif samples.kind == "rgb":
         channels = [first[2], first[0], first[1]]
     else:
-        channels = first * 3
-    for i, channel in enumerate(channels):
-        result[:, :, i] = channel.mul_(65535).round_().clamp_(0, 65535).to(torch.int32).numpy()
+        channels = first
+    levels = [channel.mul_(65535).round_().clamp_(0, 65535).to(torch.int32).numpy() for channel in channels]
+    for i in range(3):
+        result[:, :, i] = levels[i % len(levels)]
     return result
 
 

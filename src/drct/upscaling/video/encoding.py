@@ -171,6 +171,9 @@ def plan_encoding(
         notices.append("RGB frames are written as YUV 4:4:4 in BT.709")
         samples = Samples("yuv", samples.bits, (1, 1), BT709)
         colour = dataclasses.replace(colour, range=1, matrix=BT709)
+    if samples.kind == "grey":
+        # decoders take grey for colour without colours, whose range has to be said
+        colour = dataclasses.replace(colour, range=2 if samples.full_range else 1)
     pixel_format, samples = _fitting_format(samples, held, codec, notices)
     if clip.samples.kind == "yuv" and colour.matrix == UNSPECIFIED and assumed_matrix(*size) != samples.matrix:
         # left open, players would take another one for the larger size than for the original
@@ -186,13 +189,14 @@ def plan_encoding(
 def _fitting_format(samples: Samples, held: set[str], codec: str, notices: list[str]) -> tuple[str, Samples]:
     """The encoder's format that loses least: first chroma as large, then as many bits."""
     grey = samples.kind == "grey"
-    wanted = samples.subsampling if samples.subsampling in _SUBSAMPLING_NAMES else (1, 1)
+    wanted = (2, 2) if grey else samples.subsampling if samples.subsampling in _SUBSAMPLING_NAMES else (1, 1)
     sizes = [size for size in _SUBSAMPLING_NAMES if size[0] <= wanted[0] and size[1] <= wanted[1]]
     sizes = [*sorted(sizes, key=lambda size: size[0] * size[1], reverse=True), (2, 1), (2, 2)]
     depths = [b for b in (8, 9, 10, 12, 14, 16) if b >= samples.bits] + [b for b in (14, 12, 10, 9, 8) if b < samples.bits]
-    for size in [(1, 1), (2, 2)] if grey else sizes:
+    for size in sizes:
         for bits in depths:
-            name = ("gray" if grey and size == (1, 1) else f"yuv{_SUBSAMPLING_NAMES[size]}p") + (f"{bits}le" if bits > 8 else "")
+            kind = "grey" if grey and CODECS[codec].crf is None else "yuv"  # players of the others do not expect grey
+            name = ("gray" if kind == "grey" else f"yuv{_SUBSAMPLING_NAMES[size]}p") + (f"{bits}le" if bits > 8 else "")
             if name not in held:
                 continue
             if bits < samples.bits:
@@ -201,6 +205,5 @@ def _fitting_format(samples: Samples, held: set[str], codec: str, notices: list[
                 notices.append(
                     f"chroma reduced to 4:{_SUBSAMPLING_NAMES[size][1]}:{_SUBSAMPLING_NAMES[size][2]}: {codec} holds no more"
                 )
-            kind = "grey" if name.startswith("gray") else "yuv"
             return name, dataclasses.replace(samples, kind=kind, bits=bits, subsampling=size)
     raise VideoError(f"{codec}: this build of PyAV encodes none of the usual pixel formats with it")

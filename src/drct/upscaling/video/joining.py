@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import io
 import os
@@ -25,6 +24,7 @@ def copied_streams(clip: Clip, encoding: Encoding, target: Path, notices: list[s
     av = require_av(target)
     copied = []
     with clip.open() as source:
+        chapters = bool(source.chapters())
         for stream in source.streams:
             if stream.index == clip.index:
                 continue
@@ -38,6 +38,8 @@ def copied_streams(clip: Clip, encoding: Encoding, target: Path, notices: list[s
                         trial.start_encoding()
                 copied.append(stream.index)
             except (ValueError, av.FFmpegError):
+                if chapters and codec == "bin_data":
+                    continue  # the titles of the chapters in MP4, which are written anew
                 name = {"matroska": "Matroska", "webm": "WebM"}.get(encoding.container, encoding.container.upper())
                 advice = "" if encoding.container == "matroska" or stream.type == "data" else " (.mkv would)"
                 notices.append(f"{_KINDS.get(stream.type, 'stream')} {codec} left out: {name} does not take it{advice}")
@@ -81,8 +83,7 @@ def join(
             if any("." in key for key in source.metadata) and "movflags" in options:
                 result.container_options["movflags"] += "+use_metadata_tags"  # as telephones write them
             result.metadata.update({key: value for key, value in source.metadata.items() if key not in _OWN_KEYS})
-            with contextlib.suppress(AttributeError):  # PyAV before 14.2
-                result.set_chapters(_moved_chapters(source.chapters(), shift, window[1]))
+            result.set_chapters(_moved_chapters(source.chapters(), shift, window[1]))
             video, streams = _add_streams(clip, source, result, encoding, copied)
             result.start_encoding()
             if bytes(video.codec_context.extradata or b"").hex() != work.parts[0].extradata:
@@ -114,8 +115,6 @@ def _add_streams(clip: Clip, source: Any, result: Any, encoding: Encoding, copie
             video.metadata.update({key: value for key, value in stream.metadata.items() if key not in _OWN_KEYS})
             video.disposition = stream.disposition
             if clip.display_matrix is not None:
-                if not hasattr(video, "set_display_matrix"):
-                    raise VideoError(f"{clip.path}: is shown turned, which this PyAV cannot write: pip install -U av")
                 video.set_display_matrix(clip.display_matrix)
         elif stream.index in copied:
             streams[stream.index] = _add_copy(result, stream)
@@ -152,6 +151,8 @@ def _other_packets(
     for packet in source.demux([source.streams[i] for i in copied]):
         if packet.dts is None or not packet.size:
             continue
+        if packet.size == 2 and bytes(packet) == b"\0\0" and packet.stream.type == "subtitle":
+            continue  # the gaps between MP4's subtitles, which are written anew
         index, base = packet.stream.index, Fraction(packet.time_base)
         time = (packet.dts if packet.pts is None else packet.pts) * base
         if index not in pictures and ((begin is not None and time < begin) or (end is not None and time >= end)):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from drct.errors import MissingDependencyError, VideoError
-from drct.upscaling.video.colour import FULL_RANGE, MATRICES, UNSPECIFIED, Samples, assumed_matrix, to_rgb
+from drct.upscaling.video.colour import FULL_RANGE, MATRICES, STUDIO_RANGE, UNSPECIFIED, Samples, assumed_matrix, to_rgb
 
 RUN_UP = 10  # seconds that are decoded before the first wanted frame: no codec's references reach further back in practice
 LEAST_RATE = Fraction(25)  # frames per second where a file tells none
@@ -28,12 +28,14 @@ def require_av(what: object) -> Any:
     """PyAV.
 
     Raises:
-        MissingDependencyError: it is not installed.
+        MissingDependencyError: it is not installed, or too old.
     """
     try:
         import av
     except ImportError:
         raise MissingDependencyError(f"{what}: video needs PyAV: pip install 'drct[video]'") from None
+    if not hasattr(av.VideoStream, "set_display_matrix"):
+        raise MissingDependencyError(f"{what}: video needs a newer PyAV than {av.__version__}: pip install -U 'drct[video]'")
     return av
 
 
@@ -127,12 +129,14 @@ class Clip:
         """
         try:
             # libav takes "a:b" for an address and "%d" for a pattern; an open file is a file
-            return self._av.open(self.path.open("rb"), metadata_errors="replace")
-        except self._av.FFmpegError as error:
-            reason = "it is cut off, damaged or no video" if isinstance(error, ValueError) else error.strerror
-            raise VideoError(f"{self.path}: cannot be opened as video: {reason}") from None
+            file = self.path.open("rb")
         except OSError as error:
             raise VideoError(f"{self.path}: cannot be opened: {error.strerror}") from None
+        try:
+            return self._av.open(file, metadata_errors="replace")
+        except (self._av.FFmpegError, OSError):
+            file.close()
+            raise VideoError(f"{self.path}: cannot be opened as video: it is cut off, damaged or no video") from None
 
     @property
     def shift(self) -> Fraction:
@@ -248,7 +252,8 @@ class Clip:
         most = 8 if kind == "rgb" and len(components) == 1 else max(c.bits for c in components)
         bits = next((depth for depth in _DEPTHS[kind] if depth >= most), 16)
         if kind != "yuv":
-            return Samples(kind, bits, full_range=kind == "rgb" or colour.range == FULL_RANGE)
+            # libav and players take grey for full range unless told otherwise
+            return Samples(kind, bits, full_range=kind == "rgb" or colour.range != STUDIO_RANGE)
         subsampling = (-(-64 // format.chroma_width(64)), -(-64 // format.chroma_height(64)))
         matrix = assumed_matrix(frame.height, frame.width) if colour.matrix == UNSPECIFIED else colour.matrix
         if matrix not in MATRICES or subsampling not in _SUBSAMPLINGS or format.name.startswith("xyz"):

@@ -1,0 +1,452 @@
+"""Videos: every frame at its time, colours as they were, all else copied, and nothing lost when a run is killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from upscaling_helpers import tiny_network
+from video_helpers import STEP, Repeater, content, make_clip, pictures
+
+from drct.errors import Error, MissingDependencyError, OptionError, VideoError
+from drct.upscaling.video import Done, clips, upscale_clip
+from drct.upscaling.video.colour import MATRICES, Samples, from_rgb, to_rgb
+
+QUARTER_TURN = (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
+
+
+@pytest.fixture(scope="module")
+def repeater() -> Repeater:
+    return Repeater(tiny_network(), device="cpu")
+
+
+@pytest.fixture
+def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clips, "_MOST_FRAMES", 5)
+
+
+# Colours
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12])
+@pytest.mark.parametrize("full_range", [False, True])
+@pytest.mark.parametrize("matrix", sorted(MATRICES))
+def test_black_white_and_primaries(matrix: int, full_range: bool, bits: int) -> None:
+    samples = Samples("yuv", bits, (1, 1), matrix, full_range)
+    rgb = np.array([[[0, 0, 0], [65535] * 3, [32768] * 3, [65535, 0, 0], [0, 65535, 0], [0, 0, 65535]]], np.uint16)
+    y, u, v = (plane[0].tolist() for plane in from_rgb(rgb, samples))
+    step, peak = 1 << (bits - 8), (1 << bits) - 1
+    assert (y[0], y[1]) == ((0, peak) if full_range else (16 * step, 235 * step))
+    assert u[:3] == v[:3] == [128 * step] * 3
+    top = peak if full_range else 240 * step
+    assert v[3] == u[5] == top
+    back = to_rgb([np.array([p], samples.dtype) for p in (y, u, v)], samples)
+    assert np.abs(back.astype(int) - rgb).max() <= 1.5 * 65535 / (219 * step)  # half a level of luma and of chroma
+
+
+def test_luma_of_bt709_red_and_bt601_green() -> None:
+    red, green = (np.array([[[65535, 0, 0]]], np.uint16), np.array([[[0, 65535, 0]]], np.uint16))
+    assert [int(p[0, 0]) for p in from_rgb(red, Samples("yuv", 8))] == [63, 102, 240]
+    assert [int(p[0, 0]) for p in from_rgb(green, Samples("yuv", 8, matrix=6))] == [145, 54, 34]
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p10le", "yuv444p", "gray", "gbrp", "nv12", "bgr24", "p010le"])
+def test_levels_as_libav_converts_them(tmp_path: Path, pixel_format: str) -> None:
+    """Flat colours, where the way of enlarging chroma makes no difference."""
+    from drct.upscaling.video.source import Clip
+
+    rng = np.random.default_rng(0)
+    clip = object.__new__(Clip)
+    clip.path = tmp_path
+    for _ in range(20):
+        rgb = np.full((8, 8, 3), rng.integers(0, 256, 3), np.uint8)
+        frame = av.VideoFrame.from_ndarray(rgb, "rgb24").reformat(format=pixel_format, dst_colorspace="ITU601")
+        frame.colorspace = 6 if not pixel_format.startswith(("gbr", "bgr")) else 0
+        ours = to_rgb(clip._planes(frame), clip._samples(frame))
+        theirs = frame.reformat(format="gbrp16le").to_ndarray()
+        assert np.abs(ours[4, 4].astype(int) - theirs[4, 4]).max() <= 800  # of 65535: libav rounds between its steps
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 20), (15, 21)])
+@pytest.mark.parametrize("subsampling", [(2, 2), (2, 1), (1, 1)])
+def test_chroma_stays_where_it_lies(subsampling: tuple[int, int], height: int, width: int) -> None:
+    """A ramp in chroma is read at the positions where it is written, so the planes come back level for level."""
+    samples = Samples("yuv", 10, subsampling)
+    across, down = subsampling
+    shape = samples.plane_shapes(height, width)[1]
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    ramp = (480 + 2 * across * x + 3 * down * y).astype(np.uint16)
+    planes = [np.full((height, width), 500, np.uint16), ramp, ramp[::-1, ::-1].copy()]
+    back = from_rgb(to_rgb(planes, samples), samples)
+    inside = slice(1, -1)
+    for plane, again in zip(planes, back, strict=True):
+        assert np.abs(plane[inside, inside].astype(int) - again[inside, inside]).max() <= 1
+
+
+@dataclasses.dataclass
+class Case:
+    """A clip and what is different in its result."""
+
+    suffix: str = "mp4"
+    to: str = "mp4"
+    notices: tuple[str, ...] = ()
+    size: tuple[int, int] = (128, 96)
+    pixel_format: str = "yuv420p"
+    codes: tuple[int, int, int, int] | None = None
+    clip: dict[str, object] = dataclasses.field(default_factory=dict)
+    options: dict[str, object] = dataclasses.field(default_factory=dict)
+
+
+TEN_BITS = {"codec": "libx265", "pixel_format": "yuv420p10le", "options": {"x265-params": "log-level=none"}}
+UNEVEN = [0, 100, 700, 701, 2000, 5000, 5003, 9000, 9100, 12000, 13000, 20000]
+CHAPTER = {"id": 1, "start": 40, "end": 200, "time_base": Fraction(1, 1000), "metadata": {"title": "one"}}
+CASES = {
+    "sound-subtitles-chapters-tags": Case(
+        clip={"sound": True, "subtitles": True, "metadata": {"title": "T", "comment": "c"}, "chapters": [CHAPTER]}
+    ),
+    "variable-rate": Case(clip={"times": UNEVEN, "sound": True}),
+    "begins-late": Case(clip={"times": [12800 + STEP * i for i in range(12)], "sound": True}),
+    "turned": Case("mov", "mov", clip={"matrix": QUARTER_TURN}),
+    "turned-matroska": Case("mov", "mkv", ("timestamps rounded to milliseconds",), clip={"matrix": QUARTER_TURN}),
+    "ten-bits-hdr": Case(
+        pixel_format="yuv420p10le", clip={**TEN_BITS, "samples": Samples("yuv", 10, (2, 2), 9), "codes": (1, 9, 9, 16)}
+    ),
+    "full-range-601-wide-pixels": Case(pixel_format="yuvj420p", clip={"codes": (2, 5, 5, 6), "aspect": Fraction(4, 3)}),
+    "limited-709": Case(clip={"codes": (1, 1, 1, 1)}),
+    "nothing-said": Case(clip={"codes": (0, 2, 2, 2)}),
+    "odd-sides-text": Case(
+        "mkv", "mkv", size=(124, 92), clip={"codec": "ffv1", "size": (23, 31), "sound": True, "subtitles": True}
+    ),
+    "odd-result": Case(
+        "mkv", "mkv", ("93 x 69 became 94 x 70",), (94, 70), clip={"codec": "ffv1", "size": (23, 31)}, options={"scale": 3}
+    ),
+    "text-left-out": Case("mkv", "mp4", ("subtitles srt left out: MP4 does not take it (.mkv would)",), clip={"subtitles": True}),
+    "webm": Case("webm", "webm", clip={"codec": "libvpx-vp9", "sound": True}, options={"preset": "12"}),
+    "lossless-422": Case(
+        "mkv",
+        "mkv",
+        pixel_format="yuv422p10le",
+        clip={"codec": "ffv1", "pixel_format": "yuv422p10le", "samples": Samples("yuv", 10, (2, 1))},
+        options={"codec": "ffv1"},
+    ),
+    "grey": Case(
+        *("mkv", "mkv"),
+        pixel_format="gray",
+        clip={"codec": "ffv1", "pixel_format": "gray", "samples": Samples("grey", 8), "codes": (1, 2, 2, 2)},
+        options={"codec": "ffv1"},
+    ),
+    "grey-as-colour": Case(
+        *("mkv", "mp4"),
+        codes=(0, 2, 2, 2),  # which is 1 in H.264
+        clip={"codec": "ffv1", "pixel_format": "gray", "samples": Samples("grey", 8), "codes": (1, 2, 2, 2)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_all_is_kept(tmp_path: Path, repeater: Repeater, short_parts: None, name: str) -> None:
+    case = CASES[name]
+    source = make_clip(tmp_path / f"in.{case.suffix}", **case.clip)
+    target = tmp_path / f"out.{case.to}"
+    result = upscale_clip(source, target, repeater, **case.options)
+    before, after = content(source), content(target)
+    assert len(result.notices) == len(case.notices)
+    for notice, expected in zip(result.notices, case.notices, strict=True):
+        assert notice.startswith(expected)
+    assert after.size == result.output_size == case.size
+    assert (result.frames, result.repeated) == (12, 0)
+    exact = case.to == case.suffix or case.suffix == "mkv"
+    assert after.times == before.times if exact else [round(t, 3) for t in after.times] == [round(t, 3) for t in before.times]
+    assert after.codes == (case.codes or before.codes)
+    assert after.pixel_format == case.pixel_format
+    assert (after.rotation, after.aspect) == (before.rotation, before.aspect)
+    if case.to == case.suffix:
+        assert after.others.get("audio") == before.others.get("audio") or case.suffix == "mkv"
+        assert [p[2] for p in after.others.get("audio", [])] == [p[2] for p in before.others.get("audio", [])]
+        assert after.others.get("subtitle") == before.others.get("subtitle")
+        assert (after.languages[:3], after.chapters, after.length) == (before.languages[:3], before.chapters, before.length)
+    assert {k: after.metadata.get(k) for k in ("title", "comment")} == {k: before.metadata.get(k) for k in ("title", "comment")}
+    for old, new in zip(before.images, after.images, strict=True):
+        assert np.abs(old.mean((0, 1)) - new.mean((0, 1))).max() < 600  # of 65535
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted({source.name, target.name})
+
+
+def test_the_shared_clip_frame_by_frame(tmp_path: Path, shared: Path, repeater: Repeater) -> None:
+    source = shared / "data" / "odd" / "clip.mp4"
+    result = upscale_clip(source, tmp_path / "out.mp4", repeater, width=80, height=60, preset="ultrafast")
+    times, packets = [], []
+    for path in (source, tmp_path / "out.mp4"):
+        with av.open(str(path)) as container:
+            times.append([(f.pts, f.duration, f.time_base) for f in container.decode(video=0)])
+        with av.open(str(path)) as container:
+            packets.append([(p.pts, p.dts, p.duration, bytes(p)) for p in container.demux(audio=0) if p.size])
+    assert times[0] == times[1]
+    assert packets[0] == packets[1]
+    assert (len(times[1]), len(packets[1])) == (result.frames, 354) == (181, 354)
+    assert result.notices == ()
+
+
+# Parts of a clip
+
+
+def test_start_and_duration(tmp_path: Path, repeater: Repeater, short_parts: None) -> None:
+    source = make_clip(
+        tmp_path / "in.mp4",
+        frames=30,
+        sound=True,
+        chapters=[CHAPTER, {**CHAPTER, "id": 2, "start": 400, "end": 900, "metadata": {"title": "two"}}],
+    )
+    before = content(source)
+    upscale_clip(source, tmp_path / "out.mp4", repeater, start=0.3, duration=0.5)
+    after = content(tmp_path / "out.mp4")
+    wanted = [i for i, t in enumerate(before.times) if Fraction(3, 10) <= t < Fraction(8, 10)]
+    first = before.times[wanted[0]]
+    assert after.times == [before.times[i] - first for i in wanted]
+    assert np.abs(after.images[0].mean((0, 1)) - before.images[wanted[0]].mean((0, 1))).max() < 600
+    sounds = [(pts - first, data) for pts, _, data in before.others["audio"] if first <= pts < Fraction(8, 10)]
+    assert [data for _, _, data in after.others["audio"]] == [data for _, data in sounds]
+    assert all(abs(new[0] - old[0]) <= Fraction(1, 48000) for new, old in zip(after.others["audio"], sounds, strict=True))
+    assert after.chapters == [(Fraction(0), Fraction(2, 25), "one"), (Fraction(2, 25), Fraction(12, 25), "two")]
+    with pytest.raises(VideoError, match=r"no frames in the part that was asked for: it is 1\.20 s long"):
+        upscale_clip(source, tmp_path / "none.mp4", repeater, start=5)
+
+
+def test_a_late_start_begins_to_read_there(tmp_path: Path, repeater: Repeater, monkeypatch: pytest.MonkeyPatch) -> None:
+    from drct.upscaling.video import source as source_module
+
+    monkeypatch.setattr(source_module, "RUN_UP", 1)
+    source = make_clip(tmp_path / "in.mp4", frames=100, options={"qp": "4", "g": "10"})
+    decoded = 0
+    check = source_module.Clip._check
+
+    def counted(self, frame, time):
+        nonlocal decoded
+        decoded += 1
+        check(self, frame, time)
+
+    monkeypatch.setattr(source_module.Clip, "_check", counted)
+    upscale_clip(source, tmp_path / "out.mp4", repeater, start=3.6)
+    after = content(tmp_path / "out.mp4")
+    assert (len(after.times), after.times[0]) == (10, 0)
+    assert decoded < 60
+    expected = content(source).images[90]
+    assert np.abs(after.images[0].mean((0, 1)) - expected.mean((0, 1))).max() < 600
+
+
+# Interruptions
+
+
+class Stop(Exception):
+    """Stands for whatever ends a run."""
+
+
+def stopping_after(frames: int) -> Callable[[Done], None]:
+    seen = itertools.count(1)
+
+    def progress(done: Done) -> None:
+        if next(seen) == frames:
+            raise Stop
+
+    return progress
+
+
+def test_goes_on_after_any_frame(tmp_path: Path, repeater: Repeater, short_parts: None) -> None:
+    source = make_clip(tmp_path / "in.mp4", frames=17, times=[i * i * 7 + i * 100 for i in range(17)], sound=True)
+    upscale_clip(source, tmp_path / "whole.mp4", repeater)
+    whole = (tmp_path / "whole.mp4").read_bytes()
+    for frames in (1, 5, 6, 10, 16, 17):
+        target = tmp_path / f"after{frames}.mp4"
+        with pytest.raises(Stop):
+            upscale_clip(source, target, repeater, progress=stopping_after(frames))
+        assert not target.exists()
+        before = repeater.computed
+        result = upscale_clip(source, target, repeater)
+        assert repeater.computed - before == 17 - result.resumed
+        assert result.resumed in (frames // 5 * 5, (frames - 1) // 5 * 5)
+        assert target.read_bytes() == whole
+    assert len(list(tmp_path.iterdir())) == 8
+
+
+def test_other_options_begin_anew(tmp_path: Path, repeater: Repeater, short_parts: None) -> None:
+    source, target = make_clip(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+    with pytest.raises(Stop):
+        upscale_clip(source, target, repeater, progress=stopping_after(8))
+    result = upscale_clip(source, target, repeater, crf=30)
+    assert result.resumed == 0
+    assert result.notices == ("the options or the video changed: the frames of the interrupted run are not used",)
+
+
+def test_two_processes_do_not_share_a_clip(tmp_path: Path, repeater: Repeater) -> None:
+    source, target = make_clip(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+
+    def progress(done: Done) -> None:
+        with pytest.raises(VideoError, match=r"out\.mp4: another process is working on it"):
+            upscale_clip(source, target, repeater)
+
+    upscale_clip(source, target, repeater, progress=progress)
+    assert content(target).size == (128, 96)
+
+
+KILLED = """
+import sys, time
+sys.path.insert(0, sys.argv[3])
+from upscaling_helpers import tiny_network
+from video_helpers import Repeater
+from drct.upscaling.video import clips
+clips._MOST_FRAMES = 5
+clips.upscale_clip(sys.argv[1], sys.argv[2], Repeater(tiny_network(), device="cpu"), progress=lambda done: time.sleep(0.05))
+"""
+
+
+def test_killed(tmp_path: Path, repeater: Repeater, short_parts: None) -> None:
+    source, target = make_clip(tmp_path / "in.mp4", frames=40, sound=True), tmp_path / "out.mp4"
+    upscale_clip(source, tmp_path / "whole.mp4", repeater)
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(source), str(target), str(Path(__file__).parent)])
+    try:
+        limit = time.monotonic() + 120
+        while not (tmp_path / ".out.mp4.work" / "000001.json").exists():
+            assert process.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not target.exists()
+    result = upscale_clip(source, target, repeater)
+    assert 10 <= result.resumed < 40
+    assert target.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+
+
+# What is saved, shown, refused
+
+
+def test_equal_frames_are_computed_once(tmp_path: Path, short_parts: None) -> None:
+    repeater = Repeater(tiny_network(), device="cpu")
+    one, two = pictures(2, 24, 32)
+    source = make_clip(tmp_path / "in.mkv", images=[one, one, one, two, two, one, one, one, one, one, one], codec="ffv1")
+    result = upscale_clip(source, tmp_path / "out.mkv", repeater)
+    # of the second part, which begins with the sixth frame, and the third the first frame is computed anew
+    assert (result.frames, result.repeated, repeater.computed) == (11, 7, 4)
+    after = content(tmp_path / "out.mkv")
+    assert np.abs(after.images[0].astype(int) - after.images[2]).max() < 2000
+    assert np.abs(after.images[2].astype(int) - after.images[3]).max() > 4000
+
+
+def test_progress(tmp_path: Path, repeater: Repeater) -> None:
+    seen: list[Done] = []
+    upscale_clip(make_clip(tmp_path / "in.mp4"), tmp_path / "out.mp4", repeater, progress=seen.append)
+    assert [(done.frames, done.total) for done in seen] == [(i, 12) for i in range(1, 13)]
+    assert all(done.rate > 0 for done in seen)
+
+
+def test_frames_by_a_network(tmp_path: Path, network) -> None:
+    """The same values as the frames upscaled one by one, and nearly so in the file."""
+    from drct.upscaling import Upscaler
+    from drct.upscaling.video.source import Clip
+
+    upscaler = Upscaler(network, device="cpu")
+    source = make_clip(tmp_path / "in.mkv", frames=3, codec="ffv1", pixel_format="yuv444p", samples=Samples("yuv", 8))
+    upscale_clip(source, tmp_path / "out.mkv", upscaler, codec="ffv1")
+    for small, large in zip(Clip(source).decode(), Clip(tmp_path / "out.mkv").decode(), strict=True):
+        expected = upscaler(small.rgb)
+        assert np.abs(expected.astype(int) - large.rgb).max() <= 2.1 * 65535 / 219
+
+
+def no_video(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        audio = container.add_stream("aac", rate=48000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
+        frame.sample_rate = 48000
+        container.mux(audio.encode(frame))
+        container.mux(audio.encode(None))
+
+
+def interlaced(path: Path) -> None:
+    options = {"x264-params": "tff=1:qp=4"}
+    make_clip(
+        path, size=(64, 64), options=options, flags=av.codec.context.Flags.interlaced_dct | av.codec.context.Flags.interlaced_me
+    )
+
+
+def cut_off(path: Path) -> None:
+    make_clip(path, size=(96, 128))
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"mdat") + 1000] if data.index(b"moov") > data.index(b"mdat") else data[:500])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_text("no video at all\n" * 100), "cannot be opened as video: it is cut off, damaged or no video"),
+        (lambda path: path.write_bytes(b""), "cannot be opened as video"),
+        (lambda path: None, "cannot be opened: No such file or directory"),
+        (cut_off, "cannot be opened as video: it is cut off, damaged or no video"),
+        (no_video, "holds no video"),
+        (interlaced, "its frames are interlaced"),
+    ],
+    ids=["text", "empty", "missing", "cut-off", "sound-only", "interlaced"],
+)
+def test_files_that_are_refused(tmp_path: Path, repeater: Repeater, make: Callable[[Path], object], message: str) -> None:
+    make(tmp_path / "in.mp4")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(VideoError, match=message) as caught:
+        upscale_clip(tmp_path / "in.mp4", tmp_path / "out.mp4", repeater)
+    assert str(caught.value).startswith(str(tmp_path / "in.mp4"))
+    assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_frames_that_are_missing_are_told(tmp_path: Path, repeater: Repeater) -> None:
+    """A file whose second half was overwritten: what can be decoded is there, and the rest is spoken of or refused."""
+    source = make_clip(tmp_path / "in.mp4", frames=60, size=(96, 128), options={"qp": "20", "g": "10"})
+    data = bytearray(source.read_bytes())
+    begin = data.index(b"mdat")
+    end = data.index(b"moov") if data.index(b"moov") > begin else len(data)
+    middle = (begin + end) // 2
+    data[middle:end] = bytes(end - middle)
+    source.write_bytes(data)
+    error = ""
+    notices: tuple[str, ...] = ()
+    try:
+        notices = upscale_clip(source, tmp_path / "out.mp4", repeater, width=64, height=48).notices
+    except VideoError as caught:
+        error = str(caught)
+    assert "damaged" in " ".join([error, *notices]) or "announces 60 frames" in " ".join(notices)
+    assert bool(error) != (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "message"),
+    [
+        ("out.avi", {}, r"out\.avi: videos are written to \.mp4"),
+        ("out.webm", {"codec": "h264"}, "this format cannot hold h264"),
+        ("out.mp4", {"codec": "ffv"}, r"codec 'ffv' is unknown: .* \(did you mean 'ffv1'\?\)"),
+        ("out.mp4", {"crf": 52}, "crf is 52, but must be 0 to 51 for h264"),
+        ("out.mkv", {"codec": "ffv1", "crf": 5}, "lossless"),
+        ("out.mp4", {"preset": "fat"}, r"preset 'fat' is not one of h264: .* \(did you mean 'fast'\?\)"),
+        ("out.mp4", {"scale": 17}, "scale is 17"),
+    ],
+)
+def test_options_that_do_not_go(tmp_path: Path, repeater: Repeater, target: str, options: dict, message: str) -> None:
+    source = make_clip(tmp_path / "in.mp4", frames=2)
+    with pytest.raises(OptionError, match=message):
+        upscale_clip(source, tmp_path / target, repeater, **options)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_without_pyav(tmp_path: Path, repeater: Repeater, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MissingDependencyError, match=r"in\.mp4: video needs PyAV: pip install 'drct\[video\]'") as caught:
+        upscale_clip(tmp_path / "in.mp4", tmp_path / "out.mp4", repeater)
+    assert isinstance(caught.value, Error)
