@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -33,15 +35,28 @@ def test_gpus_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("instructions", "speedup", "expected"), [((), 9.0, "fp32"), (("amx_bf16",), 1.1, "fp32"), (("amx_bf16",), 2.0, "bf16")]
+    ("instructions", "expected"),
+    [((), "fp32"), (("bf16",), "fp32"), (("avx512_bf16",), "bf16"), (("avx512_bf16", "amx_bf16"), "bf16")],
 )
-def test_auto_precision_on_a_cpu_is_never_slower(
-    instructions: tuple[str, ...], speedup: float, expected: str, monkeypatch: pytest.MonkeyPatch
+def test_auto_precision_on_a_cpu_follows_its_instructions(
+    instructions: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "bf16_instructions", lambda: instructions)
-    monkeypatch.setattr(devices, "bf16_speedup", lambda: speedup)
+    monkeypatch.setattr(devices, "bf16_speedup", lambda: pytest.fail("a measurement must not decide about bytes"))
     assert resolve_precision("auto", "cpu") == expected
     assert resolve_precision("fp32", "cpu") == "fp32"
+
+
+def test_instructions_are_read_from_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    monkeypatch.setattr(devices, "Path", lambda _: cpuinfo)
+    cpuinfo.write_text("processor : 0\nflags : fpu avx2 avx512_bf16 amx_bf16 amx_tile\nprocessor : 1\nflags : fpu\n")
+    assert devices.bf16_instructions() == ("avx512_bf16", "amx_bf16")
+    cpuinfo.write_text("processor : 0\nFeatures : fp asimd bf16\n")
+    assert devices.bf16_instructions() == ("bf16",)
+    cpuinfo.unlink()
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert devices.bf16_instructions() == ("avx512_bf16",)
 
 
 def test_speedup_is_measured() -> None:

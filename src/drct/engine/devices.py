@@ -12,7 +12,10 @@ from drct.errors import DeviceError, did_you_mean
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-WORTHWHILE = 1.3  # bf16 matrix products must be this much faster than float32 before "auto" chooses them on a CPU
+# Instructions for which "auto" means bf16, by their names in /proc/cpuinfo. No measurement at run time decides, so that the bytes of
+# results do not depend on how busy a machine was; that it pays is shown in benchmarks/RESULTS.md.
+CHOSEN = ("avx512_bf16", "amx_bf16", "avx10_2")
+BF16 = (*CHOSEN, "bf16")  # the last is ARM's, for which nobody has measured yet: only when it is asked for
 DEVICES = ("cpu", "cuda", "mps")
 
 
@@ -55,8 +58,8 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
 def resolve_precision(name: str = "auto", device: str | torch.device = "cpu") -> str:
     """``"fp32"``, ``"bf16"`` or ``"fp16"`` for a device.
 
-    ``"auto"`` is bf16 where the device multiplies bf16 matrices by instructions of its own, and on a CPU where a short measurement
-    has also shown them to be faster; else fp32.
+    ``"auto"`` is bf16 on GPUs of capability 8.0 or above and on x86 processors with AVX512_BF16 or AMX, which multiply bf16 matrices
+    at twice the rate or more; else fp32. The same machine always gets the same answer.
 
     Raises:
         DeviceError: the precision is unknown or cannot be computed on the device.
@@ -65,7 +68,7 @@ def resolve_precision(name: str = "auto", device: str | torch.device = "cpu") ->
     if name == "auto":
         if device.type == "cuda":
             return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
-        return "bf16" if device.type == "cpu" and bf16_instructions() and bf16_speedup() >= WORTHWHILE else "fp32"
+        return "bf16" if device.type == "cpu" and any(name in CHOSEN for name in bf16_instructions()) else "fp32"
     if name not in PRECISIONS:
         raise DeviceError(f"precision '{name}' is unknown{did_you_mean(name, PRECISIONS)}: use auto, fp32, bf16 or fp16")
     if name == "fp16" and device.type == "cpu":
@@ -82,12 +85,12 @@ def bf16_instructions() -> tuple[str, ...]:
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
     if not flags and torch.cpu._is_avx512_bf16_supported():
         flags = ["avx512_bf16"]  # systems without /proc: ask torch
-    return tuple(name for name in ("avx512_bf16", "amx_bf16", "bf16", "avx10_2") if name in flags)
+    return tuple(name for name in BF16 if name in flags)
 
 
 @functools.cache
 def bf16_speedup() -> float:
-    """How much faster packed linear layers run in bf16 than in float32 on this CPU: best times, taken in turns."""
+    """How much faster packed linear layers run in bf16 than in float32 on this CPU: best times, taken in turns; for information."""
     from drct.engine.cpu.linear import Linear
     from drct.engine.folding import Affine
 

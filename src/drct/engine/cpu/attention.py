@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import functools
-import time
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from drct.engine import native
-from drct.engine.folding import Affine, FoldedSwin, Norm, pad_head_inputs, pad_heads
+from drct.engine.folding import Affine, FoldedSwin, pad_head_inputs, pad_heads
 from drct.engine.native.build import load_library
 from drct.engine.native.window_attention import LOG2E, _Shape
 
@@ -140,32 +138,10 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scores: Tensor, out: 
 
 
 def choose_attention(block: FoldedSwin, dtype: torch.dtype) -> Attention:
-    """The faster implementation for a block."""
-    if native.available() is not None or not native.supports(block.window):
-        return TorchAttention(block, dtype)
-    if dtype == torch.float32 or _native_is_faster(block.window, block.heads, block.head_dim, dtype):
+    """The native kernel where it can be built and takes the window, being faster in every case measured; else torch."""
+    if native.available() is None and native.supports(block.window):
         return NativeAttention(block)
     return TorchAttention(block, dtype)
-
-
-@functools.cache
-def _native_is_faster(window: int, heads: int, head_dim: int, dtype: torch.dtype) -> bool:
-    """Measured in turns on two windows with random weights: which one wins depends on the processor's instructions."""
-    n, dim = window * window, heads * head_dim
-    norm = Norm(torch.ones(dim), torch.zeros(dim), 1e-5)
-    layer = Affine(torch.zeros(dim, dim), torch.zeros(dim))
-    qkv = Affine(torch.zeros(3 * dim, dim), torch.zeros(3 * dim))
-    bias, mask = torch.zeros(heads, n, n), torch.zeros(4, n, n)
-    block = FoldedSwin(window, 0, heads, head_dim, norm, qkv, bias, mask, layer, norm, layer, layer, layer)
-    candidates = (NativeAttention(block), TorchAttention(block, dtype))
-    seconds = [float("inf"), float("inf")]
-    for _ in range(7):
-        for i, attention in enumerate(candidates):
-            x = torch.randn(2 * n, len(attention.qkv.weight)).to(dtype)
-            start = time.perf_counter()
-            attention(x, [(0, 0, 2)])
-            seconds[i] = min(seconds[i], time.perf_counter() - start)
-    return seconds[0] <= seconds[1]
 
 
 def kinds_between(ends: Sequence[int], start: int, end: int) -> Iterator[tuple[int, int, int]]:
