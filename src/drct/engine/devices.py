@@ -12,8 +12,8 @@ from drct.errors import DeviceError, did_you_mean
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Instructions for which "auto" means bf16, by their names in /proc/cpuinfo. No measurement at run time decides, so that the bytes of
-# results do not depend on how busy a machine was; that it pays is shown in benchmarks/RESULTS.md.
+# Instructions for which "auto" means bf16, by their names in /proc/cpuinfo. No measurement at run time decides: the bytes of results
+# must not depend on how busy a machine was. That it pays is shown in benchmarks/RESULTS.md.
 CHOSEN = ("avx512_bf16", "amx_bf16", "avx10_2")
 BF16 = (*CHOSEN, "bf16")  # the last is ARM's, for which nobody has measured yet: only when it is asked for
 DEVICES = ("cpu", "cuda", "mps")
@@ -58,8 +58,8 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
 def resolve_precision(name: str = "auto", device: str | torch.device = "cpu") -> str:
     """``"fp32"``, ``"bf16"`` or ``"fp16"`` for a device.
 
-    ``"auto"`` is bf16 on GPUs of capability 8.0 or above and on x86 processors with AVX512_BF16 or AMX, which multiply bf16 matrices
-    at twice the rate or more; else fp32. The same machine always gets the same answer.
+    ``"auto"`` is bf16 on GPUs of capability 8.0 or above and on x86 processors with AVX512_BF16 or AMX, which multiply bf16
+    matrices at twice the rate or more; else fp32. The same machine always gets the same answer.
 
     Raises:
         DeviceError: the precision is unknown or cannot be computed on the device.
