@@ -9,6 +9,8 @@ import click
 from drct.cli.console import Console, printable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from drct.upscaling import FileResult
     from drct.upscaling.jobs import Job, Jobs
 
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 )
 @click.argument("inputs", nargs=-1, required=True, type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="File for a single image, else folder.")
-@click.option("-m", "--model", default="drct-light", show_default=True, help="Name of a model ('drct models') or weight file.")
+@click.option("-m", "--model", default="auto", show_default=True, help="Name of a model ('drct models'), weight file, or auto.")
+@click.option("--strength", type=float, metavar="0..1", help="How much of the network for degraded photos, instead of looking.")
 @click.option("-s", "--scale", type=float, help="Any number above 0, up to 16.  [default: the model's own]")
 @click.option("--width", type=int, help="Exact width instead of a scale; the height follows, or give both.")
 @click.option("--height", type=int, help="Exact height instead of a scale.")
@@ -30,15 +33,21 @@ if TYPE_CHECKING:
 @click.option("--ensemble", is_flag=True, help="Average over 8 flips and rotations: a little better, 8 times slower.")
 @click.option("--alpha", default="network", show_default=True, metavar="network|resize", help="How transparency is enlarged.")
 @click.option("-r", "--recursive", is_flag=True, help="Take folders inside of folders too; the results mirror the tree.")
+@click.option("--watch", is_flag=True, help="Go on with what comes into the folders, until Ctrl-C; --json: a line for each file.")
 @click.option("--overwrite", is_flag=True, help="Replace results that exist instead of skipping them.")
 @click.option("--format", metavar="same|png|jpg|webp|tiff", help="Format of the results.  [default: png; float TIFF stays TIFF]")
 @click.option("--quality", type=int, help="1 to 100, for JPEG and WebP.")
 @click.option("--verify-tiles", is_flag=True, help="Print how much tiles change the result; needs memory for the whole image.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead.")
-def command(inputs: tuple[str, ...], tile: str, quiet: bool, as_json: bool, **values: Any) -> int:
-    """Make images larger and sharper: files, folders, any size."""
-    from drct.upscaling import Listener, UpscaleOptions, upscale
+def command(inputs: tuple[str, ...], tile: str, quiet: bool, as_json: bool, watch: bool, **values: Any) -> int:
+    """Make images larger and sharper: files, folders, any size.
+
+    With --model auto each image is looked at: clean ones go through drct-light, compressed, noisy or blurred ones through
+    drct-real-light, whose own size is x4: smaller results are made from that, larger ones go on with drct-light.
+    """
+    from drct import upscaling
+    from drct.upscaling import Listener, UpscaleOptions
 
     options = UpscaleOptions(inputs=inputs, tile=int(tile) if tile.isdecimal() else tile, **values)
     console = Console(quiet=quiet, as_json=as_json)
@@ -49,8 +58,11 @@ def command(inputs: tuple[str, ...], tile: str, quiet: bool, as_json: bool, **va
         total = 0
         done = 0
 
+        def __init__(self) -> None:
+            self.parts: dict[Path, float] = {}  # of the files in the networks; several where several devices work
+
         def started(self, jobs: Jobs) -> None:
-            self.total = len(jobs.jobs)
+            self.total += len(jobs.jobs)
             if jobs.others:
                 names = ", ".join(path.name for path in jobs.others[:3]) + (", ..." if len(jobs.others) > 3 else "")
                 console.note(f"{_files(len(jobs.others))} in the folders left alone, no images by name ({names})")
@@ -58,12 +70,18 @@ def command(inputs: tuple[str, ...], tile: str, quiet: bool, as_json: bool, **va
                 console.note("there is nothing to do: no images found" + ("" if options.recursive else " (-r looks into folders)"))
 
         def progress(self, job: Job, done: float) -> None:
-            console.progress(
-                "files", self.done + done, self.total, f"{self.done + 1} of {self.total}  {printable(job.source.name)}"
-            )
+            self.parts[job.source] = done
+            now = self.done + sum(self.parts.values())
+            console.progress("files", now, self.total, f"{self.done + 1} of {self.total}  {printable(job.source.name)}")
+
+        def waiting(self, files: int) -> None:
+            console.note(f"waiting for other processes, which have {_files(files)} in work")
 
         def finished(self, result: FileResult) -> None:
             self.done += 1
+            self.parts.pop(result.source, None)
+            if as_json and watch:
+                console.document(result.to_json(), indent=None)
             for notice in result.notices:
                 console.note(f"{result.source}: {notice}")
             if result.error is not None:
@@ -76,15 +94,17 @@ def command(inputs: tuple[str, ...], tile: str, quiet: bool, as_json: bool, **va
                     mean, largest = result.tile_difference
                     console.say(f"  tiled against whole: mean difference {mean:.2e}, largest {largest:.2e} (of 0..1)")
 
+    if watch:
+        console.note(f"watching {', '.join(inputs)}; Ctrl-C ends it")
     with console:
-        report = upscale(options, Printer())
+        report = upscaling.watch_folders(options, Printer()) if watch else upscaling.upscale(options, Printer())
     for notice in report.notices:
         console.note(notice)
-    if as_json:
+    if as_json and not watch:
         console.document(report.to_json())
     failed = [result for result in report.results if result.status == "failed"]
-    if len(report.results) > 1:
-        console.say(f"{report.count('done')} done, {report.count('skipped')} skipped, {len(failed)} failed")
+    if len(report.results) > 1 or watch:
+        console.say(f"{report.count('done')} done, {report.count('skipped')} skipped, {report.count('failed')} failed")
     if failed and len(report.results) > 1:
         console.error(f"{len(failed)} of {_files(len(report.results))} failed: {', '.join(str(r.source) for r in failed)}")
     return report.exit_code
@@ -92,7 +112,8 @@ def command(inputs: tuple[str, ...], tile: str, quiet: bool, as_json: bool, **va
 
 def _line(result: FileResult) -> str:
     sizes = " -> ".join(f"{size[0]} x {size[1]}" for size in (result.input_size, result.output_size) if size is not None)
-    return f"{result.source} -> {result.target}  ({sizes}, {result.seconds:.1f} s)"
+    choice = f"; {result.choice}" if result.choice else ""
+    return f"{result.source} -> {result.target}  ({sizes}, {result.seconds:.1f} s{choice})"
 
 
 def _files(count: int) -> str:

@@ -14,10 +14,10 @@ import functools
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ import torch
 from drct.errors import Error, ImageError
 from drct.imaging import Picture, read, remove_stale_parts, write
 from drct.upscaling import memory
+from drct.upscaling.choosing import create_upscaler
 from drct.upscaling.desk import POLL, Desk, Taken, failure
 from drct.upscaling.jobs import Job, plan_jobs
 from drct.upscaling.manifest import SPENT, Manifest, Stamp
@@ -36,6 +37,7 @@ READ_AHEAD = 2  # pictures that are read before the network asks for them
 WRITE_BEHIND = 2  # results that may wait to be written
 
 Progress = Callable[[Job, float], None]
+Results: TypeAlias = Generator[FileResult, None, None]  # to be closed when it is given up: then all threads have ended
 
 
 def upscale(options: UpscaleOptions, listener: Listener | None = None, upscaler: Upscaler | None = None) -> Report:
@@ -68,9 +70,10 @@ def upscale(options: UpscaleOptions, listener: Listener | None = None, upscaler:
         for folder, message in jobs.unreadable:
             results.append(FileResult(folder, None, "failed", error=message, code=ImageError.code))
             listener.finished(results[-1])
-        for result in session.run(jobs.jobs, listener):
-            results.append(result)
-            listener.finished(result)
+        with contextlib.closing(session.run(jobs.jobs, listener)) as running:
+            for result in running:
+                results.append(result)
+                listener.finished(result)
     place = {job.source: i for i, job in enumerate(jobs.jobs)}
     results.sort(key=lambda result: place.get(result.source, -1))
     return session.report(results, jobs.others, time.perf_counter() - start)
@@ -99,7 +102,7 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self._notices = self._desk.close()
 
-    def run(self, jobs: tuple[Job, ...], listener: Listener) -> Iterator[FileResult]:
+    def run(self, jobs: tuple[Job, ...], listener: Listener) -> Results:
         """Results of jobs: in their order, or as they come where several devices work or other processes have a part in it.
 
         The listener is told of progress; results are what is yielded.
@@ -115,7 +118,9 @@ class Session:
             return self._worker(self.upscaler).results(listener.progress, told)
         return self._together(count, listener, told)
 
-    def report(self, results: list[FileResult], others: tuple[Path, ...], seconds: float) -> Report:
+    def report(
+        self, results: list[FileResult], others: tuple[Path, ...], seconds: float, counts: dict[str, int] | None = None
+    ) -> Report:
         """The report on all that was done."""
         upscalers = [self.upscaler, *self._others.values()]
         return Report(
@@ -126,24 +131,16 @@ class Session:
             self.upscaler.precision,
             (*dict.fromkeys(notice for upscaler in upscalers for notice in upscaler.notices), *self._notices),
             seconds,
+            counts,
         )
 
     def _upscaler(self, index: int) -> Upscaler:
-        options = self._options
-        return Upscaler(
-            options.model,
-            device=self._devices[index],
-            precision=options.precision,
-            tile=options.tile,
-            overlap=options.overlap,
-            ensemble=options.ensemble,
-            alpha=options.alpha,
-        )
+        return create_upscaler(self._options, self._devices[index])
 
     def _worker(self, upscaler: Upscaler) -> _Worker:
         return _Worker(self._options, upscaler, self._desk, self._cleaned)
 
-    def _together(self, count: int, listener: Listener, told: Callable[[], None]) -> Iterator[FileResult]:
+    def _together(self, count: int, listener: Listener, told: Callable[[], None]) -> Results:
         """One thread for each device; all that they have to say comes out of this one."""
         events: queue.SimpleQueue[Callable[[], FileResult | None]] = queue.SimpleQueue()
         stopped = threading.Event()
@@ -242,7 +239,7 @@ class _Worker:
         self._cleaned = cleaned
         self._limits: dict[tuple[Path, int], int | None] = {}  # largest tile by folder and scale
 
-    def results(self, progress: Progress, waiting: Callable[[], None]) -> Generator[FileResult, None, None]:
+    def results(self, progress: Progress, waiting: Callable[[], None]) -> Results:
         """What becomes of the jobs that this worker takes, in their order.
 
         Args:
@@ -324,6 +321,7 @@ class _Worker:
             larger.passes,
             (*job.notices, *picture.notices, *larger.notices),
             difference,
+            choice=larger.choice,
         )
         return _Output(input, larger.picture, result)
 

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from drct.errors import OptionError, did_you_mean
 
-DEFAULT_MODEL = "drct-light"
+AUTO = "auto"  # looks at each picture
+FIDELITY_MODEL, REAL_MODEL = "drct-light", "drct-real-light"  # what it chooses from: for clean and for degraded pictures
 LARGEST_SCALE = 16.0
 OVERLAP = 32  # input pixels that neighbouring tiles share
 
@@ -25,7 +26,8 @@ class UpscaleOptions(BaseModel):
 
     inputs: tuple[Path, ...] = Field(min_length=1, description="image files and folders")
     output: str | Path | None = Field(None, description="file for a single image, else folder; default beside the input")
-    model: str | Path = Field(DEFAULT_MODEL, description="name of a model, or weight file")
+    model: str | Path = Field(AUTO, description="name of a model, weight file, or 'auto': what suits each picture")
+    strength: float | None = Field(None, ge=0, le=1, description="mix both networks of 'auto': 0 for clean, 1 for degraded ones")
     scale: float | None = Field(None, gt=0, le=LARGEST_SCALE, description="magnification; default is the model's own")
     width: int | None = Field(None, ge=1, description="exact width of the result in pixels")
     height: int | None = Field(None, ge=1, description="exact height of the result in pixels")
@@ -51,6 +53,10 @@ class UpscaleOptions(BaseModel):
     def _fits_together(self) -> UpscaleOptions:
         if self.scale is not None and (self.width is not None or self.height is not None):
             raise ValueError("give either scale or width and height, not both")
+        if self.strength is not None and str(self.model) != AUTO:
+            raise ValueError(
+                f"strength mixes the two networks of model 'auto', but model is {str(self.model)!r}: leave out one of them"
+            )
         return self
 
 

@@ -27,6 +27,7 @@ class FileResult:
         tile_difference: mean and largest difference between tiled and whole, 0..1, if it was asked for.
         error: one line that names file and cause, if it failed.
         code: kind of the error, stable across releases.
+        choice: with model ``"auto"``, which network was chosen and why.
     """
 
     source: Path
@@ -40,6 +41,7 @@ class FileResult:
     tile_difference: tuple[float, float] | None = None
     error: str | None = None
     code: str | None = None
+    choice: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -50,6 +52,7 @@ class FileResult:
             "input_size": self.input_size,
             "output_size": self.output_size,
             "seconds": round(self.seconds, 3),
+            "choice": self.choice or None,
             "passes": [{"model": p.model, "scale": p.scale, "plan": p.plan.to_json()} for p in self.passes],
             "notices": list(self.notices),
             "tile_difference": None
@@ -70,6 +73,7 @@ class Report:
         device, precision: where and how the network ran.
         notices: what a user should know about the run as a whole.
         seconds: from start to end.
+        counts: results by status where they are too many to be kept.
     """
 
     results: tuple[FileResult, ...]
@@ -79,8 +83,11 @@ class Report:
     precision: str
     notices: tuple[str, ...]
     seconds: float
+    counts: dict[str, int] | None = None
 
     def count(self, status: str) -> int:
+        if self.counts is not None:
+            return self.counts.get(status, 0)
         return sum(result.status == status for result in self.results)
 
     @property

@@ -22,7 +22,7 @@ from drct.imaging import Picture, read, resize, to_depth, write
 from drct.networks import SuperResolutionNetwork
 from drct.upscaling import memory
 from drct.upscaling.alpha import bleed
-from drct.upscaling.options import DEFAULT_MODEL, LARGEST_SCALE, OVERLAP
+from drct.upscaling.options import FIDELITY_MODEL, LARGEST_SCALE, OVERLAP
 from drct.upscaling.tiles import Program, Source, TilePlan, ladder, plan_tiles, upscale_strips
 from drct.weights import ModelCard, list_models, load_network
 
@@ -64,11 +64,15 @@ class Upscaled:
 
 @dataclasses.dataclass(frozen=True)
 class UpscaledPicture:
-    """As :class:`Upscaled`, for a picture with all that it carries."""
+    """As :class:`Upscaled`, for a picture with all that it carries.
+
+    ``choice`` tells in one line which network was chosen and why; "" where there was nothing to choose.
+    """
 
     picture: Picture
     passes: tuple[Pass, ...]
     notices: tuple[str, ...]
+    choice: str = ""
 
 
 class Plans:
@@ -129,7 +133,7 @@ class Upscaler:
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | SuperResolutionNetwork = DEFAULT_MODEL,
+        model: str | os.PathLike[str] | SuperResolutionNetwork = FIDELITY_MODEL,
         *,
         device: str | torch.device = "auto",
         precision: str = "auto",
@@ -164,9 +168,9 @@ class Upscaler:
         """Networks by scale. A single model is loaded at once, since only its file knows its scale."""
         if isinstance(model, SuperResolutionNetwork):
             return {model.scale: (model.architecture, model)}
-        family = {} if Path(model).exists() else _family(str(model))
-        if family:
-            return {scale: (card.name, card.path) for scale, card in family.items() if card.path is not None}
+        found = {} if Path(model).exists() else family(str(model))
+        if found:
+            return {scale: (card.name, card.path) for scale, card in found.items() if card.path is not None}
         network = self._load(model)
         return {network.scale: (str(model), network)}
 
@@ -563,7 +567,7 @@ def _digest(network: SuperResolutionNetwork) -> str:
     return digest.hexdigest()
 
 
-def _family(name: str) -> dict[int, ModelCard]:
+def family(name: str) -> dict[int, ModelCard]:
     """By scale, the models ``NAME-x2``, ``NAME-x3``, ... that lie on this machine."""
     found: dict[int, ModelCard] = {}
     for card in list_models():
