@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 STEPS = 64  # largest number of positions in a segment
-# numbers in the states that run side by side: on a CPU few enough for the nearest cache, elsewhere enough to fill the device
+FEWEST_STEPS = 16  # so many even where that leaves the cache
+# numbers in the states of segments that run side by side; times STEPS, those of a block: on a CPU they stay in its caches
 STATES_CPU = 2**13
-STATES_ACCELERATOR = 2**22
+STATES_ACCELERATOR = 2**20
 LOG2E = math.log2(math.e)  # torch.exp2 is several times faster than torch.exp on CPUs
 
 
@@ -42,12 +43,13 @@ def sequential_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -
 def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """The scan in float32, with gradients, memory linear in the length and far below one state per position.
 
-    The sequence is cut into blocks, a block into segments of up to :data:`STEPS`. The segments of a block run side by side,
-    first from zero to learn what each adds, then from the states that follow. Between forward and backward only the state at the
+    The sequence is cut into blocks, a block into segments of up to :data:`STEPS`. All decays and inputs of a block are computed at
+    once, so that a step of the recurrence is a single multiplication and addition for all segments side by side; segments run
+    from zero first to learn what each adds, then from the states that follow. Between forward and backward only the state at the
     beginning of each block is kept.
     """
     # state and decay are (.., K, N, D): the longest axis innermost
-    return _SelectiveScan.apply(*(t.float() for t in (u, delta, a.transpose(1, 2), b, c)))
+    return _SelectiveScan.apply(*(t.float() for t in (u, delta, a.transpose(1, 2).contiguous(), b, c)))
 
 
 class _SelectiveScan(torch.autograd.Function):
@@ -59,14 +61,10 @@ class _SelectiveScan(torch.autograd.Function):
         rate = a * LOG2E
         for span, segments in _blocks(u, a):
             block_delta, block_u, block_b, block_c = (_cut(t[:, span], segments) for t in (delta, u, b, c))
-            x = block_delta * block_u
             starts.append(h)
-            state = _starts(block_delta, x, rate, block_b, h)
-            out, work = torch.empty_like(x), torch.empty_like(state)
-            for out_t, d_t, x_t, b_t, c_t in zip(out, *_rows(block_delta, x), *_columns(block_b, block_c), strict=True):
-                _advance(state, d_t, x_t, rate, b_t, work)
-                torch.sum(torch.mul(state, c_t, out=work), dim=-2, out=out_t)
-            h = state.unflatten(0, (batch, segments))[:, -1].clone()
+            states, _ = _states(block_delta, block_delta * block_u, rate, block_b, h)
+            out = torch.matmul(block_c.unsqueeze(-2), states[1:]).squeeze(-2)
+            h = states[-1].unflatten(0, (batch, segments))[:, -1].clone()
             y[:, span] = _join(out, segments, y[:, span].shape[1])
         ctx.save_for_backward(u, delta, a, b, c, *starts)
         return y
@@ -81,46 +79,38 @@ class _SelectiveScan(torch.autograd.Function):
         da = torch.zeros_like(a)
         carried = torch.zeros_like(starts[0])  # what later blocks send back to the last state of this one
         for (span, segments), h in reversed(list(zip(_blocks(u, a), starts, strict=True))):
+            length = u[:, span].shape[1]
             seg_delta, seg_u, seg_b, seg_c, seg_dy = (_cut(t[:, span], segments) for t in (delta, u, b, c, dy))
             x = seg_delta * seg_u
-            first = _starts(seg_delta, x, rate, seg_b, h)
-            states = first.new_empty(len(x) + 1, *first.shape)
-            states[0] = first
-            work = torch.empty_like(first)
-            (delta_rows, x_rows, dy_rows), (b_columns, c_columns) = _rows(seg_delta, x, seg_dy), _columns(seg_b, seg_c)
-            at = states.unbind(0)
-            for t in range(len(x)):
-                torch.exp2(torch.mul(delta_rows[t], rate, out=work), out=work)
-                torch.mul(work, at[t], out=at[t + 1]).addcmul_(x_rows[t], b_columns[t])
+            states, decay = _states(seg_delta, x, rate, seg_b, h)
+            work = torch.mul(states[1:], seg_dy.unsqueeze(-2))  # and a sum: several times faster than small matrix products
+            dc[:, span] = _join(work.sum(-1), segments, length)
             # the same recurrence runs backwards for the gradient of the state: dh_t = C_t dy_t + exp(delta_{t+1} A) dh_{t+1}
-            g = _ends(seg_delta, seg_dy, rate, seg_c, carried)
-            dx, dd, sum_a = torch.empty_like(x), torch.empty_like(x), torch.zeros_like(first)
-            out_b, out_c = torch.empty_like(seg_b), torch.empty_like(seg_c)
-            for t in reversed(range(len(x))):
-                g.addcmul_(c_columns[t], dy_rows[t])
-                torch.sum(torch.mul(at[t + 1], dy_rows[t], out=work), dim=-1, out=out_c[t])
-                torch.sum(torch.mul(g, x_rows[t], out=work), dim=-1, out=out_b[t])
-                torch.sum(torch.mul(g, b_columns[t], out=work), dim=-2, out=dx[t])
-                g.mul_(torch.exp2(torch.mul(delta_rows[t], rate, out=work), out=work))
-                torch.mul(g, at[t], out=work)  # gradient of delta_t A
-                sum_a.addcmul_(work, delta_rows[t])
-                torch.sum(work.mul_(a), dim=-2, out=dd[t])
-            carried = g.unflatten(0, (batch, segments))[:, 0].clone()
-            da += sum_a.sum(0)
-            length = u[:, span].shape[1]
+            dh = seg_c.unsqueeze(-1) * seg_dy.unsqueeze(-2)
+            dh[-1] += _ends(decay, dh, seg_delta, rate, carried)
+            for now, decay_t, later in _backwards(dh, decay):
+                now.addcmul_(decay_t, later)
+            db[:, span] = _join(torch.mul(dh, x.unsqueeze(-2), out=work).sum(-1), segments, length)
+            dx = torch.matmul(seg_b.unsqueeze(-2), dh).squeeze(-2)
+            dh *= decay  # now that of the state before
+            carried = dh[0].unflatten(0, (batch, segments))[:, 0].clone()
+            dh *= states[:-1]  # now that of delta_t A
+            da += torch.mul(dh, seg_delta.unsqueeze(-2), out=work).sum((0, 1))
+            dh *= a
+            ddelta[:, span] = _join(dh.sum(-2).addcmul_(dx, seg_u), segments, length)
             du[:, span] = _join(dx * seg_delta, segments, length)
-            ddelta[:, span] = _join(dd.addcmul_(dx, seg_u), segments, length)
-            db[:, span], dc[:, span] = _join(out_b, segments, length), _join(out_c, segments, length)
         return du, ddelta, da, db, dc
 
 
 def _blocks(u: Tensor, a: Tensor) -> Iterator[tuple[slice, int]]:
     """Spans of positions, and the number of segments that each is cut into."""
     batch, length = u.shape[:2]
-    most = max(1, (STATES_CPU if u.device.type == "cpu" else STATES_ACCELERATOR) // (batch * a.numel()))
-    for start in range(0, length, most * STEPS):
-        stop = min(start + most * STEPS, length)
-        yield slice(start, stop), -(-(stop - start) // STEPS)
+    states = STATES_CPU if u.device.type == "cpu" else STATES_ACCELERATOR
+    segments = max(1, states // (batch * a.numel()))
+    steps = min(STEPS, max(FEWEST_STEPS, states * STEPS // (batch * a.numel())))
+    for start in range(0, length, segments * steps):
+        stop = min(start + segments * steps, length)
+        yield slice(start, stop), -(-(stop - start) // steps)
 
 
 def _cut(x: Tensor, segments: int) -> Tensor:
@@ -138,50 +128,60 @@ def _join(x: Tensor, segments: int, length: int) -> Tensor:
     return x.reshape(-1, segments * x.shape[1], *x.shape[2:])[:, :length]
 
 
-def _rows(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """``(steps, M, K, D)`` to one ``(M, K, 1, D)`` per step."""
-    return [t.unsqueeze(-2).unbind(0) for t in tensors]
+def _states(delta: Tensor, x: Tensor, rate: Tensor, b: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """All states of a block when ``h`` precedes it, and the decays that lead to them.
+
+    Args:
+        delta: cut, ``(steps, M, K, D)`` with M = B * segments.
+        x: delta u, same shape.
+        rate: A in powers of two, ``(K, N, D)``.
+        b: ``(steps, M, K, N)``.
+        h: ``(B, K, N, D)``.
+
+    Returns:
+        States ``(steps + 1, M, K, N, D)``, the first of which precedes each segment, and decays ``(steps, M, K, N, D)``.
+    """
+    decay = torch.mul(delta.unsqueeze(-2), rate).exp2_()
+    states = decay.new_empty(len(decay) + 1, *decay.shape[1:])
+    torch.mul(x.unsqueeze(-2), b.unsqueeze(-1), out=states[1:])
+    states[0] = _starts(decay, states[1:], delta, rate, h)
+    rows = states.unbind(0)
+    for before, decay_t, now in zip(rows, decay.unbind(0), rows[1:], strict=False):
+        now.addcmul_(decay_t, before)
+    return states, decay
 
 
-def _columns(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """``(steps, M, K, N)`` to one ``(M, K, N, 1)`` per step."""
-    return [t.unsqueeze(-1).unbind(0) for t in tensors]
-
-
-def _advance(h: Tensor, delta: Tensor, x: Tensor, rate: Tensor, b: Tensor, work: Tensor) -> None:
-    """One step of the recurrence, in place; ``rate`` is A in powers of two."""
-    torch.exp2(torch.mul(delta, rate, out=work), out=work)
-    h.mul_(work).addcmul_(x, b)
-
-
-def _starts(delta: Tensor, x: Tensor, rate: Tensor, b: Tensor, h: Tensor) -> Tensor:
-    """State before the first position of each segment, ``(B * segments, K, N, D)``, when ``h`` precedes the block."""
-    batch, segments = h.shape[0], delta.shape[1] // h.shape[0]
+def _starts(decay: Tensor, added: Tensor, delta: Tensor, rate: Tensor, h: Tensor) -> Tensor:
+    """State before the first position of each segment, ``(M, K, N, D)``, when ``h`` precedes the block."""
+    batch, segments = h.shape[0], added.shape[1] // h.shape[0]
     if segments == 1:
-        return h.clone()
-    added = delta.new_zeros(delta.shape[1], *rate.shape)
-    work = torch.empty_like(added)
-    for d_t, x_t, b_t in zip(*_rows(delta, x), *_columns(b), strict=True):
-        _advance(added, d_t, x_t, rate, b_t, work)
-    decay = torch.exp2(delta.sum(0).unsqueeze(-2) * rate).unflatten(0, (batch, segments))
-    added, starts = added.unflatten(0, (batch, segments)), [h]
+        return h
+    state = added[0].clone()
+    for decay_t, added_t in zip(decay.unbind(0)[1:], added.unbind(0)[1:], strict=True):
+        torch.addcmul(added_t, decay_t, state, out=state)
+    total = torch.exp2(delta.sum(0).unsqueeze(-2) * rate).unflatten(0, (batch, segments))
+    state, starts = state.unflatten(0, (batch, segments)), [h]
     for s in range(segments - 1):
-        starts.append(decay[:, s] * starts[-1] + added[:, s])
+        starts.append(total[:, s] * starts[-1] + state[:, s])
     return torch.stack(starts, 1).flatten(0, 1)
 
 
-def _ends(delta: Tensor, dy: Tensor, rate: Tensor, c: Tensor, g: Tensor) -> Tensor:
+def _backwards(sent: Tensor, decay: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """From the last step but one: what is sent to its state, the decay of the step after it, and what is sent to that."""
+    rows = sent.unbind(0)
+    return zip(rows[-2::-1], decay.unbind(0)[:0:-1], rows[:0:-1], strict=True)
+
+
+def _ends(decay: Tensor, sent: Tensor, delta: Tensor, rate: Tensor, g: Tensor) -> Tensor:
     """What later positions send back to the last state of each segment, when ``g`` arrives at the end of the block."""
-    batch, segments = g.shape[0], delta.shape[1] // g.shape[0]
+    batch, segments = g.shape[0], sent.shape[1] // g.shape[0]
     if segments == 1:
-        return g.clone()
-    sent = delta.new_zeros(delta.shape[1], *rate.shape)
-    work = torch.empty_like(sent)
-    for d_t, dy_t, c_t in reversed(list(zip(*_rows(delta, dy), *_columns(c), strict=True))):
-        sent.addcmul_(c_t, dy_t)
-        sent.mul_(torch.exp2(torch.mul(d_t, rate, out=work), out=work))
-    decay = torch.exp2(delta.sum(0).unsqueeze(-2) * rate).unflatten(0, (batch, segments))
-    sent, ends = sent.unflatten(0, (batch, segments)), [g]
+        return g
+    state = sent[-1].clone()
+    for now, decay_t, _ in _backwards(sent, decay):
+        torch.addcmul(now, decay_t, state, out=state)
+    total = torch.exp2(delta.sum(0).unsqueeze(-2) * rate).unflatten(0, (batch, segments))
+    state, ends = (state * decay[0]).unflatten(0, (batch, segments)), [g]
     for s in reversed(range(1, segments)):
-        ends.append(decay[:, s] * ends[-1] + sent[:, s])
+        ends.append(total[:, s] * ends[-1] + state[:, s])
     return torch.stack(ends[::-1], 1).flatten(0, 1)
