@@ -93,9 +93,8 @@ class Nursery:
         return self.wait(child) == -signal.SIGKILL
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.kill()  # leaving torch in order takes seconds
+        self._process.communicate()
 
     def _ask(self, what: list[object]) -> str:
         assert self._process.stdin is not None

@@ -5,6 +5,7 @@ from drct.upscaling.options import UpscaleOptions
 from drct.upscaling.results import FileResult, Listener, Report
 from drct.upscaling.tiles import TilePlan, plan_tiles, upscale_strips
 from drct.upscaling.upscaler import Pass, Upscaled, UpscaledPicture, Upscaler, self_ensemble, target_size
+from drct.upscaling.watch import watch_folders
 
 __all__ = [
     "FileResult",
@@ -21,4 +22,5 @@ __all__ = [
     "target_size",
     "upscale",
     "upscale_strips",
+    "watch_folders",
 ]

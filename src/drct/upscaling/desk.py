@@ -68,9 +68,22 @@ class Desk:
         self._since = time.monotonic()
 
     def add(self, jobs: tuple[Job, ...]) -> None:
-        """Put jobs at the end of the queue."""
+        """Put jobs at the end of the queue.
+
+        Raises:
+            ManifestError: no folder for their results can be used. Where one can, the jobs of the others fail one by one.
+        """
         with self._lock:
             self._jobs.extend(jobs)
+            errors = []
+            for root in dict.fromkeys(job.root for job in jobs):
+                try:
+                    if root is None or self._manifest(root):
+                        return
+                except ManifestError as error:
+                    errors.append(error)
+            if errors:
+                raise errors[0]
 
     def take(self) -> Taken | FileResult | None:
         """The next job, or what has already become of it; None if there is none now."""

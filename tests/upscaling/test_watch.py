@@ -1,0 +1,144 @@
+"""A drop folder: what is whole is taken, once, until told to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from upscaling_helpers import Nursery, content, smooth_image
+
+from drct.errors import OptionError
+from drct.imaging import read, write
+from drct.upscaling import FileResult, Listener, Report, UpscaleOptions, watch, watch_folders
+
+
+class Watched(Listener):
+    """A watch in a thread, and what it told."""
+
+    def __init__(self, options: UpscaleOptions) -> None:
+        self.results: list[FileResult] = []
+        self.report: Report | None = None
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._run, args=(options,))
+        self.thread.start()
+
+    def _run(self, options: UpscaleOptions) -> None:
+        self.report = watch_folders(options, self, stop=self.stop)
+
+    def finished(self, result: FileResult) -> None:
+        self.results.append(result)
+
+    def wait(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition() and self.thread.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert condition()
+
+    def end(self) -> Report:
+        self.stop.set()
+        self.thread.join()
+        assert self.report is not None
+        return self.report
+
+
+@pytest.fixture
+def drop(quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(watch, "LOOK", 0.02)
+    monkeypatch.setattr(watch, "SETTLE", 0.2)
+    (quick_path / "drop").mkdir()
+    return quick_path / "drop"
+
+
+@pytest.fixture
+def watched(drop: Path, model: Path) -> Iterator[Watched]:
+    watched = Watched(UpscaleOptions(inputs=(drop,), output=drop.parent / "out", model=model, device="cpu", recursive=True))
+    yield watched
+    watched.end()
+
+
+def test_files_are_taken_as_they_come(watched, drop):
+    write(drop / "a.png", smooth_image(8, 9))
+    watched.wait(lambda: len(watched.results) == 1)
+    (drop / "sub").mkdir()
+    write(drop / "sub" / "b.png", smooth_image(9, 8))
+    (drop / "notes.txt").write_text("no image")
+    watched.wait(lambda: len(watched.results) == 2)
+    write(drop / "a.png", smooth_image(10, 11, seed=1))
+    watched.wait(lambda: len(watched.results) == 3)
+    report = watched.end()
+    assert [r.source.name for r in watched.results] == ["a.png", "b.png", "a.png"]
+    assert (report.count("done"), report.count("skipped"), report.count("failed")) == (3, 0, 0)
+    out = drop.parent / "out"
+    assert sorted(content(out)) == ["a_x4.png", "sub/b_x4.png"]
+    assert read(out / "a_x4.png").width == 44
+
+
+def test_a_file_is_left_alone_while_it_grows(watched, drop, monkeypatch):
+    monkeypatch.setattr(watch, "SETTLE", 1.0)
+    write(drop / "hidden.png", smooth_image(40, 40))
+    data = (drop / "hidden.png").read_bytes()
+    (drop / "hidden.png").unlink()
+    with (drop / "slow.png").open("wb") as file:
+        for begin in range(0, len(data), len(data) // 10):
+            file.write(data[begin : begin + len(data) // 10])
+            file.flush()
+            time.sleep(0.05)
+            assert [r.source.name for r in watched.results if r.source.name == "slow.png"] == []
+    watched.wait(lambda: len(watched.results) >= 1)
+    assert [(r.source.name, r.status) for r in watched.results] == [("slow.png", "done")]
+
+
+def test_what_failed_is_tried_again_when_it_has_changed(watched, drop):
+    write(drop.parent / "good.png", smooth_image(20, 20))
+    data = (drop.parent / "good.png").read_bytes()
+    (drop / "a.png").write_bytes(data[:100])
+    watched.wait(lambda: len(watched.results) == 1)
+    assert watched.results[0].status == "failed"
+    time.sleep(0.5)
+    assert len(watched.results) == 1
+    (drop / "a.png").write_bytes(data)
+    watched.wait(lambda: len(watched.results) == 2)
+    assert watched.results[1].status == "done"
+
+
+def test_a_folder_that_vanishes_is_told_once_and_may_come_back(watched, drop):
+    drop.rename(drop.parent / "away")
+    watched.wait(lambda: len(watched.results) == 1)
+    time.sleep(0.3)
+    assert len(watched.results) == 1
+    assert "gone" in watched.results[0].error
+    (drop.parent / "away").rename(drop)
+    write(drop / "a.png", smooth_image(8, 8))
+    watched.wait(lambda: len(watched.results) == 2)
+    assert watched.results[1].status == "done"
+
+
+def test_only_folders_are_watched_and_never_the_results(model, tmp_path):
+    write(tmp_path / "a.png", smooth_image(8, 8))
+    with pytest.raises(OptionError, match="not a folder"):
+        watch_folders(UpscaleOptions(inputs=(tmp_path / "a.png",), model=model))
+    with pytest.raises(OptionError, match="upscaled again"):
+        watch_folders(UpscaleOptions(inputs=(tmp_path,), output=tmp_path / "x" / "..", model=model))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_it_cleanly(nursery: Nursery, model, quick_path, number):
+    (quick_path / "drop").mkdir()
+    write(quick_path / "drop" / "a.png", smooth_image(8, 8))
+    out = quick_path / "out"
+    nursery.log.write_text("")
+    child = nursery.start("upscale", quick_path / "drop", "-o", out, "--watch", "-m", model, "--device", "cpu", "--json")
+    deadline = time.monotonic() + 60
+    while "a_x4.png" not in nursery.log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(child, number)
+    assert nursery.wait(child) == 0
+    (line,) = nursery.log.read_text().splitlines()
+    assert json.loads(line)["status"] == "done"
+    assert sorted(content(out)) == ["a_x4.png"]
