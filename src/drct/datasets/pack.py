@@ -28,11 +28,11 @@ class Pack:
             index = json.loads((self.folder / "index.json").read_text())
         except OSError as error:
             raise DataError(f"{self.folder} is not a pack: index.json cannot be read ({error.strerror})") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{self.folder / 'index.json'} is damaged: make the pack again with 'drct prepare'") from error
-        if index.get("format") != FORMAT:
+        if not isinstance(index, dict) or index.get("format") != FORMAT:
             raise DataError(f"{self.folder / 'index.json'} is no index of a pack of this version ({FORMAT})")
-        self._entries: list[tuple[str, int, int, int]] = [tuple(entry) for entry in index["images"]]
+        self._entries = _checked_entries(index.get("images"), self.folder / "index.json")
         path = self.folder / "pixels.bin"
         expected = sum(h * w * 3 for _, h, w, _ in self._entries)
         actual = path.stat().st_size if path.exists() else 0
@@ -53,6 +53,21 @@ class Pack:
     def __getitem__(self, i: int) -> np.ndarray:
         _, h, w, offset = self._entries[i]
         return self._pixels[offset : offset + h * w * 3].reshape(h, w, 3)
+
+
+def _checked_entries(images: object, path: Path) -> list[tuple[str, int, int, int]]:
+    """The entries of an index: name, height, width and offset of images that lie one after another."""
+    entries: list[tuple[str, int, int, int]] = []
+    offset = 0
+    for entry in images if isinstance(images, list) else [None]:
+        if not isinstance(entry, list) or [type(value) for value in entry] != [str, int, int, int]:
+            raise DataError(f"{path} is damaged: make the pack again with 'drct prepare'")
+        name, height, width, start = entry
+        if height < 1 or width < 1 or start != offset:
+            raise DataError(f"{path} is damaged ({name[:80]!r}): make the pack again with 'drct prepare'")
+        entries.append((name, height, width, start))
+        offset += height * width * 3
+    return entries
 
 
 def write_pack(folder: str | Path, images: Iterable[tuple[str, np.ndarray]], append: bool = False) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from drct.errors import CheckpointError
+from drct.weights.files import read_pickle
 
 
 @dataclasses.dataclass
@@ -64,11 +65,18 @@ def list_states(folder: Path) -> list[Path]:
 
 
 def load_state(path: Path) -> State:
-    """Read a checkpoint by the safe unpickler."""
+    """Read a checkpoint by the safe unpickler.
+
+    Raises:
+        CheckpointError: it is missing or damaged, or something else.
+    """
+    content = read_pickle(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        return State(**content)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist") from None
-    except Exception as error:
-        raise CheckpointError(f"{path} is no checkpoint of a training run ({' '.join(str(error).split())[:200]})") from error
+        state = State(**content)
+    except TypeError:
+        raise CheckpointError(f"{path} is no checkpoint of a training run") from None
+    kinds = {"iteration": int, "ema_updates": int, "options_sha256": str, "pairs": list}
+    for field in dataclasses.fields(State):
+        if not isinstance(getattr(state, field.name), kinds.get(field.name, dict)):
+            raise CheckpointError(f"{path} is a damaged checkpoint: its {field.name} is of another type")
+    return state

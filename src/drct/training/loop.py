@@ -30,6 +30,7 @@ from drct.training.processes import Process, StopSignals, processes
 from drct.training.schedule import Schedule
 from drct.training.steps import build_step
 from drct.training.validation import ValidationSet, check_metrics, save_sheet, validate
+from drct.weights.files import one_line
 
 BAD_STEPS = 10  # so many non-finite steps in a row end the run
 GAN_OPTIONS = ("optim_d", "gan_opt", "net_d_iters", "net_d_init_iters")
@@ -246,6 +247,16 @@ class Run:
             raise CheckpointError(
                 f"{where} was made with other options for network, data or optimizer: resume with the same option file"
             )
+        try:
+            self._take_over(state, where)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise CheckpointError(f"{where} is damaged ({one_line(error)}): resume from an earlier checkpoint") from error
+        self.iteration, self.best = state.iteration, state.best
+        self.say(f"resumed {where.name} at iteration {state.iteration}")
+
+    def _take_over(self, state: State, where: Path) -> None:
         self.step.learners["g"].load_state({"network": state.network, "optimizer": state.optimizer})
         if "d" in self.step.learners:
             self.step.learners["d"].load_state(state.discriminator)
@@ -259,8 +270,6 @@ class Run:
             for name, value in state.ema.items():
                 self.ema.shadow[name].copy_(value)
             self.ema.updates = state.ema_updates
-        self.iteration, self.best = state.iteration, state.best
-        self.say(f"resumed {where.name} at iteration {state.iteration}")
 
 
 class Progress:

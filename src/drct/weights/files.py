@@ -85,7 +85,7 @@ def read_weights(path: str | os.PathLike[str], *, key: str | None = None) -> Wei
         content, metadata = _read_safetensors(path, shapes_only=False)
         file = _weight_file(path, content, metadata, None)
     else:
-        file = _weight_file(path, _read_pickle(path, mmap=False), metadata, key)
+        file = _weight_file(path, read_pickle(path), metadata, key)
     if is_own(metadata) and metadata["sha256"] != weights_sha256(file.tensors):
         raise CheckpointError(f"{path} is damaged: its weights no longer match the sha256 written with them; fetch the file again")
     return file
@@ -96,7 +96,7 @@ def read_shapes(path: Path) -> WeightFile:
     kind = file_kind(path)
     if kind == "safetensors":
         return _weight_file(path, *_read_safetensors(path, shapes_only=True), None)
-    return _weight_file(path, _read_pickle(path, mmap=kind == "zip"), {}, None)
+    return _weight_file(path, read_pickle(path, mmap=kind == "zip"), {}, None)
 
 
 def _weight_file(path: Path, content: Any, metadata: dict[str, str], key: str | None) -> WeightFile:
@@ -183,13 +183,20 @@ def _read_safetensors(path: Path, shapes_only: bool) -> tuple[dict[str, Tensor],
         raise CheckpointError(f"{path} is truncated or damaged ({one_line(error)}): fetch the file again") from error
 
 
-def _read_pickle(path: Path, mmap: bool) -> Any:
+def read_pickle(path: Path, mmap: bool = False) -> Any:
+    """What ``torch.save`` wrote, by the safe unpickler; with ``mmap`` the tensors stay in the file.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds more than plain data.
+    """
     try:
         with warnings.catch_warnings(), open(path, "rb") as file:
             warnings.simplefilter("ignore")  # torch wonders about pickle protocols; what follows is checked anyway
             # given a name, torch goes by its suffix
             source = str(path) if mmap and path.suffix != ".safetensors" else file
             return torch.load(source, map_location="cpu", weights_only=True, mmap=source is not file)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
     except pickle.UnpicklingError as error:
         text = str(error)
         found, operand = re.search(r"GLOBAL ([\w.]+)", text), re.search(r"Unsupported operand (\d+)", text)
