@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from drct.datasets.pack import write_pack
 
@@ -42,5 +44,37 @@ def option_dict(tmp_path: Path) -> Callable[..., dict[str, Any]]:
             "val": {"val_freq": 10, "metrics": {"psnr": {"type": "calculate_psnr"}, "ssim": {"type": "calculate_ssim"}}},
             "logger": {"print_freq": 5, "save_checkpoint_freq": 5},
         }
+
+    return make
+
+
+@pytest.fixture
+def gan_dict(option_dict: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """The same run on degraded images and against a discriminator; the classifier of the perceptual loss is random."""
+    torch.manual_seed(0)
+    features = {
+        "features.0.weight": 0.2 * torch.randn(64, 3, 3, 3),
+        "features.0.bias": torch.zeros(64),
+        "features.2.weight": 0.05 * torch.randn(64, 64, 3, 3),
+        "features.2.bias": torch.zeros(64),
+    }
+    save_file(features, tmp_path / "vgg.safetensors")
+
+    def make(**train: Any) -> dict[str, Any]:
+        gan = {
+            "optim_g": {"type": "Adam", "lr": 5e-4},
+            "optim_d": {"type": "Adam", "lr": 5e-4},
+            "perceptual_opt": {
+                "vgg_type": "vgg16",
+                "layer_weights": {"conv1_2": 0.1},
+                "path": str(tmp_path / "vgg.safetensors"),
+            },
+            "gan_opt": {"gan_type": "vanilla", "loss_weight": 0.1},
+        }
+        data = option_dict(**(gan | train))
+        data |= {"model_type": "RealDRCTGANModel", "degradation": "real", "queue_size": 8, "network_d": {"num_feat": 8}}
+        data["datasets"]["train"] |= {"type": "RealESRGANDataset", "crop_size": 48, "use_rot": False}
+        data["datasets"]["val_1"] |= {"degradation": "real", "max_images": 1}
+        return data
 
     return make

@@ -15,37 +15,18 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from training_helpers import run, states_equal
 
 from drct.errors import CheckpointError, DataError, Error, OptionError
 from drct.networks import create_network
 from drct.training.checkpoint import list_states, load_state
 from drct.training.log import read_log
-from drct.training.loop import Run, TrainingError, train
+from drct.training.loop import Run, TrainingError
 from drct.training.options import parse_options
 from drct.training.steps import PixelStep
 from drct.weights import load_network, save_network
 
 Make = Callable[..., dict[str, Any]]
-
-
-def run(data: dict[str, Any], folder: Path, **more: Any) -> Path:
-    options, _ = parse_options(data)
-    return train(options, folder, device="cpu", echo=lambda line: None, **more).folder
-
-
-def states_equal(a: Path, b: Path) -> bool:
-    one, two = load_state(a), load_state(b)
-
-    def same(x: Any, y: Any) -> bool:
-        if isinstance(x, torch.Tensor):
-            return torch.equal(x, y)
-        if isinstance(x, dict):
-            return x.keys() == y.keys() and all(same(x[k], y[k]) for k in x)
-        if isinstance(x, list):
-            return len(x) == len(y) and all(map(same, x, y))
-        return bool(x == y)
-
-    return same(vars(one), vars(two))
 
 
 def test_learns_and_leaves_everything_behind(option_dict: Make, tmp_path: Path) -> None:

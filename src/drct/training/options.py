@@ -290,6 +290,8 @@ class TrainOptions(Options):
         if (self.network_d is None) != (self.train.gan_opt is None):
             given, missing = ("network_d", "train.gan_opt") if self.train.gan_opt is None else ("train.gan_opt", "network_d")
             raise ValueError(f"{given} needs {missing}: a discriminator and its loss go together")
+        if self.network_d is not None and self.patch_size % 8:
+            raise ValueError(f"gt_size {self.patch_size} is not a multiple of 8, as the discriminator needs it")
         if self.model_type == "RealDRCTGANModel" and self.network_d is None:
             raise ValueError("model_type RealDRCTGANModel needs network_d and train.gan_opt")
         self._fits_real()

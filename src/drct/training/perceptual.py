@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -51,8 +51,8 @@ def check_layers(vgg_type: str, layers: Mapping[str, float]) -> None:
         raise OptionError("layer_weights names no layer")
 
 
-def load_features(vgg_type: str, path: str | Path | None = None) -> dict[str, Tensor]:
-    """Convolutions of VGG16 or VGG19 under torchvision's names ``features.N.weight`` and ``.bias``, float32.
+def load_features(vgg_type: str, layers: Iterable[str], path: str | Path | None = None) -> dict[str, Tensor]:
+    """Convolutions of VGG16 or VGG19 that lead to some layers, as torchvision's ``features.N.weight`` and ``.bias``, float32.
 
     Without a path the folder ``DRCT_WEIGHTS`` is looked into; VGG16 is also found where the metrics keep it, see
     :mod:`drct.evaluation.metric_weights`.
@@ -61,31 +61,50 @@ def load_features(vgg_type: str, path: str | Path | None = None) -> dict[str, Te
         CheckpointError: no file, or one that lacks a convolution.
         DownloadError: VGG16 is neither here nor at its public address.
     """
-    if path is None and vgg_type == "vgg16":
-        return {name: tensor.float() for name, tensor in load_metric_weights("vgg16_features.safetensors").items()}
-    if path is None:
-        folder = Path(os.environ.get("DRCT_WEIGHTS", "")).expanduser()
-        path = next((folder / name for name in VGG19_FILES if os.environ.get("DRCT_WEIGHTS") and (folder / name).is_file()), None)
-        if path is None:
-            raise CheckpointError(
-                f"the perceptual loss needs the ImageNet weights of {vgg_type}: get {VGG19_URL}, then set perceptual_opt.path to "
-                "the file or DRCT_WEIGHTS to its folder (or use vgg_type: vgg16)"
-            )
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise CheckpointError(f"perceptual weights {path} do not exist: correct perceptual_opt.path")
-    tensors = read_weights(path).tensors
+    source: str | Path
+    if path is not None:
+        source = Path(path).expanduser()
+        if not source.is_file():
+            raise CheckpointError(f"perceptual weights {source} do not exist: correct perceptual_opt.path")
+        tensors = read_weights(source).tensors
+    elif vgg_type == "vgg16":
+        source = "vgg16_features.safetensors"
+        tensors = load_metric_weights(source)
+    else:
+        source = _find_vgg19()
+        tensors = read_weights(source).tensors
     found: dict[str, Tensor] = {}
     inputs = 3
-    for layer, position in layer_positions(vgg_type).items():
+    for layer, position in _leading_to(vgg_type, layers).items():
         outputs = CHANNELS[int(layer[4]) - 1]
         for name, shape in (("weight", (outputs, inputs, 3, 3)), ("bias", (outputs,))):
             key = f"features.{position}.{name}"
             if key not in tensors or tensors[key].shape != shape:
-                raise CheckpointError(f"perceptual weights {path} lack '{key}' of shape {shape}: they are not those of {vgg_type}")
+                raise CheckpointError(
+                    f"perceptual weights {source} lack '{key}' of shape {shape}: they are not those of {vgg_type}"
+                )
             found[key] = tensors[key].float()
         inputs = outputs
     return found
+
+
+def _find_vgg19() -> Path:
+    folder = os.environ.get("DRCT_WEIGHTS")
+    for name in VGG19_FILES if folder else ():
+        path = Path(folder or "").expanduser() / name
+        if path.is_file():
+            return path
+    raise CheckpointError(
+        f"the perceptual loss needs the ImageNet weights of vgg19: get {VGG19_URL}, then set perceptual_opt.path to the file or "
+        "DRCT_WEIGHTS to its folder (or use vgg_type: vgg16)"
+    )
+
+
+def _leading_to(vgg_type: str, layers: Iterable[str]) -> dict[str, int]:
+    """Positions of the convolutions up to the last of some layers."""
+    positions = layer_positions(vgg_type)
+    last = max(positions[layer.replace("relu", "conv")] for layer in layers)
+    return {layer: position for layer, position in positions.items() if position <= last}
 
 
 class PerceptualLoss(nn.Module):
@@ -120,13 +139,8 @@ class PerceptualLoss(nn.Module):
         self.perceptual_weight, self.style_weight = perceptual_weight, style_weight
         self.criterion = criterion
         self.use_input_norm, self.range_norm = use_input_norm, range_norm
-        positions = layer_positions(vgg_type)
-        wanted = {layer.replace("relu", "conv") for layer in layer_weights}
-        last = max(positions[layer] for layer in wanted)
         self.convolutions = nn.ModuleDict()
-        for layer, position in positions.items():
-            if position > last:
-                break
+        for layer, position in _leading_to(vgg_type, layer_weights).items():
             weight = features[f"features.{position}.weight"]
             conv = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1)
             conv.load_state_dict({"weight": weight, "bias": features[f"features.{position}.bias"]})

@@ -92,7 +92,7 @@ class ContentLoss:
         self.perceptual: PerceptualLoss | None = None
         if (p := t.perceptual_opt) is not None:
             perceptual = PerceptualLoss(
-                load_features(p.vgg_type, p.path),
+                load_features(p.vgg_type, p.layers, p.path),
                 p.layers,
                 p.vgg_type,
                 perceptual_weight=p.perceptual_weight,
