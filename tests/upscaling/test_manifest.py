@@ -1,0 +1,446 @@
+"""What is made again and what is not, and who is at what."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from upscaling_helpers import content, smooth_image, tiny_network
+
+from drct.errors import ManifestError
+from drct.imaging import read, write
+from drct.networks import SuperResolutionNetwork
+from drct.upscaling import FileResult, Listener, UpscaleOptions, Upscaler, manifest, memory, upscale
+from drct.upscaling.jobs import Job
+from drct.upscaling.manifest import Manifest, Stamp
+from drct.weights import load_network, save_network
+
+
+@pytest.fixture
+def photos(quick_path: Path) -> Path:
+    """Three pictures, made an hour ago."""
+    folder = quick_path / "photos"
+    folder.mkdir()
+    for i in range(3):
+        write(folder / f"p{i}.png", smooth_image(12 + i, 14, seed=i))
+        age(folder / f"p{i}.png")
+    return folder
+
+
+@pytest.fixture
+def out(quick_path: Path) -> Path:
+    return quick_path / "out"
+
+
+def age(path: Path, seconds: float = 3600) -> None:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def run(model: Path | str, folder: Path, out: Path, listener: Listener | None = None, **options) -> list[FileResult]:
+    return list(upscale(UpscaleOptions(inputs=(folder,), output=out, model=model, device="cpu", **options), listener).results)
+
+
+def states(results: list[FileResult]) -> str:
+    return " ".join(result.status for result in results)
+
+
+def test_nothing_is_made_twice(model, photos, out):
+    assert states(run(model, photos, out)) == "done done done"
+    before = content(out)
+    again = run(model, photos, out)
+    assert states(again) == "skipped skipped skipped"
+    assert [r.input_size for r in again] == [(14, 12), (14, 13), (14, 14)]
+    assert [r.output_size for r in again] == [(56, 48), (56, 52), (56, 56)]
+    assert content(out) == before
+
+
+def test_changed_inputs_are_noticed(model, photos, out):
+    run(model, photos, out)
+    write(photos / "p1.png", smooth_image(20, 20))
+    assert states(run(model, photos, out)) == "skipped done skipped"
+    assert read(out / "p1_x4.png").width == 80
+
+
+def test_a_new_time_alone_changes_nothing(model, photos, out):
+    run(model, photos, out)
+    age(photos / "p1.png", 60)
+    age(out / "p2_x4.png", 60)
+    assert states(run(model, photos, out)) == "skipped skipped skipped"
+    # the new times are known now: the content is not read again
+    data = bytearray((photos / "p1.png").read_bytes())
+    data[-20] ^= 1
+    status = (photos / "p1.png").stat()
+    (photos / "p1.png").write_bytes(data)
+    os.utime(photos / "p1.png", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert states(run(model, photos, out)) == "skipped skipped skipped"
+
+
+def test_a_change_right_after_reading_is_noticed_although_the_time_is_the_same(model, photos, out):
+    picture = photos / "p1.png"
+    picture.write_bytes(picture.read_bytes())
+    run(model, photos, out)
+    status = picture.stat()
+    pixels = smooth_image(13, 14, seed=1)
+    write(picture, pixels[::-1].copy())
+    data = picture.read_bytes()
+    picture.write_bytes(data + b"\0" * (status.st_size - len(data)) if len(data) < status.st_size else data)
+    os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert states(run(model, photos, out)) == "skipped done skipped"
+
+
+@pytest.mark.parametrize("changed", [{"ensemble": True}, {"tile": 16}, {"precision": "bf16"}, {"alpha": "resize"}, {"overlap": 4}])
+def test_other_options_make_other_results(model, photos, out, changed):
+    run(model, photos, out)
+    assert states(run(model, photos, out, **changed)) == "done done done"
+    assert states(run(model, photos, out, **changed)) == "skipped skipped skipped"
+
+
+@pytest.mark.parametrize("same", [{"scale": 4}, {"verify_tiles": True}, {"recursive": True}])
+def test_some_options_make_the_same_results(model, photos, out, same):
+    run(model, photos, out)
+    assert states(run(model, photos, out, **same)) == "skipped skipped skipped"
+
+
+def test_other_weights_make_other_results_and_another_file_name_does_not(model, photos, out, quick_path):
+    run(model, photos, out)
+    network = load_network(model)
+    save_network(network, quick_path / "other-name.safetensors")
+    assert states(run(quick_path / "other-name.safetensors", photos, out)) == "skipped skipped skipped"
+    network.conv_first.bias.data[0] += 1e-3
+    save_network(network, quick_path / "other-name.safetensors")
+    assert states(run(quick_path / "other-name.safetensors", photos, out)) == "done done done"
+
+
+def test_only_the_networks_that_made_a_result_count(family, photos, out, tmp_path):
+    assert states(run(family, photos, out, width=28)) == "done done done"
+    network = tiny_network(3)
+    network.conv_first.bias.data[0] += 1e-3
+    save_network(network, tmp_path / "models" / "tiny-x3.safetensors")
+    assert states(run(family, photos, out, width=28)) == "skipped skipped skipped"
+    assert states(run(family, photos, out, scale=3)) == "done done done"
+
+
+def test_overwrite_makes_all_again(model, photos, out):
+    run(model, photos, out)
+    assert states(run(model, photos, out, overwrite=True)) == "done done done"
+
+
+def test_removed_results_are_made_again_the_same(model, photos, out):
+    run(model, photos, out)
+    before = content(out)
+    (out / "p0_x4.png").unlink()
+    assert states(run(model, photos, out)) == "done skipped skipped"
+    assert content(out) == before
+
+
+def test_a_result_that_somebody_changed_is_kept(model, photos, out):
+    run(model, photos, out)
+    write(out / "p0_x4.png", np.zeros((48, 56, 3), np.uint8))
+    results = run(model, photos, out)
+    assert states(results) == "skipped skipped skipped"
+    assert "--overwrite" in results[0].notices[0]
+    assert states(run(model, photos, out, ensemble=True)) == "skipped done done"
+    assert not read(out / "p0_x4.png").pixels.any()
+    assert states(run(model, photos, out, overwrite=True)) == "done done done"
+
+
+def test_a_result_whose_input_is_another_file_is_kept(model, photos, out, quick_path):
+    run(model, photos, out)
+    other = quick_path / "other"
+    other.mkdir()
+    write(other / "p0.png", smooth_image(9, 9))
+    write(other / "p1.png", read(photos / "p1.png"))
+    before = content(out)
+    results = run(model, other, out)
+    assert states(results) == "failed skipped"  # the second has the same content
+    assert str(photos / "p0.png") in results[0].error
+    assert content(out) == before
+    for path in photos.iterdir():
+        path.unlink()
+    assert states(run(model, other, out)) == "done skipped"  # the pictures have moved, and one has changed
+
+
+def test_a_moved_pair_of_folders_is_known(model, photos, out, quick_path):
+    run(model, photos, out)
+    (quick_path / "elsewhere").mkdir()
+    photos.rename(quick_path / "elsewhere" / "photos")
+    out.rename(quick_path / "elsewhere" / "out")
+    assert states(run(model, quick_path / "elsewhere" / "photos", quick_path / "elsewhere" / "out")) == "skipped skipped skipped"
+
+
+def test_failures_are_tried_again(model, photos, out):
+    whole = (photos / "p1.png").read_bytes()
+    (photos / "p1.png").write_bytes(whole[:100])
+    assert states(run(model, photos, out)) == "done failed done"
+    assert states(run(model, photos, out)) == "skipped failed skipped"
+    (photos / "p1.png").write_bytes(whole)
+    assert states(run(model, photos, out)) == "skipped done skipped"
+
+
+def test_a_file_that_changes_while_it_is_upscaled_is_made_again(model, photos, out):
+    class Change(Listener):
+        def progress(self, job: Job, done: float) -> None:
+            if job.source.name == "p1.png":
+                write(job.source, smooth_image(13, 14, seed=9))
+
+    results = run(model, photos, out, Change())
+    assert states(results) == "done done done"
+    assert "changed while" in results[1].notices[0]
+    assert states(run(model, photos, out)) == "skipped done skipped"
+
+
+def test_results_among_their_inputs(model, photos):
+    assert states(run(model, photos, photos)) == "done done done"
+    assert states(run(model, photos, photos)) == "skipped skipped skipped"
+
+
+def test_a_name_stays_when_another_file_would_want_it(model, photos, out):
+    run(model, photos, out)
+    write(photos / "p0.webp", smooth_image(8, 8))
+    results = run(model, photos, out)
+    assert {r.source.name: r.target.name for r in results} == {
+        "p0.png": "p0_x4.png",
+        "p0.webp": "p0.webp_x4.png",
+        "p1.png": "p1_x4.png",
+        "p2.png": "p2_x4.png",
+    }
+    assert states(results) == "skipped done skipped skipped"
+
+
+class Break(Listener):
+    """Interrupts a run when it is in the middle of a file."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def progress(self, job: Job, done: float) -> None:
+        if job.source.name == self.name and done < 1:
+            raise KeyboardInterrupt
+
+
+class BreakAfter(Break):
+    """Interrupts a run when a file is done."""
+
+    def progress(self, job: Job, done: float) -> None:
+        pass
+
+    def finished(self, result: FileResult) -> None:
+        if result.source.name == self.name:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("first", "later"), [(0, 1 << 40), (1 << 40, 0)])
+def test_the_bytes_do_not_depend_on_the_memory_that_is_free_when_a_run_goes_on(
+    photos, quick_path, model, monkeypatch, first, later
+):
+    for i in range(3):
+        write(photos / f"p{i}.png", smooth_image(70 + i, 60, seed=i))
+    # without free memory the smallest tiles are taken, with it pictures of this size are not cut
+    monkeypatch.setattr(memory, "free_memory", lambda device: first)
+    run(model, photos, quick_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(model, photos, quick_path / "out", Break("p1.png") if first == 0 else BreakAfter("p0.png"))
+    monkeypatch.setattr(memory, "free_memory", lambda device: later)
+    results = run(model, photos, quick_path / "out")
+    assert "done" in states(results)
+    assert content(quick_path / "out") == content(quick_path / "whole")
+    run(model, photos, quick_path / "else")
+    assert content(quick_path / "else") != content(quick_path / "whole")
+
+
+def test_the_plan_of_an_interrupted_picture_is_used_again(photos, out, quick_path, model, network: SuperResolutionNetwork):
+    """Even where the folder's own tile size would now be another one."""
+    for i in range(3):
+        write(photos / f"p{i}.png", smooth_image(100 + i, 90, seed=i))
+
+    def upscaler(limit: int | None) -> Upscaler:
+        upscaler = Upscaler(network, device="cpu")
+        upscaler.fix_tiles(4, limit)
+        return upscaler
+
+    options = UpscaleOptions(inputs=(photos,), output=out, model=model)
+    with pytest.raises(KeyboardInterrupt):
+        upscale(options, Break("p1.png"), upscaler(64))
+    with sqlite3.connect(out / manifest.NAME) as db:
+        assert db.execute("UPDATE limits SET tile = NULL").rowcount == 1
+    report = upscale(options, None, upscaler(None))
+    sizes = {r.source.name: [p.plan.tile_height for p in r.passes] for r in report.results if r.status == "done"}
+    assert sizes["p1.png"][0] < 101  # cut, as recorded
+    assert sizes["p2.png"] == [102]
+
+
+def test_smaller_tiles_after_memory_ran_out_are_remembered(photos, out, model, network):
+    for i in range(3):
+        write(photos / f"p{i}.png", smooth_image(150 + i, 90, seed=i))
+    upscaler = Upscaler(network, device="cpu")
+    program = upscaler.program(4)
+    real = type(program).__call__
+
+    def narrow(self, x):
+        if max(x.shape[-2:]) > 112:
+            raise MemoryError
+        return real(self, x)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(program), "__call__", narrow)
+        report = upscale(UpscaleOptions(inputs=(photos / "p0.png",), output=out, model=model), None, upscaler)
+    assert report.exit_code == 0
+    assert any("memory ran out" in notice for notice in report.results[0].notices)
+    report = upscale(UpscaleOptions(inputs=(photos,), output=out, model=model), None, Upscaler(network, device="cpu"))
+    assert [r.status for r in report.results] == ["skipped", "done", "done"]
+    assert all(r.passes[0].plan.tile_height <= 112 for r in report.results[1:])
+
+
+# Leases
+
+
+def test_a_lease_keeps_others_away_until_it_is_given_back(out, monkeypatch):
+    one, two = Manifest(out), Manifest(out)
+    target = out / "a_x4.png"
+    assert one.claim([(target, None)]) == [True]
+    assert two.claim([(target, None)]) == [False]
+    (entry,) = two.look([target])
+    assert entry is not None
+    assert (entry.held, entry.mine) == (True, False)
+    one.close()
+    (entry,) = two.look([target])
+    assert (entry.held, entry.attempts) == (False, 0)
+    assert two.claim([(target, entry)]) == [True]
+    two.close()
+
+
+def test_a_dead_process_of_this_machine_holds_nothing(out):
+    one = Manifest(out)
+    one.claim([(out / "a_x4.png", None)])
+    one.close()
+    with sqlite3.connect(out / manifest.NAME) as db:
+        identity = dataclasses.astuple(manifest._Identity.own())
+        db.execute(
+            "INSERT INTO runs (machine, boot, space, pid, born, beats) VALUES (?, ?, ?, ?, ?, 0)", (*identity[:4], "another time")
+        )
+        db.execute("UPDATE files SET run = (SELECT max(id) FROM runs)")
+    two = Manifest(out)
+    (entry,) = two.look([out / "a_x4.png"])
+    assert not entry.held
+    assert two.claim([(out / "a_x4.png", entry)]) == [True]
+    (entry,) = two.look([out / "a_x4.png"])
+    assert (entry.held, entry.mine, entry.attempts) == (True, True, 1)
+    two.close()
+
+
+def test_a_process_of_another_machine_lives_as_long_as_its_heart_beats(out, monkeypatch):
+    monkeypatch.setattr(manifest, "LEASE", 0.3)
+    one = Manifest(out)
+    one.claim([(out / "a_x4.png", None)])
+    one.close()
+    with sqlite3.connect(out / manifest.NAME) as db:
+        db.execute("INSERT INTO runs (machine, boot, space, pid, born, beats) VALUES ('another', '', '', 1, '', 0)")
+        db.execute("UPDATE files SET run = (SELECT max(id) FROM runs)")
+    two = Manifest(out)
+    for _ in range(3):
+        assert two.look([out / "a_x4.png"])[0].held
+        time.sleep(0.2)
+        with sqlite3.connect(out / manifest.NAME) as db:
+            db.execute("UPDATE runs SET beats = beats + 1 WHERE machine = 'another'")
+    assert two.look([out / "a_x4.png"])[0].held
+    time.sleep(0.4)
+    assert not two.look([out / "a_x4.png"])[0].held
+    two.close()
+
+
+def test_a_heart_beats_by_itself(out, monkeypatch):
+    monkeypatch.setattr(manifest, "HEARTBEAT", 0.02)
+    one = Manifest(out)
+    deadline = time.monotonic() + 30
+    beats = 0
+    while beats < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+        with sqlite3.connect(out / manifest.NAME) as db:
+            beats = db.execute("SELECT beats FROM runs").fetchone()[0]
+    one.close()
+    assert beats >= 3
+
+
+def test_a_run_waits_for_what_another_process_has_in_work(model, photos, out, monkeypatch):
+    other = Manifest(out)
+    other.claim([(out / "p1_x4.png", None)])
+    told = []
+
+    class Wait(Listener):
+        def waiting(self, files: int) -> None:
+            told.append(files)
+            other.failed(out / "p1_x4.png", "p1.png: made up", "image")
+            other.close()
+
+    results = run(model, photos, out, Wait())
+    assert told == [1]
+    assert states(results) == "done failed done"
+    assert results[1].error == "p1.png: made up"
+    assert states(run(model, photos, out)) == "skipped done skipped"
+
+
+# What is no manifest
+
+
+def test_a_damaged_manifest_is_told(model, photos, out):
+    out.mkdir()
+    (out / manifest.NAME).write_bytes(b"not a database, certainly" * 100)
+    with pytest.raises(ManifestError, match=r"is damaged .*delete it"):
+        run(model, photos, out)
+    (out / manifest.NAME).unlink()
+    run(model, photos, out)
+    data = bytearray((out / manifest.NAME).read_bytes())
+    data[4096 : 4096 + 8192] = b"\xff" * 8192
+    (out / manifest.NAME).write_bytes(data)
+    with pytest.raises(ManifestError, match="is damaged"):
+        run(model, photos, out)
+
+
+def test_other_databases_are_left_alone(model, photos, out):
+    out.mkdir()
+    with sqlite3.connect(out / manifest.NAME) as db:
+        db.execute("CREATE TABLE mine (x)")
+    with pytest.raises(ManifestError, match="not a manifest"):
+        run(model, photos, out)
+    with sqlite3.connect(out / manifest.NAME) as db:
+        db.execute("DROP TABLE mine")
+        db.execute(f"PRAGMA application_id = {manifest.APPLICATION}")
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(ManifestError, match="newer drct"):
+        run(model, photos, out)
+
+
+def test_a_folder_that_cannot_be_written_fails_and_others_go_on(model, photos, quick_path):
+    (quick_path / "more").mkdir()
+    write(quick_path / "more" / "m.png", smooth_image(8, 8))
+    (quick_path / "photos_x4").write_text("a file stands in the way")
+    report = upscale(UpscaleOptions(inputs=(photos, quick_path / "more"), model=model, device="cpu"))
+    assert [r.status for r in report.results] == ["failed"] * 3 + ["done"]
+    assert "photos_x4: no results can be written here" in report.results[0].error
+    with pytest.raises(ManifestError, match="no results can be written here"):
+        upscale(UpscaleOptions(inputs=(photos,), model=model, device="cpu"))
+
+
+def test_stamps(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"one")
+    age(path)
+    stamp = Stamp.of(path)
+    assert stamp.settled
+    assert stamp.same(path)
+    assert stamp.still(path)
+    for size, content_, aged in itertools.product((3, 4), (b"o", b"x"), (True, False)):
+        path.write_bytes((content_ + b"nexx")[:size] if content_ == b"x" else b"one!"[:size])
+        if aged:
+            os.utime(path, ns=(stamp.mtime, stamp.mtime))
+        expected = size == 3 and (aged or content_ == b"o")
+        assert stamp.same(path) == expected
+    path.unlink()
+    assert not stamp.still(path)
