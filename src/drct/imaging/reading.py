@@ -163,20 +163,22 @@ def open_image(
     """
     enter(path)
     pages: tuple[int, ...] = ()
-    is_raw, exif_data = False, None
+    is_raw, exif_data, lies = False, None, False
     try:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         head = file.read(HEAD_BYTES)
         name, what = sniff(head[:64])
         if name == "tiff":
-            is_raw, exif_data, pages = tiff_directories.inspect(file, page)
+            is_raw, exif_data, pages, lies = tiff_directories.inspect(file, page)
         png_frames = _png_frames(file) if name == "png" else 0
         file.seek(0)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
     if not head:
         raise ImageError(f"{path}: the file is empty")
+    if lies:
+        raise ImageError(f"{path}: the file is cut off or damaged")
     if is_raw:
         name, what = None, "a camera raw file or another TIFF that begins with a preview"
     if name is None:

@@ -77,28 +77,33 @@ class Inspection(NamedTuple):
         is_raw: a camera's raw file, whose first picture is only a preview (DNG, or a first one that calls itself reduced).
         exif: EXIF data of the page, beginning with a TIFF header; None without an Exif or GPS directory.
         pages: the pictures that are pages of their own, as libvips counts; smaller copies and masks are not.
+        lies: a directory claims values longer than the file, for which the decoder would ask for memory before it finds out.
     """
 
     is_raw: bool
     exif: bytes | None
     pages: tuple[int, ...]
+    lies: bool
 
 
 def inspect(file: File, page: int = 0) -> Inspection:
     """Look at a file, classic or BigTIFF; what is no TIFF gives nothing."""
     layout = _layout(file)
     if layout is None:
-        return Inspection(False, None, ())
+        return Inspection(False, None, (), False)
     first = _directory(file, _number(file, layout.first, layout.offset), layout)
     pages = []
     found: Directory = {}
+    lies = False
+    size = file.seek(0, io.SEEK_END)
     for i, at in enumerate(_chain(file, layout)):
+        lies = lies or any(_SIZE.get(kind, 1) * length > size for _, kind, length, _ in _entries(file, at, layout))
         if not _bits(_directory(file, at, layout, only=NEW_SUBFILE_TYPE), NEW_SUBFILE_TYPE) & (REDUCED | MASK):
             pages.append(i)
             if len(pages) == page + 1:
                 found = _directory(file, at, layout)
     is_raw = DNG_VERSION in first or bool(_bits(first, NEW_SUBFILE_TYPE) & REDUCED)
-    return Inspection(is_raw, _extract(file, found, layout), tuple(pages))
+    return Inspection(is_raw, _extract(file, found, layout), tuple(pages), lies)
 
 
 def insert(file: File, exif: bytes) -> None:
@@ -256,25 +261,17 @@ def _patch(file: File, at: int, code: str, value: int) -> None:
 
 def _directory(file: File, start: int, layout: Layout, longest: int = LONGEST, only: int | None = None) -> Directory:
     """Readable entries of a directory, all or one of them; damaged ones are left out."""
-    if not 8 <= start < 1 << 63:
-        return {}
-    entries = min(_number(file, start, layout.number), 0xFFFF)
-    size = struct.calcsize(layout.entry) + layout.inline
-    file.seek(start + struct.calcsize(layout.number))
-    raw = file.read(size * entries)
     values = {}
     room = max(longest, LARGEST)
-    for at in range(0, len(raw) - size + 1, size):
-        tag, kind, length = struct.unpack_from(layout.entry, raw, at)
-        field = at + size - layout.inline
+    for tag, kind, length, field in _entries(file, start, layout):
         bytes_ = _SIZE.get(kind, 0) * length
         if not 0 < bytes_ <= min(longest, room) or only not in (None, tag):
             continue
         room -= bytes_
         if bytes_ <= layout.inline:
-            data = raw[field : field + bytes_]
+            data = field[:bytes_]
         else:
-            offset = struct.unpack_from(layout.offset, raw, field)[0]
+            offset = struct.unpack(layout.offset, field)[0]
             if offset >= 1 << 63:
                 continue
             file.seek(offset)
@@ -282,6 +279,18 @@ def _directory(file: File, start: int, layout: Layout, longest: int = LONGEST, o
         if len(data) == bytes_:
             values[tag] = Value(kind, length, _swapped(data, kind) if layout.order == ">" else data)
     return values
+
+
+def _entries(file: File, start: int, layout: Layout) -> list[tuple[int, int, int, bytes]]:
+    """Tag, kind, length and the bytes that are the value or its offset, of all entries of a directory."""
+    if not 8 <= start < 1 << 63:
+        return []
+    entries = min(_number(file, start, layout.number), 0xFFFF)
+    size = struct.calcsize(layout.entry) + layout.inline
+    file.seek(start + struct.calcsize(layout.number))
+    raw = file.read(size * entries)
+    whole = range(0, len(raw) - size + 1, size)
+    return [(*struct.unpack_from(layout.entry, raw, at), raw[at + size - layout.inline : at + size]) for at in whole]
 
 
 def _append(out: bytearray, directory: Directory, layout: Layout, base: int = 0, following: int = 0) -> int:
