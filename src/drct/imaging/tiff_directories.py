@@ -289,8 +289,11 @@ def _entries(file: File, start: int, layout: Layout) -> list[tuple[int, int, int
     size = struct.calcsize(layout.entry) + layout.inline
     file.seek(start + struct.calcsize(layout.number))
     raw = file.read(size * entries)
-    whole = range(0, len(raw) - size + 1, size)
-    return [(*struct.unpack_from(layout.entry, raw, at), raw[at + size - layout.inline : at + size]) for at in whole]
+    found = []
+    for at in range(0, len(raw) - size + 1, size):
+        tag, kind, length = struct.unpack_from(layout.entry, raw, at)
+        found.append((tag, kind, length, raw[at + size - layout.inline : at + size]))
+    return found
 
 
 def _append(out: bytearray, directory: Directory, layout: Layout, base: int = 0, following: int = 0) -> int:
