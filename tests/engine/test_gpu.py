@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Callable
 
 import pytest
@@ -45,6 +47,34 @@ def test_window_attention(window: int, heads: int, head_dim: int, shift: int, ke
     rows[..., : heads * head_dim] *= kernels.LOG2E
     out = kernels.window_attention(rows.view(b * h * w, -1).to(DEVICE), (bias * kernels.LOG2E).to(DEVICE), (b, h, w), window, shift)
     assert (out.cpu().view(expected.shape) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("window", "border", "head_dim"), [(8, 2, 12), (4, 1, 16), (8, 4, 30)])
+def test_overlapping_attention(window: int, border: int, head_dim: int, kernels: object) -> None:
+    torch.manual_seed(0)
+    b, h, w, heads, side = 2, 2 * window, 3 * window, 2, window + 2 * border
+    qkv = torch.randn(b, h, w, 3, heads * head_dim)
+    bias = torch.randn(heads, window**2, side**2)
+    q = window_partition(qkv[..., 0, :].contiguous(), window).view(-1, window**2, heads, head_dim).transpose(1, 2)
+    padded = F.pad(qkv[..., 1:, :].flatten(3), (0, 0, border, border, border, border))
+    patches = padded.unfold(1, side, window).unfold(2, side, window).reshape(-1, 2, heads, head_dim, side**2)
+    k, v = patches.transpose(-1, -2).unbind(1)
+    attended = ((q @ k.transpose(-1, -2) + bias).softmax(-1) @ v).transpose(1, 2)
+    expected = window_reverse(attended.reshape(b, h // window, w // window, window**2, -1), window)
+    rows = qkv.clone()
+    rows[..., 0, :] *= kernels.LOG2E
+    out = kernels.window_attention(
+        rows.view(b * h * w, -1).to(DEVICE), (bias * kernels.LOG2E).to(DEVICE), (b, h, w), window, 0, border
+    )
+    assert (out.cpu().view(expected.shape) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("launch", [(16, 32, 2, 1), (32, 16, 8, 3)])
+def test_attention_does_not_depend_on_how_it_is_cut_up(launch: tuple[int, int, int, int], kernels: object) -> None:
+    torch.manual_seed(0)
+    qkv, bias = torch.randn(8 * 16, 3 * 20, device=DEVICE), torch.randn(2, 64, 64, device=DEVICE)
+    expected = kernels.window_attention(qkv, bias, (1, 8, 16), 8, 4)
+    assert (kernels.window_attention(qkv, bias, (1, 8, 16), 8, 4, launch=kernels.Launch(*launch)) - expected).abs().max() < 1e-5
 
 
 def test_norms_read_and_write_columns_of_wider_buffers(kernels: object) -> None:
@@ -94,11 +124,66 @@ def test_program(options: dict, upscale: int, build: Callable[..., SuperResoluti
     assert any("Triton" in line for line in program.describe())
 
 
-def test_program_in_float32_has_the_values_of_the_network(build: Callable[..., SuperResolutionNetwork], kernels: object) -> None:
+def programs() -> dict[str, tuple[Callable[..., object], dict[str, object]]]:
+    """Of every family: its program, and options of a small network."""
     from drct.engine.gpu.drct import GPUDRCTProgram
+    from drct.engine.gpu.hat import GPUHATProgram
+    from drct.engine.gpu.swinir import GPUSwinIRProgram
 
-    network = build("drct", **TINY, upsampler="pixelshuffledirect")
-    program = GPUDRCTProgram(network, DEVICE, "fp32", graphs=False)
+    small = {"embed_dim": 24, "depths": [2], "num_heads": [2], "window_size": 8}
+    return {
+        "drct": (GPUDRCTProgram, TINY | {"upsampler": "pixelshuffledirect"}),
+        "swinir": (GPUSwinIRProgram, small | {"patch_norm": False}),
+        "swinir_real_large": (GPUSwinIRProgram, small | {"scale": 2}),
+        "hat": (GPUHATProgram, small | {"squeeze_factor": 6, "overlap_ratio": 0.5}),
+        "hat_s": (GPUHATProgram, small | {"resi_connection": "identity", "scale": 3}),
+    }
+
+
+@pytest.mark.parametrize("name", ["drct", "swinir", "swinir_real_large", "hat", "hat_s"])
+def test_programs_in_float32_have_the_values_of_the_network(
+    name: str, build: Callable[..., SuperResolutionNetwork], kernels: object
+) -> None:
+    program, options = programs()[name]
+    network = build(name, **options)
     x = torch.rand(1, 3, 17, 9)
     with torch.inference_mode():
-        assert (program(x).cpu() - network(x)).abs().max() <= 1e-4
+        expected = network(x)
+        assert (program(network, DEVICE, "fp32", graphs=False)(x).cpu() - expected).abs().max() <= 1e-4
+
+
+def test_every_gpu_program_is_found(kernels: object) -> None:
+    from drct.engine import compiler
+
+    found = {getattr(importlib.import_module(module), name) for module, name in compiler.GPU_PROGRAMS.values()}
+    assert found == {program for program, _ in programs().values()}
+    assert set(compiler.GPU_PROGRAMS) <= set(compiler.CPU_PROGRAMS)
+
+
+def test_without_triton_the_plain_network_runs_and_says_why(
+    build: Callable[..., SuperResolutionNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from drct.engine import compiler
+
+    reasons = []
+    monkeypatch.setattr(compiler, "resolve_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr(compiler, "resolve_precision", lambda name, device: "bf16")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(compiler, "PlainProgram", lambda network, device, precision, reason: reasons.append(reason))
+    compiler.compile(build("drct", **TINY), "cuda", "auto")
+    assert reasons == ["the package triton is not installed"]
+
+
+@pytest.mark.parametrize("name", ["swinir", "hat"])
+def test_relatives_in_half_precision(name: str, build: Callable[..., SuperResolutionNetwork], kernels: object) -> None:
+    program, options = programs()[name]
+    network = build(name, **options)
+    compiled = program(network, DEVICE, HALF, graphs=DEVICE.type == "cuda")
+    x = torch.rand(1, 3, 9, 16)
+    y = compiled(x).cpu()
+    with torch.inference_mode():
+        error = (y - network(x)).square().mean()
+    assert -10 * error.log10() >= 50
+    assert compiled.architecture in compiled.describe()[0]
+    assert compiled.memory_estimate(64, 64) > 4 * 64 * 64 * 4 * 24
+    assert compiled.folded_multiply_adds > 0

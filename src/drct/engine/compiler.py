@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.util
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -26,6 +27,11 @@ CPU_PROGRAMS: dict[type[SuperResolutionNetwork], Callable[[Any, str], Program]] 
     HAT: HATProgram,
     SwinIR: SwinIRProgram,
 }
+GPU_PROGRAMS = {  # by module, since importing them needs triton
+    DRCT: ("drct.engine.gpu.drct", "GPUDRCTProgram"),
+    HAT: ("drct.engine.gpu.hat", "GPUHATProgram"),
+    SwinIR: ("drct.engine.gpu.swinir", "GPUSwinIRProgram"),
+}
 
 
 def compile(network: SuperResolutionNetwork, device: str | torch.device = "cpu", precision: str = "fp32") -> Program:
@@ -47,12 +53,12 @@ def compile(network: SuperResolutionNetwork, device: str | torch.device = "cpu",
         return PlainProgram(network, device, precision, "absolute position embeddings fix the input size")
     if device.type == "cpu" and type(network) in CPU_PROGRAMS:
         return CPU_PROGRAMS[type(network)](_in_float32_on_cpu(network), precision)
-    if device.type == "cuda" and isinstance(network, DRCT) and precision != "fp32":
+    if device.type == "cuda" and type(network) in GPU_PROGRAMS and precision != "fp32":
         if importlib.util.find_spec("triton") is None:
             return PlainProgram(network, device, precision, "the package triton is not installed")
-        from drct.engine.gpu.drct import GPUDRCTProgram
-
-        return GPUDRCTProgram(_in_float32_on_cpu(network), device, precision)
+        module, name = GPU_PROGRAMS[type(network)]
+        program = getattr(importlib.import_module(module), name)
+        return program(_in_float32_on_cpu(network), device, precision)
     return PlainProgram(network, device, precision, f"there is no faster program for {network.architecture} on {device.type}")
 
 

@@ -12,8 +12,8 @@ from drct.errors import DeviceError, did_you_mean
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Instructions for which "auto" means bf16, by their names in /proc/cpuinfo. No measurement at run time decides: the bytes of a result
-# must not depend on how busy a machine was. That it pays is shown in benchmarks/RESULTS.md.
+# Instructions for which "auto" means bf16, by their names in /proc/cpuinfo. No measurement at run time decides, since the bytes of
+# a result must not depend on how busy a machine was. That it pays is shown in benchmarks/RESULTS.md.
 CHOSEN = ("avx512_bf16", "amx_bf16", "avx10_2")
 BF16 = (*CHOSEN, "bf16")  # the last is ARM's, for which nobody has measured yet: only when it is asked for
 DEVICES = ("cpu", "cuda", "mps")

@@ -8,6 +8,8 @@ before this module is imported), which is how they are tested without a GPU.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -69,10 +71,12 @@ def _norm(x: Tensor, branch: Tensor | None, total: Tensor | None, y: Tensor, wei
 @triton.jit
 def _attention_kernel(
     qkv, bias, out, height, width, windows_down, windows_across,
-    HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, WINDOW: tl.constexpr, SHIFT: tl.constexpr,
+    HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, WINDOW: tl.constexpr, SHIFT: tl.constexpr, BORDER: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, MASK: tl.constexpr,
 ):  # fmt: skip
     n: tl.constexpr = WINDOW * WINDOW
+    side: tl.constexpr = WINDOW + 2 * BORDER
+    keys: tl.constexpr = side * side
     window = tl.program_id(0)
     head = tl.program_id(1)
     part = tl.program_id(2)
@@ -96,18 +100,22 @@ def _attention_kernel(
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for start in range(0, n, BLOCK_N):
+    for start in range(0, keys, BLOCK_N):
         k_at = start + tl.arange(0, BLOCK_N)
-        v, u = k_at // WINDOW, k_at % WINDOW
-        pixel_n = (image * height + (down * WINDOW + v + SHIFT) % height).to(tl.int64) * width + (
-            across * WINDOW + u + SHIFT
-        ) % width
-        inside_n = (k_at < n)[:, None] & used[None, :]
+        v, u = k_at // side, k_at % side
+        if BORDER > 0:  # keys beyond the map are zeros, which take part in the softmax all the same
+            row, column = down * WINDOW + v - BORDER, across * WINDOW + u - BORDER
+            exists = (k_at < keys) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        else:
+            row, column = (down * WINDOW + v + SHIFT) % height, (across * WINDOW + u + SHIFT) % width
+            exists = k_at < keys
+        pixel_n = (image * height + row).to(tl.int64) * width + column
+        inside_n = exists[:, None] & used[None, :]
         at_k = qkv + pixel_n[:, None] * stride + (HEADS + head) * D + channels[None, :]
         k = tl.load(at_k, mask=inside_n, other=0.0)
-        pairs = (m < n)[:, None] & (k_at < n)[None, :]
+        pairs = (m < n)[:, None] & (k_at < keys)[None, :]
         scores = tl.dot(q, tl.trans(k), out_dtype=tl.float32, input_precision="ieee")
-        at_bias = bias + head * n * n + m[:, None] * n + k_at[None, :]
+        at_bias = bias + head * n * keys + m[:, None] * keys + k_at[None, :]
         scores += tl.load(at_bias, mask=pairs, other=float("-inf")).to(tl.float32)
         if SHIFT > 0:
             from_below_n = (v >= WINDOW - SHIFT) & (down == windows_down - 1)
@@ -127,27 +135,53 @@ def _attention_kernel(
     tl.store(at, acc.to(out.dtype.element_ty), mask=inside_m)
 
 
-def window_attention(qkv: Tensor, bias: Tensor, size: tuple[int, int, int], window: int, shift: int) -> Tensor:
+class Launch(NamedTuple):
+    """How the attention kernel is cut up: queries and keys worked on at once, warps, stages of its pipeline."""
+
+    queries: int = 64
+    keys: int = 64
+    warps: int = 4
+    stages: int = 2
+
+
+LAUNCH = Launch()  # the sums that a kernel rounds depend on it, so it is fixed; benchmarks/inference.py --tune measures others
+
+
+def window_attention(
+    qkv: Tensor,
+    bias: Tensor,
+    size: tuple[int, int, int],
+    window: int,
+    shift: int,
+    border: int = 0,
+    launch: Launch = LAUNCH,
+) -> Tensor:
     """(Shifted) window attention on a whole map; nothing of the size of the scores reaches memory.
 
     Args:
         qkv: ``(B * H * W, 3 * heads * d)`` contiguous, last axis ordered (q|k|v, head, d). The queries carry the scale of the
             scores and a factor log2(e), the base of the softmax being 2.
-        bias: ``(heads, window**2, window**2)``, times log2(e).
+        bias: ``(heads, window**2, keys)``, times log2(e).
         size: (B, H, W), H and W multiples of ``window``.
+        border: keys and values reach this far over each border of a window (HAT's overlapping cross-attention), ``keys`` being
+            ``(window + 2 * border)**2``; beyond the map they are zeros. Goes without a shift.
 
     Returns:
         ``(B * H * W, heads * d)``.
     """
     b, h, w = size
-    heads, n = bias.shape[:2]
+    heads, n, keys = bias.shape
+    assert keys == (window + 2 * border) ** 2
+    assert not (border and shift)
     d = qkv.shape[1] // 3 // heads
     out = qkv.new_empty(len(qkv), heads * d)
-    block_m, block_n = min(64, max(16, triton.next_power_of_2(n))), min(64, max(16, triton.next_power_of_2(n)))
+    block_m = min(launch.queries, max(16, triton.next_power_of_2(n)))
+    block_n = min(launch.keys, max(16, triton.next_power_of_2(keys)))
     down, across = h // window, w // window
     _attention_kernel[(b * down * across, heads, triton.cdiv(n, block_m))](
         qkv, bias, out, h, w, down, across,
-        heads, d, max(16, triton.next_power_of_2(d)), window, shift, block_m, block_n, MASKED,
+        heads, d, max(16, triton.next_power_of_2(d)), window, shift, border, block_m, block_n, MASKED,
+        num_warps=launch.warps, num_stages=launch.stages,
     )  # fmt: skip
     return out
 
