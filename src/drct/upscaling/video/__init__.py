@@ -2,5 +2,6 @@
 
 from drct.upscaling.video.clips import ClipResult, Done, upscale_clip
 from drct.upscaling.video.encoding import CODECS, CONTAINERS, is_video_file, video_suffix
+from drct.upscaling.video.source import Clip
 
-__all__ = ["CODECS", "CONTAINERS", "ClipResult", "Done", "is_video_file", "upscale_clip", "video_suffix"]
+__all__ = ["CODECS", "CONTAINERS", "Clip", "ClipResult", "Done", "is_video_file", "upscale_clip", "video_suffix"]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from drct.errors import OptionError, VideoError
+from drct.imaging import Picture
 from drct.upscaling.video.encoding import (
     CONTAINERS,
     Encoding,
@@ -62,6 +63,7 @@ class ClipResult:
         repeated: of them, equal to the one before and not computed again.
         seconds: time in the networks.
         notices: what a user should know, one sentence each.
+        choice: which network was chosen by looking at the frames, and why; "" where there was nothing to choose.
     """
 
     input_size: tuple[int, int]
@@ -71,10 +73,11 @@ class ClipResult:
     repeated: int
     seconds: float
     notices: tuple[str, ...]
+    choice: str = ""
 
 
 def upscale_clip(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Clip,
     target: str | os.PathLike[str],
     upscaler: Upscaler,
     *,
@@ -95,7 +98,8 @@ def upscale_clip(
 
     Args:
         source, target: files; ``target`` is replaced if it exists. Its suffix says the format: .mp4, .m4v, .mov, .mkv or .webm.
-        upscaler: what makes the frames larger.
+        upscaler: what makes the frames larger. One that looks at pictures first looks at three frames, so that all frames go
+            through the same network.
         scale, width, height: as in :meth:`drct.Upscaler.upscale`. Sides that the codec cannot encode become one pixel larger.
         codec: ``"h264"``, ``"h265"``, ``"av1"``, ``"vp9"`` or ``"ffv1"`` (lossless); default by format, depth and size.
         crf: constant rate factor, smaller is better and larger files; default nearly transparent.
@@ -109,13 +113,13 @@ def upscale_clip(
         MissingDependencyError: PyAV is not installed.
         OutOfMemoryError: even the smallest tile does not fit.
     """
-    source, target = Path(source), Path(target)
-    require_av(source)
+    target = Path(target)
     if target.suffix.lower() not in CONTAINERS:
         raise OptionError(f"{target}: videos are written to {', '.join(CONTAINERS)}")
-    clip = Clip(source)
+    clip = source if isinstance(source, Clip) else Clip(source)
     notices = list(clip.notices)
     span = clip.span(start, duration)
+    upscaler, choice = _chosen(clip, upscaler, span)
     size = _frame_size(clip, upscaler, scale, width, height)
     codec = choose_codec(codec, target, clip.samples, *size)
     exact = even_sides(codec, clip.samples, *size)
@@ -137,7 +141,7 @@ def upscale_clip(
         frames = sum(len(part.times) for part in work.parts)
         if not frames:
             length = "" if clip.length is None else f": it is {float(clip.length):.2f} s long"
-            raise VideoError(f"{source}: there are no frames in the part that was asked for{length}")
+            raise VideoError(f"{clip.path}: there are no frames in the part that was asked for{length}")
         if clip.frames > frames and start is None and duration is None:
             notices.append(f"the file announces {clip.frames} frames, but only {frames} can be decoded and shown")
         join(clip, work, encoding, target, span, copied)
@@ -146,7 +150,32 @@ def upscale_clip(
         raise
     work.remove()
     repeated = sum(part.reused for part in work.parts)
-    return ClipResult((clip.width, clip.height), (exact[1], exact[0]), frames, resumed, repeated, run.seconds, tuple(notices))
+    return ClipResult(
+        (clip.width, clip.height), (exact[1], exact[0]), frames, resumed, repeated, run.seconds, tuple(notices), choice
+    )
+
+
+def _chosen(clip: Clip, upscaler: Upscaler, span: tuple[int | None, int | None]) -> tuple[Upscaler, str]:
+    """The upscaler that suits most of three frames, from the quarters of the part."""
+    from drct.upscaling.choosing import AutoUpscaler
+
+    if not isinstance(upscaler, AutoUpscaler):
+        return upscaler, ""
+    first = round(clip.start / clip.time_base) if span[0] is None else span[0]
+    length = 0 if clip.length is None else round(clip.length / clip.time_base)
+    end = round(clip.start / clip.time_base) + length if span[1] is None else span[1]
+    choices = []
+    for quarter in (1, 2, 3):
+        frames = clip.decode(first + max(0, end - first) * quarter // 4, span[1])
+        frame = next(frames, None)
+        frames.close()
+        if frame is not None:
+            choices.append(upscaler.choose(Picture((frame.rgb >> 8).astype(np.uint8))))
+    if not choices:
+        return upscaler.choose(Picture((next(clip.decode()).rgb >> 8).astype(np.uint8))).upscaler, ""
+    networks = [choice.words.partition(":")[0] for choice in choices]
+    best = max(choices, key=lambda choice: networks.count(choice.words.partition(":")[0]))
+    return best.upscaler, best.words
 
 
 def _frame_size(clip: Clip, upscaler: Upscaler, scale: float | None, width: int | None, height: int | None) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -166,7 +166,7 @@ class Clip:
             last = min(last, end * self.time_base)
         return max(0, round((last - begin) * self.rate))
 
-    def decode(self, first: int | None = None, end: int | None = None, near: int | None = None) -> Iterator[Frame]:
+    def decode(self, first: int | None = None, end: int | None = None, near: int | None = None) -> Generator[Frame, None, None]:
         """Frames in the order they are shown.
 
         Args:
