@@ -1,4 +1,4 @@
-"""``drct upscale``: images in, larger images out."""
+"""``drct upscale``: images and videos in, larger ones out."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from drct.upscaling import FileResult
     from drct.upscaling.jobs import Job, Jobs
+    from drct.upscaling.video import Done
 
 
 @click.command(
@@ -38,16 +39,22 @@ if TYPE_CHECKING:
 @click.option("--format", metavar="same|png|jpg|webp|tiff", help="Format of the results.  [default: png; float TIFF stays TIFF]")
 @click.option("--quality", type=int, help="1 to 100, for JPEG and WebP.")
 @click.option("--verify-tiles", is_flag=True, help="Print how much tiles change the result; needs memory for the whole image.")
+@click.option("--codec", metavar="h264|h265|av1|vp9|ffv1", help="Of videos.  [default: h264; 10 bits h265; WebM av1]")
+@click.option("--crf", type=int, help="Of videos: rate factor, smaller is better.  [default: h264 17, h265 18, av1 22, vp9 20]")
+@click.option("--preset", help="Of videos: speed of the encoder.  [default: medium; av1 6]")
+@click.option("--start", metavar="SECONDS|H:MM:SS", help="Of videos: where the part begins that is made larger.")
+@click.option("--duration", metavar="SECONDS|H:MM:SS", help="Of videos: how long that part is.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document instead.")
 def command(inputs: tuple[str, ...], tile: str, quiet: bool, as_json: bool, watch: bool, **values: Any) -> int:
-    """Make images larger and sharper: files, folders, any size.
+    """Make images and videos larger and sharper: files, folders, any size.
 
     With --model auto each image is looked at: clean ones go through drct-light, compressed, noisy or blurred ones through
     drct-real-light, whose own size is x4: smaller results are made from that, larger ones go on with drct-light.
     """
     from drct import upscaling
     from drct.upscaling import Listener, UpscaleOptions
+    from drct.upscaling.video import is_video_file
 
     options = UpscaleOptions(inputs=inputs, tile=int(tile) if tile.isdecimal() else tile, **values)
     console = Console(quiet=quiet, as_json=as_json)
@@ -65,14 +72,22 @@ def command(inputs: tuple[str, ...], tile: str, quiet: bool, as_json: bool, watc
             self.total += len(jobs.jobs)
             if jobs.others:
                 names = ", ".join(path.name for path in jobs.others[:3]) + (", ..." if len(jobs.others) > 3 else "")
-                console.note(f"{_files(len(jobs.others))} in the folders left alone, no images by name ({names})")
+                kinds = "no images or videos by name"
+                if any(is_video_file(path) for path in jobs.others):
+                    kinds = "no images by name, and videos need PyAV: pip install 'drct[video]'"
+                console.note(f"{_files(len(jobs.others))} in the folders left alone, {kinds} ({names})")
             if not self.total:
                 console.note("there is nothing to do: no images found" + ("" if options.recursive else " (-r looks into folders)"))
 
-        def progress(self, job: Job, done: float) -> None:
+        def progress(self, job: Job, done: float, of: str = "") -> None:
             self.parts[job.source] = done
             now = self.done + sum(self.parts.values())
-            console.progress("files", now, self.total, f"{self.done + 1} of {self.total}  {printable(job.source.name)}")
+            console.progress("files", now, self.total, f"{self.done + 1} of {self.total}  {printable(job.source.name)}{of}")
+
+        def frames(self, job: Job, done: Done) -> None:
+            rest = f", {_clock((done.total - done.frames) / done.rate)} left" if done.total >= done.frames and done.rate else ""
+            total = f" of {done.total}" if done.total else ""
+            self.progress(job, done.share, f"  {done.frames}{total} frames, {done.rate:.3g} frames/s{rest}")
 
         def waiting(self, files: int) -> None:
             console.note(f"waiting for other processes, which have {_files(files)} in work")
@@ -113,7 +128,13 @@ def command(inputs: tuple[str, ...], tile: str, quiet: bool, as_json: bool, watc
 def _line(result: FileResult) -> str:
     sizes = " -> ".join(f"{size[0]} x {size[1]}" for size in (result.input_size, result.output_size) if size is not None)
     choice = f"; {result.choice}" if result.choice else ""
-    return f"{result.source} -> {result.target}  ({sizes}, {result.seconds:.1f} s{choice})"
+    frames = "" if result.frames is None else f"{result.frames} frames, "
+    return f"{result.source} -> {result.target}  ({sizes}, {frames}{result.seconds:.1f} s{choice})"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
 def _files(count: int) -> str:

@@ -32,11 +32,13 @@ from drct.upscaling.manifest import SPENT, Manifest, Stamp
 from drct.upscaling.options import UpscaleOptions
 from drct.upscaling.results import FileResult, Listener, Report
 from drct.upscaling.upscaler import Plans, Upscaler
+from drct.upscaling.video import Clip, Done, upscale_clip
 
 READ_AHEAD = 2  # pictures that are read before the network asks for them
 WRITE_BEHIND = 2  # results that may wait to be written
+_FOR_CLIPS = ("scale", "width", "height", "codec", "crf", "preset", "start", "duration")  # options that videos take
 
-Progress = Callable[[Job, float], None]
+Progress = Callable[[Job, float | Done], None]
 Results: TypeAlias = Generator[FileResult, None, None]  # to be closed when it is given up: then all threads have ended
 
 
@@ -115,7 +117,7 @@ class Session:
             listener.waiting(self._desk.elsewhere)
 
         if count <= 1:
-            return self._worker(self.upscaler).results(listener.progress, told)
+            return self._worker(self.upscaler).results(functools.partial(_tell, listener), told)
         return self._together(count, listener, told)
 
     def report(
@@ -145,10 +147,10 @@ class Session:
         events: queue.SimpleQueue[Callable[[], FileResult | None]] = queue.SimpleQueue()
         stopped = threading.Event()
 
-        def progress(job: Job, done: float) -> None:
+        def progress(job: Job, done: float | Done) -> None:
             if stopped.is_set():
                 raise _Stopped
-            events.put(functools.partial(listener.progress, job, done))
+            events.put(functools.partial(_tell, listener, job, done))
 
         def waiting() -> None:
             if stopped.is_set():
@@ -196,6 +198,13 @@ class _Stopped(Exception):
     """The run was given up; unwinds a worker's thread."""
 
 
+def _tell(listener: Listener, job: Job, done: float | Done) -> None:
+    if isinstance(done, Done):
+        listener.frames(job, done)
+    else:
+        listener.progress(job, done)
+
+
 def _same(result: FileResult) -> FileResult:
     return result
 
@@ -213,10 +222,10 @@ def worker_devices(device: str) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Input:
-    """A picture on its way to the network."""
+    """A picture or video on its way to the network."""
 
     taken: Taken
-    picture: Picture
+    picture: Picture | Clip
     stamp: Stamp | None  # None without a manifest
 
 
@@ -288,12 +297,14 @@ class _Worker:
             remove_stale_parts(folder)
         try:
             stamp = None if taken.manifest is None else Stamp.of(job.source)
-            return _Input(taken, read(job.source), stamp)
+            return _Input(taken, Clip(job.source) if job.is_video else read(job.source), stamp)
         except (Error, OSError, MemoryError) as error:
             return _fail(taken, error)
 
     def _upscale(self, input: _Input, progress: Progress) -> _Output | FileResult:
         job, picture, options = input.taken.job, input.picture, self._options
+        if isinstance(picture, Clip):
+            return self._clip(input, picture, progress)
         start = time.perf_counter()
         try:
             plans = self._plans(input)
@@ -324,6 +335,28 @@ class _Worker:
             choice=larger.choice,
         )
         return _Output(input, larger.picture, result)
+
+    def _clip(self, input: _Input, clip: Clip, progress: Progress) -> FileResult:
+        """A video is read and written while it is computed; its own folder of finished parts is what an interruption leaves."""
+        job, manifest, options = input.taken.job, input.taken.manifest, self._options
+        try:
+            self._plans(input)
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+            how = {name: getattr(options, name) for name in _FOR_CLIPS}
+            made = upscale_clip(clip, job.target, self._upscaler, **how, progress=functools.partial(progress, job))
+            self._remember_tiles(input)
+        except (Error, OSError, MemoryError) as error:
+            return _fail(input.taken, error)
+        result = FileResult(
+            *(job.source, job.target, "done", made.input_size, made.output_size, made.seconds),
+            notices=(*job.notices, *made.notices),
+            choice=made.choice,
+            frames=made.frames,
+        )
+        if manifest is not None and input.stamp is not None:
+            result = self._record(manifest, job, input.stamp, job.target, result)
+        self._desk.done()
+        return result
 
     def _plans(self, input: _Input) -> Plans | None:
         """The plans of an interrupted attempt, if it was at the same work; new ones are recorded before they are carried out."""

@@ -2,7 +2,7 @@
 
 * One image and ``-o`` with an image suffix: that file.
 * Otherwise a folder: the one given, else beside each image; for a folder as input, ``FOLDER_x4`` beside it.
-* Names are ``NAME_x4.png``. Two inputs that would get one name keep their old suffix in it: ``a.jpg_x4.png``, ``a.png_x4.png``.
+* Names are ``NAME_x4.png``; videos keep their suffix where it is one that is written, else they become ``NAME_x4.mkv``. Two inputs that would get one name keep their old suffix in it: ``a.jpg_x4.png``, ``a.png_x4.png``.
 * A name that would be longer than file systems allow is cut, with a hash of the whole name in the place of its end.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import os
 import re
 from collections.abc import Iterator
@@ -21,11 +22,12 @@ from drct.imaging import FORMATS, format_of, is_image_file
 from drct.imaging.writing import NAME_BYTES
 from drct.upscaling import manifest
 from drct.upscaling.options import UpscaleOptions
+from drct.upscaling.video import CONTAINERS, is_video_file, video_suffix
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One image to upscale.
+    """One image or video to upscale.
 
     Attributes:
         source: file to read.
@@ -42,6 +44,11 @@ class Job:
     root: Path | None = None
 
     @property
+    def is_video(self) -> bool:
+        """Whether the source is a video, by its name."""
+        return is_video_file(self.source)
+
+    @property
     def existing(self) -> Path | None:
         """The result, if it is already there."""
         return next((path for path in (self.target, self.float_target) if path is not None and os.path.isfile(path)), None)
@@ -53,7 +60,7 @@ class Jobs:
 
     Attributes:
         jobs: in the order of the inputs; files of a folder sorted by name.
-        others: files in the input folders that are no images by their names.
+        others: files in the input folders that are no images and no videos by their names, or videos without PyAV.
         unreadable: folders that could not be listed, and why.
     """
 
@@ -120,6 +127,10 @@ def _file_target(options: UpscaleOptions) -> Path | None:
         if format_of(target) is None:
             return None
         raise OptionError(f"output {target} is a file name: a folder is needed for the results of several images")
+    if is_video_file(options.inputs[0]):
+        if target.suffix.lower() not in CONTAINERS:
+            raise OptionError(f"output {target} has a suffix that is not written for videos: use {', '.join(CONTAINERS)}")
+        return target
     format = format_of(target)
     if format is None or not FORMATS[format].saver:
         writable = ", ".join(f.suffixes[0] for f in FORMATS.values() if f.saver)
@@ -158,7 +169,10 @@ def _named(found: list[_Found], options: UpscaleOptions, label: str) -> Iterator
             if made_of is None or str(made_of) != os.path.abspath(source):
                 target = _target(one, source.name, label, options)
         notices: list[str] = []
-        if options.format == "same" and format_of(target) != format_of(source):
+        if is_video_file(source):
+            if target.suffix != source.suffix:
+                notices.append(f"{source.suffix.lstrip('.').upper()} is not written: the result is Matroska")
+        elif options.format == "same" and format_of(target) != format_of(source):
             notices.append(f"{source.suffix.lstrip('.').upper() or 'this format'} is not written: the result is a PNG")
         if not target.name.startswith(source.stem):
             notices.append("the name of the result was cut, since it would be longer than file systems allow")
@@ -179,6 +193,8 @@ def _target(one: _Found, stem: str, label: str, options: UpscaleOptions) -> Path
 
 
 def _suffix(source: Path, options: UpscaleOptions) -> str:
+    if is_video_file(source):
+        return video_suffix(source)
     if options.format == "same":
         format = format_of(source)
         return source.suffix if format is not None and FORMATS[format].saver else ".png"
@@ -223,12 +239,13 @@ class _Keys:
 
 
 def _walk(folder: Path, recursive: bool, results: Path, others: list[Path], unreadable: list[tuple[Path, str]]) -> Iterator[Path]:
-    """Image files of a folder, sorted; hidden folders, the folder of the results and loops of links are left out.
+    """Image files and videos of a folder, sorted; hidden folders, the folder of the results and loops of links are left out.
 
     If the results lie in the folder itself, those that its manifest knows are left out too.
     """
     seen: set[tuple[int, int]] = set()
     own = os.path.realpath(results)
+    videos = importlib.util.find_spec("av") is not None
     made = set(manifest.made_in(results)) if own == os.path.realpath(folder) else set()
     pending = [folder]
     while pending:
@@ -248,7 +265,7 @@ def _walk(folder: Path, recursive: bool, results: Path, others: list[Path], unre
             if _is_folder(entry):
                 if recursive and not entry.name.startswith(".") and os.path.realpath(path) != own:
                     folders.append(path)
-            elif is_image_file(entry.name):
+            elif is_image_file(entry.name) or (videos and is_video_file(entry.name)):
                 if not (made and os.path.relpath(path, folder) in made):
                     yield path
             elif not entry.name.startswith("."):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from drct.errors import OptionError, did_you_mean
 
@@ -13,6 +14,16 @@ AUTO = "auto"  # looks at each picture
 FIDELITY_MODEL, REAL_MODEL = "drct-light", "drct-real-light"  # what it chooses from: for clean and for degraded pictures
 LARGEST_SCALE = 16.0
 OVERLAP = 32  # input pixels that neighbouring tiles share
+
+
+def _seconds(value: Any) -> Any:
+    """``90``, ``"90"``, ``"1:30"`` and ``"0:01:30.0"`` as seconds."""
+    if isinstance(value, str) and re.fullmatch(r"(\d+:){1,2}\d{1,2}(\.\d*)?", value.strip()):
+        return sum(float(part) * 60**i for i, part in enumerate(reversed(value.split(":"))))
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
 
 
 class UpscaleOptions(BaseModel):
@@ -42,6 +53,11 @@ class UpscaleOptions(BaseModel):
     format: Literal["same", "png", "jpg", "webp", "tiff"] | None = Field(None, description="of the results; default png")
     quality: int | None = Field(None, ge=1, le=100, description="of JPEG and WebP")
     verify_tiles: bool = Field(False, description="measure the difference between tiled and whole")
+    codec: str | None = Field(None, description="of videos: h264, h265, av1, vp9 or ffv1; default by format, depth and size")
+    crf: int | None = Field(None, ge=0, description="of videos: constant rate factor, smaller is better; default by codec")
+    preset: str | None = Field(None, description="of videos: speed of the encoder, by its own names")
+    start: Seconds | None = Field(None, description="of videos: first second, or H:MM:SS, of the part that is made larger")
+    duration: Seconds | None = Field(None, description="of videos: seconds, or H:MM:SS, that are made larger from there")
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -71,4 +87,6 @@ def _describe(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if name == "tile":
         message = "must be 'auto', 'off' or a number of pixels"
+    elif name in ("start", "duration"):
+        message = "must be seconds from 0 up, or H:MM:SS"
     return f"{name} is {first['input']!r}: {message}" if name else message

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from drct.upscaling.jobs import Job, Jobs
 from drct.upscaling.upscaler import Pass
+from drct.upscaling.video import Done
 
 Size = tuple[int, int]  # width, height
 
@@ -28,6 +29,7 @@ class FileResult:
         error: one line that names file and cause, if it failed.
         code: kind of the error, stable across releases.
         choice: with model ``"auto"``, which network was chosen and why.
+        frames: of a video.
     """
 
     source: Path
@@ -42,6 +44,7 @@ class FileResult:
     error: str | None = None
     code: str | None = None
     choice: str = ""
+    frames: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -51,6 +54,7 @@ class FileResult:
             "status": self.status,
             "input_size": self.input_size,
             "output_size": self.output_size,
+            "frames": self.frames,
             "seconds": round(self.seconds, 3),
             "choice": self.choice or None,
             "passes": [{"model": p.model, "scale": p.scale, "plan": p.plan.to_json()} for p in self.passes],
@@ -119,6 +123,10 @@ class Listener:
 
     def progress(self, job: Job, done: float) -> None:
         """A part of a file, 0..1, went through the network."""
+
+    def frames(self, job: Job, done: Done) -> None:
+        """Frames of a video went through the network; as long as nobody listens to this, :meth:`progress` hears of it."""
+        self.progress(job, done.share)
 
     def finished(self, result: FileResult) -> None:
         """A file is done, skipped or failed; in the order of the inputs, or as they come where several devices work."""

@@ -51,6 +51,11 @@ class Done(NamedTuple):
     total: int
     rate: float
 
+    @property
+    def share(self) -> float:
+        """The finished part, 0..1; 0 if nobody knows."""
+        return min(1.0, self.frames / self.total) if self.total else 0.0
+
 
 @dataclasses.dataclass(frozen=True)
 class ClipResult:
