@@ -2,7 +2,8 @@
 
 * One image and ``-o`` with an image suffix: that file.
 * Otherwise a folder: the one given, else beside each image; for a folder as input, ``FOLDER_x4`` beside it.
-* Names are ``NAME_x4.png``; videos keep their suffix where it is one that is written, else they become ``NAME_x4.mkv``. Two inputs that would get one name keep their old suffix in it: ``a.jpg_x4.png``, ``a.png_x4.png``.
+* Names are ``NAME_x4.png``; videos keep their suffix where it is one that is written, else they become ``NAME_x4.mkv``.
+* Two inputs that would get one name keep their old suffix in it: ``a.jpg_x4.png``, ``a.png_x4.png``.
 * A name that would be longer than file systems allow is cut, with a hash of the whole name in the place of its end.
 """
 
