@@ -364,7 +364,7 @@ class _Worker:
         if manifest is None or stamp is None:
             return None
         job, picture, options = input.taken.job, input.picture, self._options
-        work = self._desk.work(picture.height, picture.width)
+        work = self._desk.work(picture.height, picture.width, job.is_video)
         scales = self._upscaler.scales_for(
             picture.height, picture.width, scale=options.scale, width=options.width, height=options.height
         )

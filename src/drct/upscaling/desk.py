@@ -20,6 +20,7 @@ from drct.upscaling.manifest import Entry, Manifest, Stamp, Work
 from drct.upscaling.options import UpscaleOptions
 from drct.upscaling.results import FileResult
 from drct.upscaling.upscaler import Upscaler
+from drct.upscaling.video import is_video_file
 
 LOOK = 64  # jobs that are looked up at once
 LEASES = 16  # the most that are taken at once
@@ -28,6 +29,8 @@ POLL = 0.25  # seconds between looks at what other processes have in work
 
 # Options that do not decide about the bytes of a result; the network is held against its weights and not its name.
 _WITHOUT_EFFECT = {"inputs", "output", "model", "device", "scale", "recursive", "overwrite", "verify_tiles", "watch"}
+_ONLY_FOR_VIDEOS = {"codec", "crf", "preset", "start", "duration"}
+_ONLY_FOR_IMAGES = {"alpha", "format", "quality"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Desk:
     def __init__(self, options: UpscaleOptions, upscaler: Upscaler) -> None:
         self._options = options
         self._upscaler = upscaler
-        self._options_key = options_key(options, upscaler.default_scale)
+        self._options_keys = {video: options_key(options, upscaler.default_scale, video) for video in (False, True)}
         self._manifests: dict[Path, Manifest | ManifestError] = {}
         self._begun: dict[Path, int] = {}  # by folder: changes of state before this run
         self._lock = threading.Lock()
@@ -103,15 +106,15 @@ class Desk:
         with self._lock:
             return len(self._elsewhere)
 
-    def work(self, rows: int, columns: int) -> Work:
-        """How the result of an image of this size is made.
+    def work(self, rows: int, columns: int, video: bool = False) -> Work:
+        """How the result of an image, or a video, of this size is made.
 
         Raises:
             OptionError: it cannot be: the scale is out of range.
         """
         options = self._options
         scales = self._upscaler.scales_for(rows, columns, scale=options.scale, width=options.width, height=options.height)
-        return Work(self._options_key, tuple(self._upscaler.digest(scale) for scale in scales))
+        return Work(self._options_keys[video], tuple(self._upscaler.digest(scale) for scale in scales))
 
     def close(self) -> list[str]:
         """Give back what is in work.
@@ -241,14 +244,15 @@ class Desk:
         if not size:
             return None
         try:
-            return self.work(size[1], size[0])
+            return self.work(size[1], size[0], entry.source is not None and is_video_file(entry.source))
         except OptionError:
             return None
 
 
-def options_key(options: UpscaleOptions, default_scale: float) -> str:
+def options_key(options: UpscaleOptions, default_scale: float, video: bool = False) -> str:
     """The options that decide about the bytes of results, as text; those left at their defaults are not in it."""
-    values = options.model_dump_json(exclude=_WITHOUT_EFFECT, exclude_defaults=True)
+    exclude = _WITHOUT_EFFECT | (_ONLY_FOR_IMAGES if video else _ONLY_FOR_VIDEOS)
+    values = options.model_dump_json(exclude=exclude, exclude_defaults=True)
     if options.width is not None or options.height is not None:
         return values
     return f"{values} x{options.scale if options.scale is not None else default_scale:g}"

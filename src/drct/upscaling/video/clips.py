@@ -147,7 +147,7 @@ def upscale_clip(
         if not frames:
             length = "" if clip.length is None else f": it is {float(clip.length):.2f} s long"
             raise VideoError(f"{clip.path}: there are no frames in the part that was asked for{length}")
-        if clip.frames > frames and start is None and duration is None:
+        if clip.counts_frames and clip.frames > frames and start is None and duration is None:
             notices.append(f"the file announces {clip.frames} frames, but only {frames} can be decoded and shown")
         join(clip, work, encoding, target, span, copied)
     except BaseException:

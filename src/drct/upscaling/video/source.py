@@ -77,6 +77,7 @@ class Clip:
         time_base: seconds per unit of time.
         rate: frames per second, on average.
         frames: how many there are; 0 where only decoding would tell.
+        counts_frames: that number is exact, as in MP4.
         start: where the time of the file begins, in seconds.
         length: of the video in seconds; None where the file does not tell.
         aspect: width of a pixel by its height; None where the file does not tell.
@@ -103,6 +104,7 @@ class Clip:
             self.time_base = Fraction(stream.time_base)
             self.rate = Fraction(stream.average_rate or stream.guessed_rate or LEAST_RATE)
             self.frames = stream.frames
+            self.counts_frames = "mp4" in self.format
             self.start = Fraction(container.start_time or 0, 1_000_000)
             self.length = None if stream.duration is None else stream.duration * self.time_base
             if self.length is None and container.duration is not None:
