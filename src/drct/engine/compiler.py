@@ -12,12 +12,14 @@ import torch
 
 from drct.engine.cpu.drct import DRCTProgram
 from drct.engine.cpu.hat import HATProgram
+from drct.engine.cpu.mamba import MambaDRCTProgram, why_not
 from drct.engine.cpu.swinir import SwinIRProgram
 from drct.engine.devices import resolve_device, resolve_precision
 from drct.engine.program import PlainProgram, Program
 from drct.networks.base import SuperResolutionNetwork
 from drct.networks.drct import DRCT
 from drct.networks.hat import HAT
+from drct.networks.mamba_drct import MambaDRCT
 from drct.networks.swinir import SwinIR
 
 N = TypeVar("N", bound=SuperResolutionNetwork)
@@ -25,6 +27,7 @@ N = TypeVar("N", bound=SuperResolutionNetwork)
 CPU_PROGRAMS: dict[type[SuperResolutionNetwork], Callable[[Any, str], Program]] = {
     DRCT: DRCTProgram,
     HAT: HATProgram,
+    MambaDRCT: MambaDRCTProgram,
     SwinIR: SwinIRProgram,
 }
 GPU_PROGRAMS = {  # by module, since importing them needs triton
@@ -51,6 +54,8 @@ def compile(network: SuperResolutionNetwork, device: str | torch.device = "cpu",
     precision = resolve_precision(precision, device)
     if getattr(network.options, "ape", False):
         return PlainProgram(network, device, precision, "absolute position embeddings fix the input size")
+    if device.type == "cpu" and isinstance(network, MambaDRCT) and (reason := why_not(network)) is not None:
+        return PlainProgram(network, device, precision, reason)
     if device.type == "cpu" and type(network) in CPU_PROGRAMS:
         return CPU_PROGRAMS[type(network)](_in_float32_on_cpu(network), precision)
     if device.type == "cuda" and type(network) in GPU_PROGRAMS and precision != "fp32":

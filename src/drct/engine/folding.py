@@ -96,6 +96,17 @@ def affine(layer: nn.Linear | nn.Conv2d, factor: float = 1.0) -> Affine:
     return Affine(weight.float(), bias.float())
 
 
+def fold_after(fc2: nn.Linear, after: nn.Module | None, factor: float = 1.0) -> tuple[Affine | None, Affine]:
+    """``from_residual`` and ``from_hidden`` (see :class:`FoldedSwin`) of a block that ends with ``u + fc2(h)``."""
+    if after is None:
+        return None, affine(fc2)
+    assert isinstance(after, (nn.Conv2d, nn.Linear))
+    a = after.weight.detach().double().flatten(1) * factor
+    a_bias = torch.zeros(len(a)).double() if after.bias is None else after.bias.detach().double() * factor
+    weight, bias = fc2.weight.detach().double(), fc2.bias.detach().double()
+    return Affine(a.float(), torch.zeros(len(a))), Affine((a @ weight).float(), (a @ bias + a_bias).float())
+
+
 def fold_swin(block: nn.Module, after: nn.Module | None = None, factor: float = 1.0) -> FoldedSwin:
     """Fold a Swin block, the 1x1 convolution or linear layer ``after`` it, and a ``factor`` on that layer's output."""
     assert isinstance(block, SwinBlock)
@@ -103,14 +114,7 @@ def fold_swin(block: nn.Module, after: nn.Module | None = None, factor: float = 
     norm1, norm2 = Norm.of(block.norm1), Norm.of(block.norm2)
     assert norm1 is not None
     assert norm2 is not None
-    from_residual, from_hidden = None, affine(block.mlp.fc2)
-    if after is not None:
-        assert isinstance(after, (nn.Conv2d, nn.Linear))
-        a = after.weight.detach().double().flatten(1) * factor
-        a_bias = torch.zeros(len(a)).double() if after.bias is None else after.bias.detach().double() * factor
-        fc2, fc2_bias = block.mlp.fc2.weight.detach().double(), block.mlp.fc2.bias.detach().double()
-        from_residual = Affine(a.float(), torch.zeros(len(a)))
-        from_hidden = Affine((a @ fc2).float(), (a @ fc2_bias + a_bias).float())
+    from_residual, from_hidden = fold_after(block.mlp.fc2, after, factor)
     return FoldedSwin(
         window=attn.window,
         shift=attn.shift,

@@ -43,7 +43,7 @@ class BodyProgram(Program):
     def __init__(self, network: SuperResolutionNetwork, precision: str) -> None:
         super().__init__(network, torch.device("cpu"), precision)
         get = network.get_submodule
-        self.window, self.dim = network.options.window_size, network.options.embed_dim
+        self.window, self.dim = getattr(network.options, "window_size", 1), network.options.embed_dim
         self.mean, self.img_range = network.mean.detach().float().clone(), network.img_range
         # 3x3 convolutions stay in float32: they are a tenth of the work, and in bf16 most of the error would be theirs
         conv_first = convolution(get("conv_first"))

@@ -1,6 +1,6 @@
 """Kernels in C for CPUs, built on demand with the system's compiler; every one has a plain torch path beside it."""
 
-from drct.engine.native.selective_scan import D_STATE, scan_available, selective_scan
+from drct.engine.native.selective_scan import D_STATE, scan_available, selective_scan, ss2d_scan
 from drct.engine.native.swin_bf16 import BlockShape, dense_group, swin_bf16_available
 from drct.engine.native.window_attention import available, supports, window_attention, window_attention_forward
 
@@ -11,6 +11,7 @@ __all__ = [
     "dense_group",
     "scan_available",
     "selective_scan",
+    "ss2d_scan",
     "supports",
     "swin_bf16_available",
     "window_attention",

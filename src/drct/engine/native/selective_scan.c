@@ -6,6 +6,8 @@
  * read in the order of the direction from where they lie, so nothing is transposed or flipped and no state reaches memory.
  * Directions: rows, columns, rows from the end, columns from the end. For training, states are kept every CHUNK pixels.
  *
+ * Training takes step sizes that were made before, inference makes them on the way (drct_ss2d_scan).
+ *
  * u and dy (B, L, D); delta and ddelta (B, L, 4, D); b and c (B, L, 4, N); a (4, N, D); y and du (B, 4, L, D); L = height * width.
  */
 #include <math.h>
@@ -28,6 +30,8 @@ typedef struct {
 } shape_t;
 
 static inline vec splat(float x) { return (vec){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+
+static inline ivec splat_int(int32_t x) { return (ivec){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
 
 /* Missing lanes are zero: no step, no input, no gradient. */
 static inline vec load(const float *p, int64_t lanes) {
@@ -109,6 +113,76 @@ int drct_selective_scan_forward(const shape_t *s, const float *u, const float *d
         }
     }
     free(order);
+    return 0;
+}
+
+/* ln(1 + e^x), as max(x, 0) + ln(1 + e^-|x|); the logarithm is 2 artanh(z / (2 + z)), whose series ends below 1e-8. */
+static inline vec softplus(vec x) {
+    ivec negative = x < splat(0);
+    vec magnitude = (vec)((ivec)x & splat_int(0x7fffffff));
+    vec z = exp2_nonpositive(magnitude * splat(-LOG2E));
+    vec s = z / (splat(2.0f) + z), square = s * s;
+    vec p = splat(2.0f / 13);
+    p = p * square + splat(2.0f / 11);
+    p = p * square + splat(2.0f / 9);
+    p = p * square + splat(2.0f / 7);
+    p = p * square + splat(2.0f / 5);
+    p = p * square + splat(2.0f / 3);
+    p = p * square + splat(2.0f);
+    return (vec)((ivec)x & ~negative) + p * s;
+}
+
+/* All of SS2D between its x_proj and its norm, without gradients: one task walks 16 channels of an image in all four directions, so
+ * that step sizes never reach memory and the directions add up where they meet.
+ *
+ * u and y (B, L, D); low (B, L, 4, rank + 2 N): rank numbers for the step sizes, then B and C; weight (4, rank, D) and bias (4, D)
+ * make the steps before softplus; a (4, N, D); skip (D). */
+int drct_ss2d_scan(const shape_t *s, int64_t rank, const float *u, const float *low, const float *weight, const float *bias,
+                   const float *a, const float *skip, float *y) {
+    int64_t length = s->height * s->width, dim = s->dim, wide = rank + 2 * N;
+    int64_t blocks = (dim + LANES - 1) / LANES;
+    int64_t *order = visiting_order(s->height, s->width);
+    vec *weights = malloc(sizeof(vec) * s->batch * blocks * rank);
+    if (!order || !weights) {
+        free(order), free(weights);
+        return 1;
+    }
+#pragma omp parallel for num_threads(s->threads) schedule(dynamic)
+    for (int64_t task = 0; task < s->batch * blocks; task++) {
+        int64_t i = task / blocks, first = task % blocks * LANES, lanes = dim - first < LANES ? dim - first : LANES;
+        vec *w = weights + task * rank, factor = load(skip + first, lanes);
+        for (int k = 0; k < DIRECTIONS; k++) {
+            vec decay[N], h[N], start = load(bias + k * dim + first, lanes);
+            for (int n = 0; n < N; n++) {
+                decay[n] = load(a + (k * N + n) * dim + first, lanes) * splat(LOG2E);
+                h[n] = splat(0);
+            }
+            for (int64_t r = 0; r < rank; r++) w[r] = load(weight + (k * rank + r) * dim + first, lanes);
+            for (int64_t t = 0; t < length; t++) {
+                int64_t pixel = i * length + order[k * length + t];
+                const float *made = low + (pixel * DIRECTIONS + k) * wide, *bp = made + rank, *cp = bp + N;
+                vec even = start, odd = splat(0);
+                for (int64_t r = 0; r + 1 < rank; r += 2) {
+                    even += w[r] * splat(made[r]);
+                    odd += w[r + 1] * splat(made[r + 1]);
+                }
+                if (rank % 2) even += w[rank - 1] * splat(made[rank - 1]);
+                vec step = softplus(even + odd), input = load(u + pixel * dim + first, lanes), x = step * input;
+                even = factor * input;
+                if (k) even = load(y + pixel * dim + first, lanes);
+                odd = splat(0);
+#pragma GCC unroll 16
+                for (int n = 0; n < N; n += 2) {
+                    h[n] = exp2_nonpositive(step * decay[n]) * h[n] + x * splat(bp[n]);
+                    h[n + 1] = exp2_nonpositive(step * decay[n + 1]) * h[n + 1] + x * splat(bp[n + 1]);
+                    even += h[n] * splat(cp[n]);
+                    odd += h[n + 1] * splat(cp[n + 1]);
+                }
+                store(y + pixel * dim + first, even + odd, lanes);
+            }
+        }
+    }
+    free(order), free(weights);
     return 0;
 }
 

@@ -101,3 +101,33 @@ def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) ->
         ``(B, H, W, D)``.
     """
     return _SelectiveScan.apply(u, delta, a.transpose(1, 2), b, c)
+
+
+def ss2d_scan(u: Tensor, low: Tensor, weight: Tensor, bias: Tensor, a: Tensor, skip: Tensor) -> Tensor:
+    """What SS2D computes between ``x_proj`` and its norm, without gradients: step sizes, the four scans, their sum, the skip.
+
+    Args:
+        u: ``(B, H, W, D)`` float32, contiguous, as all others.
+        low: what ``x_proj`` makes of each pixel, ``(B, H, W, 4, R + 32)``: R numbers for the step sizes, B and C.
+        weight: ``(4, R, D)``, and
+        bias: ``(4, D)``: make the step sizes before softplus.
+        a: ``(4, 16, D)``, not positive.
+        skip: ``(D)``, sum of the four directions' factors.
+
+    Returns:
+        ``(B, H, W, D)``.
+    """
+    batch, height, width, dim = u.shape
+    rank = weight.shape[1]
+    wanted = [(batch, height, width, DIRECTIONS, rank + 2 * D_STATE), (DIRECTIONS, rank, dim), (DIRECTIONS, dim)]
+    wanted += [(DIRECTIONS, D_STATE, dim), (dim,)]
+    given = (low, weight, bias, a, skip)
+    if [tuple(t.shape) for t in given] != wanted:
+        raise ValueError(f"the shapes of low, weight, bias, a and skip do not go with u {tuple(u.shape)}: wanted {wanted}")
+    if any(t.dtype != torch.float32 or t.device.type != "cpu" or not t.is_contiguous() for t in (u, *given)):
+        raise ValueError("the kernel takes contiguous float32 on the CPU only")
+    y = torch.empty_like(u)
+    shape = _Shape(batch, height, width, dim, torch.get_num_threads())
+    run = load_library(SOURCE).drct_ss2d_scan
+    _check(run(ctypes.byref(shape), ctypes.c_int64(rank), *_pointers(u, *given, y)))
+    return y
