@@ -85,9 +85,9 @@ class Console:
         """Something that failed."""
         self._line(f"drct: error: {line}", err=True)
 
-    def document(self, value: Any) -> None:
-        """The JSON document of a verb."""
-        click.echo(json.dumps(value, indent=2))
+    def document(self, value: Any, indent: int | None = 2) -> None:
+        """The JSON document of a verb; on one line with ``indent`` None."""
+        click.echo(json.dumps(value, indent=indent))
 
     def _line(self, line: str, err: bool) -> None:
         line = printable(line)
