@@ -1,8 +1,10 @@
 """Take a training run's weights into the package: half precision, with a card of what was measured, log, curve and last sheet kept.
 
     python tools/bundle.py runs/drct_light_x4 drct-light-x4 --data BENCHMARKS
+    python tools/bundle.py runs/drct_real_light_x4_gan drct-real-light-x4 --degraded IMAGES --weights latest.safetensors
 
-BENCHMARKS is a folder with Set5, Set14 and BSD100 (any layout that 'drct test' knows).
+BENCHMARKS is a folder with Set5, Set14 and BSD100 (any layout that 'drct test' knows). A network for images as people have them is
+measured on IMAGES instead: clean ones that training did not see, degraded by the preset 'real' with seed 0.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from pathlib import Path
 
 import torch
 
+from drct.training.options import TrainOptions, read_options
 from drct.weights import load_network, save_network
 from drct.weights.models import BUNDLED, write_card
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = "Set5,Set14,BSD100"
+DEGRADED = "validation images, preset real"
 
 
 def measure(model: Path, data: Path, scale: int) -> dict[str, float]:
@@ -32,6 +36,31 @@ def measure(model: Path, data: Path, scale: int) -> dict[str, float]:
         subprocess.run([*command, "--scale", str(scale), "--json", str(out)], check=True)
         report = json.loads(out.read_text())
     return {name: round(means["psnr"], 2) for name, means in report["models"][0]["means"].items()}
+
+
+def measure_degraded(model: Path, data: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """PSNR on Y and LPIPS of a model on degraded images, from ``benchmarks/real_world.py``."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "scores.json"
+        command = [sys.executable, str(ROOT / "benchmarks" / "real_world.py"), "--data", str(data), "--json", str(out)]
+        subprocess.run([*command, "--models", str(model)], check=True)
+        found = json.loads(out.read_text())[str(model)]
+    return {DEGRADED: round(found["psnr"], 2)}, {DEGRADED: round(found["lpips"], 4)}
+
+
+def describe(run: Path, options: TrainOptions, iterations: int) -> str:
+    """One line on how a network was made."""
+    recipe = f"options/train/{run.name}.yml"
+    if options.degradation is None:
+        return f"L1, bicubic LR, {iterations} iterations, {recipe}"
+    losses = "L1"
+    if options.train.perceptual_opt is not None:
+        losses += f", perceptual ({options.train.perceptual_opt.vgg_type.upper()})"
+    if options.train.gan_opt is not None:
+        losses += " and GAN losses"
+    start = options.path.pretrain_network_g
+    after = f" after {Path(start).parent.name if Path(start).suffix else start}" if start else ""
+    return f"second-order degradations, {losses}, {iterations} iterations{after}, {recipe}"
 
 
 def keep_record(run: Path, name: str) -> None:
@@ -47,21 +76,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
-    parser.add_argument("--data", type=Path, required=True)
+    images = parser.add_mutually_exclusive_group(required=True)
+    images.add_argument("--data", type=Path, metavar="BENCHMARKS")
+    images.add_argument("--degraded", type=Path, metavar="IMAGES")
     parser.add_argument("--weights", default="best.safetensors", help="file of the run to take")
     arguments = parser.parse_args()
     run, name = arguments.run, arguments.name
     network = load_network(run / arguments.weights)
     records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     iterations = max(r["iteration"] for r in records)
-    training = f"L1, bicubic LR, {iterations} iterations, options/train/{run.name}.yml"
+    options, _ = read_options(ROOT / "options" / "train" / f"{run.name}.yml")
+    training = describe(run, options, iterations)
     BUNDLED.mkdir(exist_ok=True)
     target = BUNDLED / f"{name}.safetensors"
     save_network(network, target, licence="Apache-2.0", training=training, dtype=torch.float16)
-    scores = measure(target, arguments.data, network.scale)
-    write_card(target, source="trained by this project", scores=scores)
+    lpips: dict[str, float] = {}
+    if arguments.degraded is None:
+        scores = measure(target, arguments.data, network.scale)
+    else:
+        scores, lpips = measure_degraded(target, arguments.degraded)
+    write_card(target, source="trained by this project", scores=scores, lpips=lpips)
     keep_record(run, name)
-    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {scores}")
+    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, PSNR {scores}, LPIPS {lpips or 'not measured'}")
 
 
 if __name__ == "__main__":

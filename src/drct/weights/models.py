@@ -38,6 +38,7 @@ class ModelCard(BaseModel):
         location: ``"bundled"``, ``"downloadable"`` or ``"local"``.
         training: one line on how it was made.
         scores: PSNR in dB on the Y channel at this scale, by benchmark, as published or as measured for bundled models.
+        lpips: LPIPS (AlexNet, lower is better), by set, of networks that were trained for degraded images.
         path: where the file lies on this machine, if it does.
     """
 
@@ -56,6 +57,7 @@ class ModelCard(BaseModel):
     location: Literal["bundled", "downloadable", "local"] = "local"
     training: str = ""
     scores: dict[str, float] = {}
+    lpips: dict[str, float] = {}
     path: Path | None = None
 
     @property
@@ -277,18 +279,22 @@ def read_card(path: Path, location: Literal["bundled", "local"] = "local") -> Mo
     )
 
 
-def write_card(path: Path, *, source: str = "", scores: dict[str, float] | None = None) -> Path:
+def write_card(
+    path: Path, *, source: str = "", scores: dict[str, float] | None = None, lpips: dict[str, float] | None = None
+) -> Path:
     """Write the card ``NAME.json`` of a weight file beside it, as bundled models carry one.
 
     Args:
         path: a file of :func:`drct.weights.save_network`; its licence and training note go into the card.
         source: where the model comes from.
         scores: PSNR in dB on the Y channel by benchmark.
+        lpips: LPIPS by set.
     """
     beside = path.with_suffix(".json")
     beside.unlink(missing_ok=True)  # an older card must not speak for the new file
-    card = read_card(path).model_copy(update={"source": source, "scores": scores or {}, "sha256": file_sha256(path)})
-    text = card.model_dump_json(indent=2, exclude={"path", "location", "url"})
+    measured = {"scores": scores or {}, "lpips": lpips or {}}
+    card = read_card(path).model_copy(update={"source": source, "sha256": file_sha256(path), **measured})
+    text = card.model_dump_json(indent=2, exclude={"path", "location", "url"} | ({"lpips"} if not lpips else set()))
     beside.write_text(text + "\n", encoding="utf-8")
     return beside
 
