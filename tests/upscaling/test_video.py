@@ -450,3 +450,80 @@ def test_without_pyav(tmp_path: Path, repeater: Repeater, monkeypatch: pytest.Mo
     with pytest.raises(MissingDependencyError, match=r"in\.mp4: video needs PyAV: pip install 'drct\[video\]'") as caught:
         upscale_clip(tmp_path / "in.mp4", tmp_path / "out.mp4", repeater)
     assert isinstance(caught.value, Error)
+
+
+# Among other files
+
+
+def test_folders_mix_images_and_videos(tmp_path: Path, model: Path) -> None:
+    from drct.imaging import read_size, write
+    from drct.upscaling import UpscaleOptions, upscale
+
+    folder = tmp_path / "in"
+    folder.mkdir()
+    make_clip(folder / "a.mp4", frames=3, size=(12, 16))
+    make_clip(folder / "b.avi", frames=2, size=(12, 16), codec="mpeg4", options={"qscale": "2"})
+    write(folder / "c.png", pictures(1, 12, 16)[0])
+    (folder / "d.mov").write_text("no video")
+    (folder / "e.txt").write_text("neither")
+    options = {"inputs": (folder,), "output": tmp_path / "out", "model": model, "device": "cpu"}
+    report = upscale(UpscaleOptions(**options))
+    assert [(r.source.name, r.status, r.frames) for r in report.results] == [
+        ("a.mp4", "done", 3),
+        ("b.avi", "done", 2),
+        ("c.png", "done", None),
+        ("d.mov", "failed", None),
+    ]
+    assert [path.name for path in report.others] == ["e.txt"]
+    assert report.results[3].code == "video"
+    assert content(tmp_path / "out" / "a_x4.mp4").size == content(tmp_path / "out" / "b_x4.mkv").size == (64, 48)
+    assert read_size(tmp_path / "out" / "c_x4.png") == (48, 64)
+    again = upscale(UpscaleOptions(**options))
+    assert [r.status for r in again.results] == ["skipped", "skipped", "skipped", "failed"]
+    other = upscale(UpscaleOptions(**options, crf=30))
+    assert [r.status for r in other.results] == ["done", "done", "skipped", "failed"]
+
+
+def test_a_folder_without_pyav_leaves_videos_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    from drct.upscaling import UpscaleOptions
+    from drct.upscaling.jobs import plan_jobs
+
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "b.png").touch()
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "av" else find(name, *more))
+    jobs = plan_jobs(UpscaleOptions(inputs=(tmp_path,)), 4)
+    assert [job.source.name for job in jobs.jobs] == ["b.png"]
+    assert [path.name for path in jobs.others] == ["a.mp4"]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1:30.5", 90.5), ("1:00:01", 3601), (2.5, 2.5)])
+def test_times_of_day_and_seconds(text: object, seconds: float) -> None:
+    from drct.upscaling import UpscaleOptions
+
+    assert UpscaleOptions(inputs=("a.mp4",), start=text).start == seconds
+    with pytest.raises(OptionError, match=r"start is 'soon': must be seconds from 0 up, or H:MM:SS"):
+        UpscaleOptions(inputs=("a.mp4",), start="soon")
+
+
+def test_one_network_for_all_frames_of_a_clip(tmp_path: Path, repeater: Repeater, monkeypatch: pytest.MonkeyPatch) -> None:
+    from drct.upscaling import choosing
+
+    looks: list[float] = []
+
+    class Chooser(choosing.AutoUpscaler):
+        def __init__(self) -> None:
+            self.__dict__.update(repeater.__dict__)
+
+        def choose(self, picture):
+            looks.append(picture.pixels.mean())
+            words = "network-a: dark" if picture.pixels.mean() < 100 else "network-b: bright"
+            return choosing.Choice(repeater, words)
+
+    dark, bright = (np.full((24, 32, 3), level, np.uint16) for level in (5000, 60000))
+    source = make_clip(tmp_path / "in.mp4", images=[bright] * 4 + [dark] * 12)
+    result = upscale_clip(source, tmp_path / "out.mp4", Chooser())
+    assert len(looks) == 3
+    assert result.choice == "network-a: dark"
