@@ -157,7 +157,7 @@ def test_the_report_is_json(model, photos, tmp_path):
     assert document["other_files"] == [str(photos / "readme.txt")]
     first, last = document["files"][0], document["files"][-1]
     assert set(first) == {
-        *("input", "output", "status", "input_size", "output_size", "seconds", "choice", "passes", "notices"),
+        *("input", "output", "status", "input_size", "output_size", "seconds", "choice", "frames", "passes", "notices"),
         *("tile_difference", "error"),
     }
     assert first["input_size"] == [30, 20]

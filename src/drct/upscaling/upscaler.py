@@ -192,6 +192,10 @@ class Upscaler:
             self._programs[scale] = engine.compile(network, self.device, self.precision)
         return self._programs[scale]
 
+    def rgb_program(self, scale: int) -> Program:
+        """``(N, 3, H, W)`` RGB in 0..1 in and out at this magnification, with the ensemble if there is one; no tiles."""
+        return self._steps(self.program(scale))
+
     @property
     def scales(self) -> tuple[int, ...]:
         """Magnifications of the networks at hand, smallest first."""
