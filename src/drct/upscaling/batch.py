@@ -417,7 +417,7 @@ class _Worker:
             result = dataclasses.replace(result, notices=(*result.notices, notice))
         try:
             written = Stamp.of(target)
-        except OSError as error:
+        except (Error, OSError) as error:
             return failure(job, error)  # gone already
         report: dict[str, Any] = {"input_size": result.input_size, "output_size": result.output_size}
         manifest.done(job.target, stamp, target, written, report)

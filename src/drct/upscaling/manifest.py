@@ -20,6 +20,7 @@ import os
 import platform
 import queue
 import sqlite3
+import stat
 import sys
 import threading
 import time
@@ -28,7 +29,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
 
-from drct.errors import ManifestError
+from drct.errors import ImageError, ManifestError
 from drct.upscaling.tiles import TilePlan
 from drct.weights.files import file_sha256
 
@@ -88,9 +89,12 @@ class Stamp:
 
         Raises:
             OSError: it cannot be read.
+            ImageError: it is a pipe or the like, which would be waited for.
         """
         now = time.time_ns()
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(f"{path}: is not a regular file")
         return cls(status.st_size, status.st_mtime_ns, file_sha256(path), now)
 
     def still(self, path: Path) -> bool:
@@ -108,7 +112,7 @@ class Stamp:
             OSError: it cannot be looked at.
         """
         status = path.stat()
-        if status.st_size != self.size:
+        if status.st_size != self.size or not stat.S_ISREG(status.st_mode):
             return False
         return (status.st_mtime_ns == self.mtime and self.settled) or file_sha256(path) == self.hash
 
