@@ -3,15 +3,15 @@
     python benchmarks/condition.py --data valid/ [--fit]
 
 Clean: the images themselves, and made smaller by MATLAB's bicubic, also saved as JPEG of high quality. Degraded: the presets of
-``drct degrade``, and plain JPEG and noise of several strengths on the bicubic images. With --fit the weights of
-``drct.degradation.condition`` are fitted anew; errors are then those of five-fold cross-validation by image.
+``drct degrade``, and plain JPEG and noise of several strengths on the bicubic images. With --fit the bounds of
+``drct.degradation.condition`` are sought anew, on every other image; the errors are then those on the rest.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def cases(files: list[Path]) -> Iterator[Case]:
     for number, path in enumerate(files):
         gt = read(path).pixels
         height, width = (length - length % 4 for length in gt.shape[:2])
-        gt = np.broadcast_to(gt[:height, :width], (height, width, 3))
+        gt = np.broadcast_to(gt[:height, :width], (height, width, 3)).copy()
         small = resize(gt, 1 / 4)
         made: list[tuple[str, str, np.ndarray]] = [
             ("as it is", CLEAN, gt),
@@ -69,30 +69,35 @@ def noisy(pixels: np.ndarray, sigma: float, seed: int) -> np.ndarray:
     return (pixels + noise).round().clip(0, 255).astype(np.uint8)
 
 
-def row(condition: Condition) -> list[float]:
-    """What the weights belong to."""
-    measures = dataclasses.asdict(condition)
-    low = {name: room._within(name, measures[name]) for name in room.BOUNDS}
-    return [1.0, low["blockiness"], math.log(low["sharpness"]), math.log(low["noise"])]
-
-
-def fit(found: list[Case]) -> np.ndarray:
-    """Weights by logistic regression, clean and degraded counting the same as a whole."""
+def fit(found: list[Case]) -> dict[str, tuple[float, float]]:
+    """The bounds of defects with the least errors, each kind of images counting the same, clean ones half as much again."""
     known = [case for case in found if case.truth != BETWEEN]
-    x = np.array([row(case.condition) for case in known])
-    y = np.array([case.truth == DEGRADED for case in known], float)
-    weight = np.where(y == 1, 1 / y.sum(), 1 / (1 - y).sum()) / 2
-    w = np.zeros(x.shape[1])
-    for _ in range(50):  # Newton's method with a little damping
-        p = 1 / (1 + np.exp(-x @ w))
-        gradient = x.T @ ((p - y) * weight) + 1e-4 * w
-        hessian = (x * (p * (1 - p) * weight)[:, None]).T @ x + 1e-4 * np.eye(len(w))
-        w -= np.linalg.solve(hessian, gradient)
-    return w
+    kinds = sorted({case.kind for case in known})
+    truth = np.array([case.truth == DEGRADED for case in known])
+    weight = np.zeros(len(known))
+    for kind in kinds:
+        mine = np.array([case.kind == kind for case in known])
+        weight[mine] = (1.0 if truth[mine][0] else 1.5) / mine.sum()
+    values = {name: np.array([getattr(case.condition, name) for case in known]) for name in room.DEFECTS}
+
+    def defects(name: str, begins: list[float], enough: list[float]) -> list[tuple[tuple[float, float], np.ndarray]]:
+        measure = (lambda v: v) if name == "blockiness" else (lambda v: np.log(np.maximum(v, 1e-6)))
+        return [
+            ((b, e), np.maximum(0, (measure(values[name]) - measure(b)) / (measure(e) - measure(b))))
+            for b, e in itertools.product(begins, enough)
+        ]
+
+    tried = itertools.product(
+        defects("blockiness", [0.0, 0.01, 0.02], [0.06, 0.07, 0.08, 0.09, 0.1, 0.11]),
+        defects("noise", [0.5, 0.7, 1.0], [1.6, 1.8, 2.0, 2.25, 2.5]),
+        defects("sharpness", [0.5, 0.6, 0.7], [0.3, 0.325, 0.35, 0.375, 0.4]),
+    )
+    best = min(tried, key=lambda three: float(weight[(sum(defect for _, defect in three) > 1) != truth].sum()))
+    return {name: bounds for name, (bounds, _) in zip(("blockiness", "noise", "sharpness"), best, strict=True)}
 
 
 def table(found: list[Case], is_degraded: Callable[[Case], bool]) -> None:
-    print(f"{'kind':<16} {'truth':<12} {'taken for degraded':>18}   median blockiness, noise, sharpness")
+    print(f"{'kind':<16} {'truth':<12} {'taken for degraded':>18}   medians of blockiness, noise, sharpness")
     for kind in dict.fromkeys(case.kind for case in found):
         of_kind = [case for case in found if case.kind == kind]
         share = sum(map(is_degraded, of_kind)) / len(of_kind)
@@ -111,9 +116,10 @@ def main() -> None:
     if not arguments.fit:
         table(found, lambda case: case.condition.degraded)
         return
-    folds = [fit([case for case in found if case.image % 5 != fold]) for fold in range(5)]
-    table(found, lambda case: float(np.dot(folds[case.image % 5], row(case.condition))) > 0)
-    print("WEIGHTS =", tuple(round(float(w), 2) for w in fit(found)))
+    room.DEFECTS = fit([case for case in found if case.image % 2 == 0])
+    print("fitted on every other image:", room.DEFECTS)
+    table([case for case in found if case.image % 2], lambda case: case.condition.degraded)
+    print("fitted on all:", fit(found))
 
 
 if __name__ == "__main__":

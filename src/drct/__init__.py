@@ -35,7 +35,7 @@ from drct.errors import (
 if TYPE_CHECKING:
     from drct import engine
     from drct.networks import create_network, list_networks
-    from drct.upscaling import UpscaleOptions, Upscaler, upscale
+    from drct.upscaling import AutoUpscaler, UpscaleOptions, Upscaler, upscale
     from drct.weights import list_models, load_network
 
 __version__ = "0.1.0"
@@ -45,12 +45,14 @@ _HOME = {
     "list_networks": "drct.networks",
     "load_network": "drct.weights",
     "list_models": "drct.weights",
+    "AutoUpscaler": "drct.upscaling",
     "Upscaler": "drct.upscaling",
     "UpscaleOptions": "drct.upscaling",
     "upscale": "drct.upscaling",
 }
 
 __all__ = [
+    "AutoUpscaler",
     "CheckpointError",
     "DataError",
     "DeviceError",

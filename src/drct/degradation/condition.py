@@ -1,8 +1,8 @@
 """In which condition an image is: clean, or compressed, noisy or blurred.
 
-Three measures of the pixels, each made so that the picture itself disturbs it little, are weighed together; the weights were fitted
-on clean and degraded images (``benchmarks/condition.py`` fits them again and counts the errors). A JPEG file besides tells its
-quality itself, by its quantization tables.
+Three measures of the pixels, each made so that the picture itself disturbs it little, are added up as defects. Where a defect
+begins and where it is enough by itself was fitted on clean and degraded images (``benchmarks/condition.py`` counts the errors, and
+fits again). A JPEG file besides tells its quality itself, by its quantization tables.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from drct.imaging import Picture
 SIDE = 1024  # of the middle of the image, which is looked at
 SMALLEST = 24  # shorter sides tell nothing
 BLOCK = 8
+CHANCE = 2.0  # standard deviations that the best of eight shares exceeds the others by, roughly
 
 POOR_JPEG = 80  # quality below which a file counts as degraded whatever its pixels look like
-# log-odds of being degraded: constant, blockiness, logarithms of sharpness and noise
-WEIGHTS = (-3.21, 28.05, -4.81, 2.33)
-BOUNDS = {"blockiness": (0.0, 0.25), "sharpness": (0.1, 1.0), "noise": (0.2, 10.0)}  # beyond them nothing is added
-# From here on a measure is worth naming.
-NOTABLE_BLOCKINESS, NOTABLE_SHARPNESS, NOTABLE_NOISE = 0.06, 0.4, 2.0
+# Where a measure begins to be a defect, and where it is one that is enough by itself.
+DEFECTS = {"blockiness": (0.0, 0.1), "noise": (0.5, 2.0), "sharpness": (0.7, 0.325)}
+NAMED = 0.3  # smaller defects are not spoken of
 
 _SECOND_DIFFERENCE = math.sqrt(math.pi / 2) / 6  # from the mean magnitude of Immerkaer's filter to a standard deviation
 
@@ -38,7 +37,7 @@ class Condition:
     Attributes:
         jpeg_quality: of a JPEG file, 1..100 in the scale of the Independent JPEG Group; None for everything else.
         blockiness: by how much more often neighbouring pixels differ most at the borders of 8 x 8 blocks than elsewhere, 0..1;
-            clean images stay below 0.05.
+            clean images stay below 0.03.
         noise: standard deviation in the quietest parts of the luma, of 255.
         sharpness: finest details against those of half the resolution, in the busiest parts; 0.4 to 1 in clean images, 1 and more
             in noise, 0.2 and less in blurred ones.
@@ -50,33 +49,27 @@ class Condition:
     sharpness: float
 
     @property
-    def score(self) -> float:
-        """Log-odds of being degraded, by the pixels: above 0 it is more likely than not."""
-        constant, blockiness, sharpness, noise = WEIGHTS
-        return (
-            constant
-            + blockiness * _within("blockiness", self.blockiness)
-            + sharpness * math.log(_within("sharpness", self.sharpness))
-            + noise * math.log(_within("noise", self.noise))
-        )
+    def defects(self) -> dict[str, float]:
+        """How bad it is, by measure: 0 where there is nothing, 1 where that alone makes the image a degraded one."""
+        begin, enough = DEFECTS["blockiness"]
+        found = {"blockiness": (self.blockiness - begin) / (enough - begin)}
+        for name in ("noise", "sharpness"):  # whose effect grows by factors
+            begin, enough = DEFECTS[name]
+            found[name] = math.log(max(getattr(self, name), 1e-6) / begin) / math.log(enough / begin)
+        return {name: max(0.0, value) for name, value in found.items()}
 
     @property
     def degraded(self) -> bool:
         """Whether a network for degraded images suits it better than one for clean images."""
-        return self.score > 0 or (self.jpeg_quality is not None and self.jpeg_quality < POOR_JPEG)
+        return sum(self.defects.values()) > 1 or (self.jpeg_quality is not None and self.jpeg_quality < POOR_JPEG)
 
     def __str__(self) -> str:
-        """For people, in a few words: ``"JPEG quality 43, blocks, noise 3.1"``, ``"clean"``."""
-        quality = "" if self.jpeg_quality is None else f"JPEG quality {self.jpeg_quality}"
+        """For people, in a few words: ``"JPEG quality 43, blocks, noise 3.1 of 255"``, ``"clean"``."""
+        words = [] if self.jpeg_quality is None else [f"JPEG quality {self.jpeg_quality}"]
         if not self.degraded:
-            return ", ".join(filter(None, ("clean", quality)))
-        found = {
-            quality: self.jpeg_quality is not None,
-            "blocks": self.blockiness >= NOTABLE_BLOCKINESS,
-            f"noise {self.noise:.1f} of 255": self.noise >= NOTABLE_NOISE,
-            "blurred": self.sharpness <= NOTABLE_SHARPNESS,
-        }
-        return ", ".join(words for words, holds in found.items() if holds) or "traces of blur, blocks and noise"
+            return ", ".join(["clean", *words])
+        names = {"blockiness": "blocks", "noise": f"noise {self.noise:.1f} of 255", "sharpness": "blur"}
+        return ", ".join(words + [names[name] for name, value in self.defects.items() if value >= NAMED])
 
 
 def inspect(picture: Picture) -> Condition:
@@ -167,17 +160,16 @@ def _halved(plane: np.ndarray) -> np.ndarray:
 def _blockiness(luma: np.ndarray) -> float:
     """How much more often the difference of two pixels in a row exceeds those beside it on one of the eight possible grids.
 
-    Counting instead of adding keeps edges of the picture from deciding.
+    Counting instead of adding keeps edges of the picture from deciding. What chance alone makes of the best of eight shares in a
+    picture of this size is taken off.
     """
     step = np.abs(np.diff(luma, axis=1))
     here, before, after = step[:, 1:-1], step[:, :-2], step[:, 2:]
     peaks = ((here > before) & (here > after)).sum(0)
     alive = ((here > 0) | (before > 0) | (after > 0)).sum(0)
-    shares = np.array([peaks[k::BLOCK].sum() / max(1, alive[k::BLOCK].sum()) for k in range(BLOCK)])
-    best = shares.max()
-    return float(best - (shares.sum() - best) / (BLOCK - 1))
-
-
-def _within(name: str, value: float) -> float:
-    low, high = BOUNDS[name]
-    return min(max(value, low), high)
+    counts = np.array([max(1, alive[k::BLOCK].sum()) for k in range(BLOCK)])
+    shares = np.array([peaks[k::BLOCK].sum() for k in range(BLOCK)]) / counts
+    best = int(shares.argmax())
+    others = (shares.sum() - shares[best]) / (BLOCK - 1)
+    chance = CHANCE * math.sqrt(max(others * (1 - others), 1e-9) / counts[best])
+    return max(0.0, float(shares[best] - others - chance))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from drct.degradation.condition import WEIGHTS, inspect
+from drct.degradation.condition import DEFECTS, POOR_JPEG, inspect
 from drct.errors import OptionError
 from drct.imaging import Picture
 from drct.networks import SuperResolutionNetwork
@@ -98,7 +98,7 @@ class AutoUpscaler(Upscaler):
     def digest(self, scale: int) -> str:
         """Hash of the weights of all networks with this magnification, and of how is chosen among them."""
         ways = [way.digest(scale) for way in self._ways() if scale in way.scales]
-        return hashlib.sha256(repr((ways, WEIGHTS)).encode()).hexdigest()
+        return hashlib.sha256(repr((ways, DEFECTS, POOR_JPEG)).encode()).hexdigest()
 
     def _ways(self) -> list[Upscaler]:
         if self._for_degraded is None:
