@@ -1,6 +1,7 @@
 """The main job: images of any size made larger, one by one or in folders."""
 
 from drct.upscaling.batch import upscale
+from drct.upscaling.choosing import AutoUpscaler
 from drct.upscaling.options import UpscaleOptions
 from drct.upscaling.results import FileResult, Listener, Report
 from drct.upscaling.tiles import TilePlan, plan_tiles, upscale_strips
@@ -8,6 +9,7 @@ from drct.upscaling.upscaler import Pass, Upscaled, UpscaledPicture, Upscaler, s
 from drct.upscaling.watch import watch_folders
 
 __all__ = [
+    "AutoUpscaler",
     "FileResult",
     "Listener",
     "Pass",
