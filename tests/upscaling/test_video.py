@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -361,6 +362,45 @@ def test_frames_by_a_network(tmp_path: Path, network) -> None:
     for small, large in zip(Clip(source).decode(), Clip(tmp_path / "out.mkv").decode(), strict=True):
         expected = upscaler(small.rgb)
         assert np.abs(expected.astype(int) - large.rgb).max() <= 2.1 * 65535 / 219
+
+
+def test_several_frames_at_once(tmp_path: Path, network, monkeypatch: pytest.MonkeyPatch, short_parts: None) -> None:
+    """Where a device takes three frames at a time, the values are those of one at a time, repeated frames and the rest included."""
+    from drct.upscaling import Upscaler
+
+    upscaler = Upscaler(network, device="cpu")
+    a, b, c = pictures(3, 12, 16)
+    source = make_clip(tmp_path / "in.mkv", images=[a, a, b, c, c, a, b, b], codec="ffv1")
+    upscale_clip(source, tmp_path / "one.mkv", upscaler, codec="ffv1")
+    sizes = []
+    enlarge = clips.enlarge
+    monkeypatch.setattr(clips, "frames_at_once", lambda *sizes: 3)
+    monkeypatch.setattr(clips, "enlarge", lambda u, images, *size: sizes.append(len(images)) or enlarge(u, images, *size))
+    upscale_clip(source, tmp_path / "three.mkv", upscaler, codec="ffv1")
+    assert sizes == [2, 1, 2]
+    one, three = content(tmp_path / "one.mkv"), content(tmp_path / "three.mkv")
+    assert one.times == three.times
+    for left, right in zip(one.images, three.images, strict=True):
+        assert np.abs(left.astype(int) - right).max() <= 2 * 65535 / 219
+
+
+def test_how_many_frames_fill_a_gpu(network) -> None:
+    from drct.upscaling import Upscaler
+    from drct.upscaling.video.batches import frames_at_once
+
+    upscaler = Upscaler(network, device="cpu")
+    assert frames_at_once(upscaler, (64, 64), (256, 256)) == 1
+    upscaler.program(4)
+    upscaler.device = SimpleNamespace(type="cuda")
+    upscaler.tile_limit = lambda scale: None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("drct.upscaling.memory.memory_class", lambda device: 1 << 36)
+        assert frames_at_once(upscaler, (64, 64), (256, 256)) == 8
+        assert frames_at_once(upscaler, (300, 300), (1200, 1200)) == 2
+        assert frames_at_once(upscaler, (500, 500), (2000, 2000)) == 1
+        assert frames_at_once(upscaler, (64, 64), (250, 250)) == 1
+        upscaler.tile_limit = lambda scale: 32
+        assert frames_at_once(upscaler, (64, 64), (256, 256)) == 1
 
 
 def no_video(path: Path) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
+import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +21,7 @@ import numpy as np
 
 from drct.errors import OptionError, VideoError
 from drct.imaging import Picture
+from drct.upscaling.video.batches import enlarge, frames_at_once
 from drct.upscaling.video.encoding import (
     CONTAINERS,
     Encoding,
@@ -193,8 +196,6 @@ def _plan(
     clip: Clip, upscaler: Upscaler, scales: tuple[int, ...], encoding: Encoding, start: float | None, duration: float | None
 ) -> dict[str, Any]:
     """All that decides about the frames and their bytes."""
-    import json
-
     import torch
 
     av = require_av(clip.path)
@@ -235,6 +236,7 @@ class _Run:
         self.span = span
         self.total = total
         self.progress = progress
+        self.batch = frames_at_once(upscaler, (clip.height, clip.width), (encoding.height, encoding.width))
         self.seconds = 0.0
         self.notices: list[str] = []
         self._begun = time.perf_counter()
@@ -246,7 +248,7 @@ class _Run:
         if self.work.parts and len(self.work.parts[-1].times) < length:
             return  # only the last part is shorter
         reader, encoder = ThreadPoolExecutor(1, "drct-decode"), ThreadPoolExecutor(1, "drct-encode")
-        frames = _ahead(reader, self._remaining(), READ_AHEAD)
+        frames = _ahead(reader, self._remaining(), max(READ_AHEAD, self.batch))
         try:
             while self._part(frames, encoder, length):
                 pass
@@ -283,24 +285,25 @@ class _Run:
         writer: PartWriter | None = None
         waiting: collections.deque[Future[None]] = collections.deque()
         before: Frame | None = None
-        larger: np.ndarray | None = None
+        larger: list[np.ndarray] = []
         count = repeated = 0
         try:
-            for frame in frames:
+            for group in _groups(itertools.islice(frames, length), self.batch):
                 if writer is None:
                     writer = self.work.begin(self.encoding)
-                if before is not None and np.array_equal(before.rgb, frame.rgb):
-                    repeated += 1
-                else:
-                    larger = self._larger(frame.rgb)
-                before = frame
-                waiting.append(encoder.submit(writer.add, larger, frame.pts, frame.duration))
-                while waiting and (len(waiting) > WRITE_BEHIND or waiting[0].done()):
-                    waiting.popleft().result()
-                count += 1
-                self._report()
-                if count == length:
-                    break
+                earlier = [before, *group[:-1]]
+                new = [b is None or not np.array_equal(f.rgb, b.rgb) for f, b in zip(group, earlier, strict=True)]
+                results = self._larger([frame.rgb for frame, is_new in zip(group, new, strict=True) if is_new])
+                for frame, is_new in zip(group, new, strict=True):
+                    if is_new:
+                        larger = [results.pop(0)]
+                    repeated += not is_new
+                    waiting.append(encoder.submit(writer.add, larger[0], frame.pts, frame.duration))
+                    while waiting and (len(waiting) > WRITE_BEHIND or waiting[0].done()):
+                        waiting.popleft().result()
+                    count += 1
+                    self._report()
+                before = group[-1]
             while waiting:
                 waiting.popleft().result()
             if writer is None or before is None:
@@ -315,12 +318,12 @@ class _Run:
             raise
         return count == length
 
-    def _larger(self, rgb: np.ndarray) -> np.ndarray:
+    def _larger(self, images: list[np.ndarray]) -> list[np.ndarray]:
         start = time.perf_counter()
-        result = self.upscaler.upscale(rgb, width=self.encoding.width, height=self.encoding.height)
+        results, notices = enlarge(self.upscaler, images, self.encoding.height, self.encoding.width)
         self.seconds += time.perf_counter() - start
-        self.notices += [notice for notice in result.notices if notice not in self.notices]
-        return result.pixels
+        self.notices += [notice for notice in notices if notice not in self.notices]
+        return results
 
     def _report(self) -> None:
         self._done += 1
@@ -329,7 +332,12 @@ class _Run:
             self.progress(Done(self._done, self.total, rate))
 
 
-def _ahead(reader: ThreadPoolExecutor, items: Iterator[Frame], count: int) -> Iterator[Frame]:
+def _groups(frames: Iterator[Frame], count: int) -> Iterator[list[Frame]]:
+    while group := list(itertools.islice(frames, count)):
+        yield group
+
+
+def _ahead(reader: ThreadPoolExecutor, items: Iterator[Frame], count: int) -> Generator[Frame, None, None]:
     """The items of an iterator, the next ``count`` of which are always made in another thread."""
     end = object()
     coming: collections.deque[Future[Any]] = collections.deque()

@@ -82,6 +82,7 @@ class WorkFolder:
         notices: gets a sentence if parts were removed.
 
     Attributes:
+        plan: that of the parts.
         parts: those that are finished, in their order.
 
     Raises:
@@ -106,8 +107,9 @@ class WorkFolder:
                 pass  # a file system without locks
         with _writing(self.folder):
             plan_file = self.folder / "plan.json"
-            self.plan = _json(plan_file)
-            if self.plan is None or {**self.plan, "tiles": None} != {**plan, "tiles": None}:
+            self.plan = _json(plan_file) or {}
+            # tiles follow from the memory that was free when the clip was begun, and stay as they were then
+            if {**self.plan, "tiles": None} != {**plan, "tiles": None}:
                 if any(self.folder.glob("*.json")):
                     notices.append("the options or the video changed: the frames of the interrupted run are not used")
                 self._empty()
