@@ -115,7 +115,7 @@ def accelerate(network: nn.Module) -> list[str]:
     """
     scans = [module for module in network.modules() if isinstance(module, SS2D)]
     swins = [module for module in network.modules() if isinstance(module, SwinBlock)]
-    device = next(network.parameters()).device.type
+    device = next((parameter.device.type for parameter in network.parameters()), "cpu")  # a network may have none
     lines = []
     if scans and device in ("cpu", "cuda"):
         lines.append(_accelerate_scans(scans, device))
