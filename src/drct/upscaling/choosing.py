@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import hashlib
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,7 @@ from drct.upscaling.upscaler import STRETCH, Upscaled, UpscaledPicture, Upscaler
 from drct.weights import load_network
 
 
-@dataclasses.dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """What was chosen for a picture.
 
     Attributes:
@@ -52,6 +51,8 @@ class AutoUpscaler(Upscaler):
         CheckpointError, ModelNotFoundError, DeviceError: as for :class:`Upscaler`.
     """
 
+    chooses = True
+
     def __init__(self, *, strength: float | None = None, **settings: Any) -> None:
         super().__init__(FIDELITY_MODEL, **settings)
         self.strength = strength
@@ -60,7 +61,7 @@ class AutoUpscaler(Upscaler):
         self._for_clean = _with(self, Upscaler, {})
         self._for_degraded = None if self._real is None else _with(self, _RealFirst, self._real)
 
-    def choose(self, picture: Picture) -> Choice:
+    def suited(self, picture: Picture) -> Choice:
         """The upscaler that suits a picture. A JPEG file at ``picture.path`` is asked for its quality, too."""
         clean, degraded = self._for_clean, self._for_degraded
         if self.strength is not None and degraded is not None:
@@ -72,21 +73,23 @@ class AutoUpscaler(Upscaler):
             return Choice(clean, f"{FIDELITY_MODEL}: {condition}, but there is no {REAL_MODEL} here")
         return Choice(degraded, f"{REAL_MODEL}: {condition}")
 
+    choose = suited
+
     def upscale(self, image: np.ndarray, **how: Any) -> Upscaled:
         """As :meth:`Upscaler.upscale`, with the network that suits the image."""
         # what is no image is refused below
         is_image = isinstance(image, np.ndarray) and image.ndim in (2, 3) and image.size > 0
-        chosen = self.choose(Picture(image)).upscaler if is_image else self._for_clean
+        chosen = self.suited(Picture(image))[0] if is_image else self._for_clean
         return chosen.upscale(image, **how)
 
     def picture(self, picture: Picture, **how: Any) -> UpscaledPicture:
         """As :meth:`Upscaler.picture`, with the network that suits the picture; ``choice`` of the result tells which and why."""
-        choice = self.choose(picture)
-        return dataclasses.replace(choice.upscaler.picture(picture, **how), choice=choice.words)
+        suited, choice = self.suited(picture)
+        return dataclasses.replace(suited.picture(picture, **how), choice=choice)
 
     def compare_whole(self, image: np.ndarray) -> tuple[float, float]:
         """As :meth:`Upscaler.compare_whole`, with the network that suits the image."""
-        return self.choose(Picture(image)).upscaler.compare_whole(image)
+        return self.suited(Picture(image))[0].compare_whole(image)
 
     def scales_for(
         self, rows: int, columns: int, *, scale: float | None = None, width: int | None = None, height: int | None = None
