@@ -49,6 +49,20 @@ def test_a_sheet_shows_several_draws(photo: Path, tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out.splitlines()[0] == lines[1]
 
 
+def test_option_files_degrade_as_they_train(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(__file__).resolve().parents[2] / "options" / "train"
+    published = folder / "train_Real_DRCT_SRx4_mse_model.yml"
+    assert run(["degrade", str(photo), "-o", str(tmp_path / "a.png"), "-opt", str(published), "--seed", "3"]) == 0
+    assert run(["degrade", str(photo), "-o", str(tmp_path / "b.png"), "--seed", "3"]) == 0
+    np.testing.assert_array_equal(read(tmp_path / "a.png").pixels, read(tmp_path / "b.png").pixels)
+    capsys.readouterr()
+    assert run(["degrade", str(photo), "-o", str(tmp_path / "c.png"), "-opt", str(folder / "drct_light_x4.yml")]) == 2
+    assert "drct_light_x4.yml trains on bicubic LR" in capsys.readouterr().err
+    assert run(["degrade", str(photo), "-o", str(tmp_path / "c.png"), "-opt", str(published), "--preset", "web"]) == 2
+    assert "give either --preset web or -opt" in capsys.readouterr().err
+    assert not (tmp_path / "c.png").exists()
+
+
 def test_labels_are_short() -> None:
     steps = [("blur", "iso", 2.0), ("noise", "colour Gaussian", 7.0), ("compress", "JPEG", 63.7), ("again", "area", 0.5)]
     sample = Sample(np.zeros((1, 1, 3), np.uint8), 4, tuple(Step(stage, (name,), (value,)) for stage, name, value in steps))

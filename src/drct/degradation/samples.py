@@ -46,19 +46,29 @@ class Sample:
         return f"{self.seed}: {', '.join(short)}"
 
 
-def degrade_picture(picture: Picture, options: DegradationOptions, *, scale: int = 4, seed: int = 0) -> Sample:
-    """A low-quality version of a picture, made as for training: sharpened, then degraded.
+def degrade_picture(
+    picture: Picture, options: DegradationOptions, *, scale: int = 4, seed: int = 0, sharpen: bool = True
+) -> Sample:
+    """A low-quality version of a picture, made as for training: sharpened (unless told otherwise), then degraded.
 
     Right and bottom are cut to a multiple of the scale; grey becomes RGB, transparency is laid on white, all depths become 8 bits.
 
     Raises:
         OptionError: a scale below 1, or a picture smaller than the scale.
     """
-    return _sample(usm_sharpen(_ground_truth(picture, scale)), options, scale, seed)
+    gt = _ground_truth(picture, scale)
+    return _sample(usm_sharpen(gt) if sharpen else gt, options, scale, seed)
 
 
 def sample_sheet(
-    picture: Picture, options: DegradationOptions, *, scale: int = 4, seed: int = 0, count: int = 11, side: int = SIDE
+    picture: Picture,
+    options: DegradationOptions,
+    *,
+    scale: int = 4,
+    seed: int = 0,
+    count: int = 11,
+    side: int = SIDE,
+    sharpen: bool = True,
 ) -> tuple[np.ndarray, list[Sample]]:
     """The middle of a picture and what a network would get for it, each time drawn anew.
 
@@ -69,9 +79,10 @@ def sample_sheet(
         seed: of the first sample; each next one has the next seed.
         count: samples.
         side: of the part of the picture that is used, in pixels.
+        sharpen: sharpen it first.
 
     Returns:
-        The sheet, uint8 ``(H, W, 3)``: sharpened ground truth, the samples in reading order; and the samples.
+        The sheet, uint8 ``(H, W, 3)``: ground truth, the samples in reading order; and the samples.
 
     Raises:
         OptionError: as :func:`degrade_picture`, or no samples.
@@ -81,10 +92,11 @@ def sample_sheet(
     gt = _ground_truth(picture, scale)
     height, width = (min(side - side % scale or scale, length) for length in gt.shape[-2:])
     top, left = (gt.shape[-2] - height) // 2, (gt.shape[-1] - width) // 2
-    gt = usm_sharpen(gt[..., top : top + height, left : left + width])
+    gt = gt[..., top : top + height, left : left + width]
+    gt = usm_sharpen(gt) if sharpen else gt
     samples = [_sample(gt, options, scale, seed + i) for i in range(count)]
     panels = [from_tensor(gt, np.uint8), *(np.kron(s.pixels, np.ones((scale, scale, 1), np.uint8)) for s in samples)]
-    labels = ["ground truth, sharpened", *(sample.label for sample in samples)]
+    labels = ["ground truth, sharpened" if sharpen else "ground truth", *(sample.label for sample in samples)]
     return side_by_side(panels, labels, columns=_columns(len(panels)), text_height=12), samples
 
 
