@@ -99,7 +99,8 @@ class GPUBodyProgram(Program):
             self.forward(source)  # compiles kernels and lets libraries choose theirs, which a capture must not do
         torch.cuda.current_stream(self.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # of this thread alone: others may be at work on other GPUs
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             result = self.forward(source)
         return graph, source, result
 
