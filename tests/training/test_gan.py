@@ -156,6 +156,21 @@ def test_perceptual_loss_walks_like_the_classifier() -> None:
     assert after(sr, gt)["percep"].item() == pytest.approx(F.mse_loss(one, two).item(), rel=1e-5)
 
 
+def test_a_shifted_loss_compares_the_same_part_of_both() -> None:
+    weights = features("vgg16", 0)
+    plain, shifted = (PerceptualLoss(weights, {"conv1_1": 1.0}, "vgg16", shift=shift) for shift in (0, 2))
+    sr, gt = torch.rand(1, 3, 12, 12), torch.rand(1, 3, 12, 12)
+    parts = [
+        plain(sr[..., y : y + 10, x : x + 10], gt[..., y : y + 10, x : x + 10])["percep"].item() for y in range(3) for x in range(3)
+    ]
+    found = [shifted(sr, gt)["percep"].item() for _ in range(60)]
+    assert {round(value, 5) for value in found} == {round(value, 5) for value in parts}
+    torch.manual_seed(3)
+    again = [shifted(sr, gt)["percep"].item() for _ in range(5)]
+    torch.manual_seed(3)
+    assert again == [shifted(sr, gt)["percep"].item() for _ in range(5)]
+
+
 def test_perceptual_weights_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRCT_WEIGHTS", str(tmp_path))
     with pytest.raises(CheckpointError, match=r"vgg19-dcbb9e9d\.pth, then set perceptual_opt\.path"):

@@ -145,6 +145,9 @@ class PerceptualLossOptions(Options):
     style_weight: Number = Field(0.0, ge=0)
     criterion: Literal["l1", "l2", "fro"] = "l1"
     path: str | None = Field(None, description="(ours) weights of the network; default: vgg16 or vgg19 in the folder DRCT_WEIGHTS")
+    shift: int = Field(
+        0, ge=0, description="(ours) compare parts that are so many pixels smaller, at random places: no checkerboard"
+    )
 
     @model_validator(mode="after")
     def _known_layers(self) -> PerceptualLossOptions:
@@ -290,6 +293,10 @@ class TrainOptions(Options):
         if (self.network_d is None) != (self.train.gan_opt is None):
             given, missing = ("network_d", "train.gan_opt") if self.train.gan_opt is None else ("train.gan_opt", "network_d")
             raise ValueError(f"{given} needs {missing}: a discriminator and its loss go together")
+        if self.train.perceptual_opt is not None and self.train.perceptual_opt.shift > self.patch_size // 2:
+            raise ValueError(
+                f"perceptual_opt.shift {self.train.perceptual_opt.shift} is more than half of gt_size {self.patch_size}"
+            )
         if self.network_d is not None and self.patch_size % 8:
             raise ValueError(f"gt_size {self.patch_size} is not a multiple of 8, as the discriminator needs it")
         if self.model_type == "RealDRCTGANModel" and self.network_d is None:

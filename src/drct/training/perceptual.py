@@ -119,6 +119,9 @@ class PerceptualLoss(nn.Module):
         criterion: ``"l1"``, ``"l2"`` (mean squares) or ``"fro"`` (the norm of the difference).
         use_input_norm: normalize as the classifier was trained, by ImageNet's mean and deviation.
         range_norm: images are in -1..1 instead of 0..1.
+        shift: cut so many rows and columns away before comparing, split at random between the two sides. The pooling of a
+            classifier looks at a fixed grid; where the upsampler's own grid always lies alike on it, a network learns to please it
+            by a checkerboard.
     """
 
     def __init__(
@@ -132,6 +135,7 @@ class PerceptualLoss(nn.Module):
         criterion: str = "l1",
         use_input_norm: bool = True,
         range_norm: bool = False,
+        shift: int = 0,
     ) -> None:
         super().__init__()
         check_layers(vgg_type, layer_weights)
@@ -139,6 +143,7 @@ class PerceptualLoss(nn.Module):
         self.perceptual_weight, self.style_weight = perceptual_weight, style_weight
         self.criterion = criterion
         self.use_input_norm, self.range_norm = use_input_norm, range_norm
+        self.shift = shift
         self.convolutions = nn.ModuleDict()
         for layer, position in _leading_to(vgg_type, layer_weights).items():
             weight = features[f"features.{position}.weight"]
@@ -151,6 +156,10 @@ class PerceptualLoss(nn.Module):
 
     def forward(self, sr: Tensor, gt: Tensor) -> dict[str, Tensor]:
         """``{"percep": ..., "style": ...}``, those with a weight; ``sr`` and ``gt`` are ``(N, 3, H, W)`` in 0..1."""
+        if self.shift:
+            top, left = torch.randint(self.shift + 1, (2,)).tolist()
+            height, width = (side - self.shift for side in gt.shape[-2:])
+            sr, gt = (x[..., top : top + height, left : left + width] for x in (sr, gt))
         with torch.no_grad():
             targets = self.taps(gt)
         found = self.taps(sr)

@@ -100,6 +100,7 @@ class ContentLoss:
                 criterion=p.criterion,
                 use_input_norm=p.use_input_norm,
                 range_norm=p.range_norm,
+                shift=p.shift,
             )
             self.perceptual = _placed(perceptual, device)
         gan = t.gan_opt is not None
