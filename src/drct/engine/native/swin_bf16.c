@@ -32,7 +32,7 @@ typedef struct {
 typedef struct { /* as torch holds them: matrices (out, in); absent biases are NULL */
     const float *norm1, *norm1_bias, *qkv, *qkv_bias, *proj, *proj_bias, *norm2, *norm2_bias, *fc1, *fc1_bias, *fc2, *fc2_bias, *adjust,
         *adjust_bias;
-    const float *bias;     /* relative position bias times log2(e): (heads, w, 2w - 1, w) over query column, key row - query row, key column */
+    const float *bias;     /* relative position bias times log2(e), (heads, w, 2w - 1, w): query x, key y - query y, key x */
     const float *branches; /* (batch, 2): f1 and f2, stochastic depth */
 } Parameters;
 
@@ -69,17 +69,23 @@ INLINE __m512i pairs(const uint32_t *p) { return _mm512_loadu_si512(p); }
 INLINE vec widen(const uint16_t *p) {
     return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
 }
+INLINE vec widen_masked(__mmask16 there, const uint16_t *p) {
+    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, p)), 16);
+}
 INLINE void narrow(uint16_t *p, vec x) { _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh((__m512)x)); }
 
-/* 2^x: hardware splits and rejoins exponent and fraction, a polynomial of degree 4 (relative error 3e-6) does the rest. */
+/* 2^x as in simd.h with fewer terms (relative error 3e-6), which bfloat16 does not see. */
 INLINE vec exp2_fast(vec x) {
-    vec f = (vec)_mm512_reduce_ps((__m512)x, 1);
-    vec p = splat(0.01353416761578265f);
-    p = p * f + splat(0.052011461187445374f);
-    p = p * f + splat(0.2414427565504852f);
-    p = p * f + splat(0.6930038345327101f);
-    p = p * f + splat(1.0000025933689796f);
-    return (vec)_mm512_scalef_ps((__m512)p, (__m512)x);
+    x = vmax(x, splat(-126.0f));
+    vec shifted = x + splat(12582912.0f);
+    vec f = x - (shifted - splat(12582912.0f));
+    ivec n = ((ivec)shifted) << 23;
+    vec p = splat(0.0095701017f);
+    p = p * f + splat(0.0559178603f);
+    p = p * f + splat(0.240247448f);
+    p = p * f + splat(0.693121815f);
+    p = p * f + splat(0.999999261f);
+    return (vec)((ivec)p + n);
 }
 
 /* The normal distribution's cumulative function at x, and its density (Abramowitz and Stegun 7.1.26, error below 1e-6). */
@@ -97,6 +103,9 @@ INLINE vec normal_cdf(vec x, vec *density) {
     return (vec)_mm512_mask_sub_ps((__m512)tail, _mm512_cmp_ps_mask((__m512)x, _mm512_setzero_ps(), _CMP_GE_OQ),
                                    _mm512_set1_ps(1.0f), (__m512)tail);
 }
+
+/* Mask of the lanes of a last, perhaps partial vector. */
+INLINE __mmask16 lanes_left(int64_t left) { return left < LANES ? (__mmask16)((1 << left) - 1) : (__mmask16)-1; }
 
 /* Two rows of 16 numbers each as 16 pairs (first row low); halves: the rounded rows themselves. */
 INLINE __m512i round_pair(vec low, vec high, __m512i *halves) {
@@ -152,19 +161,24 @@ INLINE void finish(Ending end, const Product *p, int64_t m, int64_t n, vec x) {
     }
 }
 
-/* 8 rows by nv vectors in registers. */
+/* 8 rows by nv vectors in registers. Pairs of one row lie together (am > 1, ak 1), or those of one step do (am 1); k is a multiple
+ * of 8. */
 INLINE void tile(Ending end, int nv, const Product *p, int64_t m, int64_t n) {
     vec acc[8][3];
     UNROLL for (int i = 0; i < 8; i++) UNROLL for (int j = 0; j < nv; j++) acc[i][j] = splat(0);
     const uint32_t *a = p->a + m * p->am, *b = p->b + n;
-    int64_t am = p->am;
-    for (int64_t k = 0; k < p->k; k++, a += p->ak, b += p->bk) {
-        __m512i y[3];
-        UNROLL for (int j = 0; j < nv; j++) y[j] = pairs(b + j * LANES);
-        UNROLL for (int i = 0; i < 8; i++) {
-            __m512i x = pair(a + i * am);
-            UNROLL for (int j = 0; j < nv; j++) acc[i][j] = dot(acc[i][j], x, y[j]);
+    int64_t am = end == ADD ? 1 : p->am, ak = end == ADD ? p->ak : 1, bk = p->bk;
+    for (int64_t k = p->k; k > 0; k -= 4) {
+        UNROLL for (int step = 0; step < 4; step++) {
+            __m512i y[3];
+            UNROLL for (int j = 0; j < nv; j++) y[j] = pairs(b + j * LANES);
+            UNROLL for (int i = 0; i < 8; i++) {
+                __m512i x = pair(a + i * am + step * ak);
+                UNROLL for (int j = 0; j < nv; j++) acc[i][j] = dot(acc[i][j], x, y[j]);
+            }
+            b += bk;
         }
+        a += 4 * ak;
     }
     UNROLL for (int i = 0; i < 8; i++) UNROLL for (int j = 0; j < nv; j++) finish(end, p, m + i, n + j * LANES, acc[i][j]);
 }
@@ -192,7 +206,7 @@ PRODUCT(multiply_gelu, GELU)
 PRODUCT(multiply_gelu_backward, GELU_BACKWARD)
 
 /* Rows of bfloat16 as pairs of rows: [rows / 2][n]; adds the sums over rows to sums unless NULL. */
-static void pair_rows(const uint16_t *in, int64_t ld, int64_t rows, int64_t n, uint32_t *out, float *sums) {
+__attribute__((noinline)) static void pair_rows(const uint16_t *in, int64_t ld, int64_t rows, int64_t n, uint32_t *out, float *sums) {
     const __m512i ones = _mm512_set1_epi32(0x3f803f80);
     for (int64_t c = 0; c < n; c += LANES) {
         vec total = splat(0);
@@ -302,9 +316,9 @@ typedef struct {
     /* attention of one head: rows of bfloat16, pairs along channels transposed [dp/2][n], pairs of rows [n/2][dp] */
     uint16_t *q, *k, *v, *dout;
     uint32_t *kt, *vt, *q_r, *k_r, *v_r, *dout_r;
-    float *scores;       /* 16 rows */
-    uint16_t *p_c, *g_c; /* 16 rows of probabilities, of gradients of scores: pairs along the row */
-    uint32_t *p_r, *g_r; /* and pairs of rows [8][n] */
+    float *scores, *rows_out; /* 8 rows of n; 16 rows of dp */
+    uint16_t *p_c, *g_c;      /* 16 rows of probabilities, of gradients of scores: pairs along the row, blocks of 16 keys */
+    uint32_t *p_r, *g_r;      /* and pairs of rows */
     float *dk, *dv, *delta;
     /* backward, tokens */
     uint16_t *d_narrow, *d_wide, *d_small, *d_attended, *d_qkv; /* C, H, G; whole window: C, Q */
@@ -320,10 +334,11 @@ static void lay_out(Arena *a, Work *w, const Packed *p, int backward) {
     w->wide = take(a, 2 * t * p->H);
     w->q = take(a, 2 * nd), w->k = take(a, 2 * nd), w->v = take(a, 2 * nd);
     w->kt = take(a, 2 * nd);
-    w->p_c = take(a, 2 * 16 * n);
+    w->rows_out = take(a, 4 * 16 * p->dp);
     if (!backward) {
+        w->p_c = take(a, 2 * 16 * n);
         w->v_r = take(a, 2 * nd);
-        w->scores = take(a, 4 * 16 * n);
+        w->scores = take(a, 4 * 8 * n);
         return;
     }
     w->dout = take(a, 2 * nd);
@@ -402,25 +417,110 @@ static void normalize_backward(const uint16_t *x, int64_t rows, int64_t C, int64
 
 /* ------------------------------------------------------------------------------------------------ attention of one head */
 
-static void transpose_pairs(const uint16_t *in, int64_t n, int64_t dp, int64_t half, uint32_t *out) {
+__attribute__((noinline)) static void transpose_pairs(const uint16_t *in, int64_t n, int64_t dp, int64_t half, uint32_t *out) {
     const uint32_t *rows = (const uint32_t *)in;
     for (int64_t i = 0; i < n; i += LANES)
         for (int64_t c = 0; c < half; c++)
             UNROLL for (int64_t u = 0; u < LANES; u++) out[c * n + i + u] = rows[(i + u) * (dp / 2) + c];
 }
 
-static void split_head(const uint16_t *rows, int64_t ld, int64_t at, const Packed *p, uint16_t *to) {
-    for (int64_t i = 0; i < p->n; i++) memcpy(to + i * p->dp, rows + i * ld + at, 2 * (size_t)p->d);
+__attribute__((noinline)) static void split_head(const uint16_t *rows, int64_t ld, int64_t at, const Packed *p, uint16_t *to) {
+    for (int64_t i = 0; i < p->n; i++)
+        for (int64_t c = 0; c < p->d; c += LANES) {
+            __mmask16 there = lanes_left(p->d - c);
+            _mm256_storeu_si256((__m256i *)(to + i * p->dp + c), _mm256_maskz_loadu_epi16(there, rows + i * ld + at + c));
+        }
 }
 
 /* Bias of query i against key 0; keys follow. */
 INLINE int64_t bias_at(int64_t i, int64_t window) { return (i % window * (2 * window - 1) + window - 1 - i / window) * window; }
 
-INLINE const float *mask_of(const Work *w, const Block *s, const Packed *p, int64_t i) {
-    return p->masks + (w->kind * 4 + wrapped_class(i, s->window, s->shift)) * p->n;
+
+/* 16 queries from row i on. Rows of scores are blocked by 16 keys, [n / 16][16 rows][16], so that all offsets within a block are
+ * constants; so are those along channels where the caller gives constants for dp (channels, padded) and half (pairs of them). */
+typedef struct {
+    const float *bias[2], *mask[16]; /* bias of the first of 8 rows; that of the next lies bias_step further */
+    int64_t bias_step;
+} Rows;
+
+INLINE Rows find_rows(const Work *w, const Block *s, const Packed *p, int64_t head, int64_t i) {
+    Rows rows = {.bias_step = (2 * s->window - 1) * s->window};
+    for (int part = 0; part < 2; part++) { /* bias of a query against key 0; keys follow. 8 queries lie side by side */
+        int64_t x = (i + 8 * part) % s->window, y = (i + 8 * part) / s->window;
+        rows.bias[part] = p->bias + head * p->bias_size + x * rows.bias_step + (s->window - 1 - y) * s->window;
+    }
+    for (int r = 0; r < 16; r++) rows.mask[r] = p->masks + (w->kind * 4 + wrapped_class(i + r, s->window, s->shift)) * p->n;
+    return rows;
 }
 
-static void attend(Work *w, const Block *s, const Packed *p, int64_t head, const uint16_t *qkv, uint16_t *out, float *lse) {
+INLINE void attend_rows(int masked, int64_t dp, int64_t half, int64_t n, const Rows *rows, vec factor, const Work *w, int64_t i, float *out,
+                        float *lse) {
+    const uint32_t *q = (const uint32_t *)w->q + i * (dp / 2), *kt = w->kt, *v = w->v_r;
+    uint32_t *probabilities = (uint32_t *)w->p_c;
+    float *scores = w->scores, inverse[16];
+    for (int part = 0; part < 2; part++, q += 8 * (dp / 2)) {
+        const float *bias = rows->bias[part];
+        int64_t step = rows->bias_step;
+        vec top[8];
+        UNROLL for (int r = 0; r < 8; r++) top[r] = splat(-INFINITY);
+        for (int64_t j = 0; j < n; j += 2 * LANES) {
+            vec x[8][2];
+            UNROLL for (int r = 0; r < 8; r++) x[r][0] = x[r][1] = splat(0);
+            UNROLL for (int64_t c = 0; c < half; c++) {
+                __m512i k0 = pairs(kt + c * n + j), k1 = pairs(kt + c * n + j + LANES);
+                UNROLL for (int r = 0; r < 8; r++) {
+                    __m512i a = pair(q + r * (dp / 2) + c);
+                    x[r][0] = dot(x[r][0], a, k0);
+                    x[r][1] = dot(x[r][1], a, k1);
+                }
+            }
+            UNROLL for (int r = 0; r < 8; r++) UNROLL for (int h = 0; h < 2; h++) {
+                vec y = x[r][h] * factor + load(bias + r * step + j + h * LANES);
+                if (masked) y += load(rows->mask[8 * part + r] + j + h * LANES);
+                store(scores + j * 8 + (h * 8 + r) * LANES, y);
+                top[r] = vmax(top[r], y);
+            }
+        }
+        vec total[8];
+        UNROLL for (int r = 0; r < 8; r++) {
+            top[r] = splat(reduce_max(top[r]));
+            total[r] = splat(0);
+        }
+        for (int64_t j = 0; j < n; j += LANES) {
+            UNROLL for (int r = 0; r < 8; r++) {
+                vec e = exp2_fast(load(scores + j * 8 + r * LANES) - top[r]);
+                total[r] += e;
+                narrow((uint16_t *)(probabilities + j * 8 + (8 * part + r) * 8), e);
+            }
+        }
+        UNROLL for (int r = 0; r < 8; r++) {
+            float sum = reduce_add(total[r]);
+            inverse[8 * part + r] = 1.0f / sum;
+            lse[i + 8 * part + r] = top[r][0] + log2f(sum);
+        }
+    }
+    for (int64_t c = 0; c < dp; c += LANES) {
+        vec acc[16];
+        UNROLL for (int r = 0; r < 16; r++) acc[r] = splat(0);
+        for (int64_t j = 0; j < n; j += LANES)
+            UNROLL for (int u = 0; u < LANES / 2; u++) {
+                __m512i y = pairs(v + (j / 2 + u) * dp + c);
+                UNROLL for (int r = 0; r < 16; r++) acc[r] = dot(acc[r], pair(probabilities + j * 8 + r * 8 + u), y);
+            }
+        UNROLL for (int r = 0; r < 16; r++) store(out + r * dp + c, acc[r] * splat(inverse[r]));
+    }
+}
+
+/* Rows of a head, float, into rows of bfloat16 of all heads. */
+INLINE void join_head(const float *rows, int64_t count, int64_t d, int64_t dp, float factor, uint16_t *to, int64_t ld) {
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t c = 0; c < d; c += LANES)
+            _mm256_mask_storeu_epi16(to + i * ld + c, lanes_left(d - c),
+                                     (__m256i)_mm512_cvtneps_pbh((__m512)(load(rows + i * dp + c) * splat(factor))));
+}
+
+__attribute__((noinline)) static void attend(Work *w, const Block *s, const Packed *p, int64_t head, const uint16_t *qkv, uint16_t *out,
+                                             float *lse) {
     int64_t n = p->n, dp = p->dp, half = p->half, at = head * p->d;
     split_head(qkv, p->Q, at, p, w->q);
     split_head(qkv, p->Q, at + s->dim, p, w->k);
@@ -429,92 +529,91 @@ static void attend(Work *w, const Block *s, const Packed *p, int64_t head, const
     pair_rows(w->v, dp, n, dp, w->v_r, NULL);
     vec factor = splat(s->scale * LOG2E);
     for (int64_t i = 0; i < n; i += 16) {
-        float inverse[16];
-        for (int64_t i8 = i; i8 < i + 16; i8 += 8) {
-            const uint32_t *q = (const uint32_t *)(w->q + i8 * dp);
-            float *scores = w->scores + (i8 - i) * n;
-            const float *bias[8], *mask[8];
-            vec top[8];
-            UNROLL for (int r = 0; r < 8; r++) {
-                bias[r] = p->bias + head * p->bias_size + bias_at(i8 + r, s->window);
-                mask[r] = mask_of(w, s, p, i8 + r);
-                top[r] = splat(-INFINITY);
-            }
-            for (int64_t j = 0; j < n; j += 2 * LANES) {
-                vec acc[8][2];
-                UNROLL for (int r = 0; r < 8; r++) acc[r][0] = acc[r][1] = splat(0);
-                for (int64_t c = 0; c < half; c++) {
-                    __m512i k0 = pairs(w->kt + c * n + j), k1 = pairs(w->kt + c * n + j + LANES);
-                    UNROLL for (int r = 0; r < 8; r++) {
-                        __m512i x = pair(q + r * (dp / 2) + c);
-                        acc[r][0] = dot(acc[r][0], x, k0);
-                        acc[r][1] = dot(acc[r][1], x, k1);
-                    }
-                }
-                UNROLL for (int r = 0; r < 8; r++) {
-                    vec x0 = acc[r][0] * factor + load(bias[r] + j), x1 = acc[r][1] * factor + load(bias[r] + j + LANES);
-                    if (w->kind) x0 += load(mask[r] + j), x1 += load(mask[r] + j + LANES);
-                    store(scores + r * n + j, x0), store(scores + r * n + j + LANES, x1);
-                    top[r] = vmax(top[r], vmax(x0, x1));
-                }
-            }
-            for (int64_t r = 0; r < 8; r++) {
-                float highest = reduce_max(top[r]);
-                vec total0 = splat(0), total1 = splat(0), h = splat(highest);
-                uint16_t *probabilities = w->p_c + (i8 - i + r) * n;
-                for (int64_t j = 0; j < n; j += 2 * LANES) {
-                    vec e0 = exp2_fast(load(scores + r * n + j) - h), e1 = exp2_fast(load(scores + r * n + j + LANES) - h);
-                    total0 += e0, total1 += e1;
-                    narrow(probabilities + j, e0), narrow(probabilities + j + LANES, e1);
-                }
-                float total = reduce_add(total0 + total1);
-                inverse[i8 - i + r] = 1.0f / total;
-                lse[i8 + r] = highest + log2f(total);
-            }
-        }
-        const uint32_t *a = (const uint32_t *)w->p_c;
-        for (int64_t c = 0; c < dp; c += LANES) {
-            vec acc[16];
-            UNROLL for (int r = 0; r < 16; r++) acc[r] = splat(0);
-            for (int64_t j = 0; j < n / 2; j++) {
-                __m512i v = pairs(w->v_r + j * dp + c);
-                UNROLL for (int r = 0; r < 16; r++) acc[r] = dot(acc[r], pair(a + r * (n / 2) + j), v);
-            }
-            __mmask16 whole = p->d - c < LANES ? (__mmask16)((1 << (p->d - c)) - 1) : (__mmask16)-1;
-            UNROLL for (int r = 0; r < 16; r++) _mm256_mask_storeu_epi16(out + (i + r) * p->C + at + c, whole,
-                                                                        (__m256i)_mm512_cvtneps_pbh((__m512)(acc[r] * splat(inverse[r]))));
-        }
+        Rows rows = find_rows(w, s, p, head, i);
+        if (half != 8) attend_rows(1, dp, half, n, &rows, factor, w, i, w->rows_out, lse);
+        else if (w->kind) attend_rows(1, LANES, 8, n, &rows, factor, w, i, w->rows_out, lse);
+        else attend_rows(0, LANES, 8, n, &rows, factor, w, i, w->rows_out, lse);
+        join_head(w->rows_out, 16, p->d, dp, 1.0f, out + i * p->C + at, p->C);
     }
 }
 
-/* out[j][:] += sum over 8 pairs of rows of a[.][j] . b[.][:], for all n rows j. */
+/* out[j][:] += sum over 8 pairs of rows of a[.][j] . b[.][:], for all n rows j; a blocked by 16 j. */
 INLINE void add_outer(const uint32_t *a, const uint32_t *b, int64_t n, int64_t dp, float *out) {
     for (int64_t c = 0; c < dp; c += LANES) {
         __m512i y[8];
         UNROLL for (int r = 0; r < 8; r++) y[r] = pairs(b + r * dp + c);
-        for (int64_t j = 0; j < n; j += 8) {
-            vec acc[8];
-            UNROLL for (int u = 0; u < 8; u++) acc[u] = load(out + (j + u) * dp + c);
-            UNROLL for (int r = 0; r < 8; r++) UNROLL for (int u = 0; u < 8; u++) acc[u] = dot(acc[u], pair(a + r * n + j + u), y[r]);
-            UNROLL for (int u = 0; u < 8; u++) store(out + (j + u) * dp + c, acc[u]);
+        for (int64_t j = 0; j < n; j += LANES) {
+            vec acc[LANES];
+            UNROLL for (int u = 0; u < LANES; u++) acc[u] = load(out + (j + u) * dp + c);
+            UNROLL for (int r = 0; r < 8; r++) {
+                UNROLL for (int u = 0; u < LANES; u++) acc[u] = dot(acc[u], pair(a + j * 8 + r * LANES + u), y[r]);
+            }
+            UNROLL for (int u = 0; u < LANES; u++) store(out + (j + u) * dp + c, acc[u]);
         }
     }
 }
 
-static void attend_backward(Work *w, const Block *s, const Packed *p, int64_t head, const uint16_t *qkv, const uint16_t *out,
-                            const float *lse, float *dbias) {
+INLINE void attend_rows_backward(int masked, int64_t dp, int64_t half, int64_t n, const Rows *rows, vec factor, const Work *w, int64_t i,
+                                 float *dq, const float *lse, int64_t dbias) {
+    const uint32_t *q = (const uint32_t *)w->q + i * (dp / 2), *d = (const uint32_t *)w->dout + i * (dp / 2), *kt = w->kt, *vt = w->vt;
+    uint32_t *p_r = w->p_r, *g_r = w->g_r, *g_c = (uint32_t *)w->g_c;
+    const float *delta = w->delta + i;
+    lse += i;
+    for (int part = 0; part < 2; part++, q += 8 * (dp / 2), d += 8 * (dp / 2), lse += 8, delta += 8) {
+        const float *bias = rows->bias[part];
+        int64_t step = rows->bias_step;
+        for (int64_t j = 0; j < n; j += LANES) {
+            vec x[8], g[8];
+            UNROLL for (int r = 0; r < 8; r++) x[r] = g[r] = splat(0);
+            UNROLL for (int64_t c = 0; c < half; c++) {
+                __m512i k = pairs(kt + c * n + j), v = pairs(vt + c * n + j);
+                UNROLL for (int r = 0; r < 8; r++) {
+                    x[r] = dot(x[r], pair(q + r * (dp / 2) + c), k);
+                    g[r] = dot(g[r], pair(d + r * (dp / 2) + c), v);
+                }
+            }
+            UNROLL for (int r = 0; r < 8; r += 2) {
+                UNROLL for (int u = r; u < r + 2; u++) {
+                    x[u] = x[u] * factor + (load(bias + u * step + j) - splat(lse[u]));
+                    if (masked) x[u] += load(rows->mask[8 * part + u] + j);
+                    x[u] = exp2_fast(x[u]);
+                    g[u] = x[u] * (g[u] - splat(delta[u]));
+                    float *db = (float *)bias + dbias + u * step + j;
+                    store(db, load(db) + g[u]);
+                }
+                __m512i halves;
+                _mm512_storeu_si512(p_r + j * 8 + (4 * part + r / 2) * LANES, round_pair(x[r], x[r + 1], &halves));
+                _mm512_storeu_si512(g_r + j * 8 + (4 * part + r / 2) * LANES, round_pair(g[r], g[r + 1], &halves));
+                _mm512_storeu_si512(g_c + j * 8 + (8 * part + r) * 8, halves);
+            }
+        }
+    }
+    for (int64_t c = 0; c < dp; c += LANES) {
+        vec acc[16];
+        UNROLL for (int r = 0; r < 16; r++) acc[r] = splat(0);
+        for (int64_t j = 0; j < n; j += LANES)
+            UNROLL for (int u = 0; u < LANES / 2; u++) {
+                __m512i y = pairs(w->k_r + (j / 2 + u) * dp + c);
+                UNROLL for (int r = 0; r < 16; r++) acc[r] = dot(acc[r], pair(g_c + j * 8 + r * 8 + u), y);
+            }
+        UNROLL for (int r = 0; r < 16; r++) store(dq + r * dp + c, acc[r]);
+    }
+    add_outer(p_r, w->dout_r + i / 2 * dp, n, dp, w->dv);
+    add_outer(g_r, w->q_r + i / 2 * dp, n, dp, w->dk);
+}
+
+__attribute__((noinline)) static void attend_backward(Work *w, const Block *s, const Packed *p, int64_t head, const uint16_t *qkv,
+                                                      const uint16_t *out, const float *lse, float *dbias) {
     int64_t n = p->n, dp = p->dp, half = p->half, at = head * p->d;
     split_head(qkv, p->Q, at, p, w->q);
     split_head(qkv, p->Q, at + s->dim, p, w->k);
     split_head(qkv, p->Q, at + 2 * s->dim, p, w->v);
     split_head(w->d_attended, p->C, at, p, w->dout);
     for (int64_t i = 0; i < n; i++) { /* delta = sum of out times its gradient = sum over keys of p dp */
-        float total = 0;
-        const uint16_t *o = out + i * p->C + at, *d = w->dout + i * dp;
-        if (p->d == LANES) total = reduce_add(widen(o) * widen(d));
-        else
-            for (int64_t c = 0; c < p->d; c++) total += from_bf16(o[c]) * from_bf16(d[c]);
-        w->delta[i] = total;
+        vec total = splat(0);
+        for (int64_t c = 0; c < p->d; c += LANES)
+            total += widen_masked(lanes_left(p->d - c), out + i * p->C + at + c) * widen(w->dout + i * dp + c);
+        w->delta[i] = reduce_add(total);
     }
     transpose_pairs(w->k, n, dp, half, w->kt);
     transpose_pairs(w->v, n, dp, half, w->vt);
@@ -523,72 +622,24 @@ static void attend_backward(Work *w, const Block *s, const Packed *p, int64_t he
     pair_rows(w->dout, dp, n, dp, w->dout_r, NULL);
     memset(w->dk, 0, 4 * (size_t)(n * dp));
     memset(w->dv, 0, 4 * (size_t)(n * dp));
-    vec factor = splat(s->scale * LOG2E), scale = splat(s->scale);
-    __mmask16 last = p->d % LANES ? (__mmask16)((1 << p->d % LANES) - 1) : (__mmask16)-1;
+    vec factor = splat(s->scale * LOG2E);
+    uint16_t *dq = w->d_qkv + at, *dk = dq + s->dim, *dv = dk + s->dim;
     for (int64_t i = 0; i < n; i += 16) {
-        for (int64_t i8 = i; i8 < i + 16; i8 += 8) {
-            const uint32_t *q = (const uint32_t *)(w->q + i8 * dp), *d = (const uint32_t *)(w->dout + i8 * dp);
-            const float *bias[8], *mask[8];
-            for (int r = 0; r < 8; r++) {
-                bias[r] = p->bias + head * p->bias_size + bias_at(i8 + r, s->window);
-                mask[r] = mask_of(w, s, p, i8 + r);
-            }
-            for (int64_t j = 0; j < n; j += LANES) {
-                vec x[8], g[8];
-                UNROLL for (int r = 0; r < 8; r++) x[r] = g[r] = splat(0);
-                for (int64_t c = 0; c < half; c++) {
-                    __m512i k = pairs(w->kt + c * n + j), v = pairs(w->vt + c * n + j);
-                    UNROLL for (int r = 0; r < 8; r++) {
-                        x[r] = dot(x[r], pair(q + r * (dp / 2) + c), k);
-                        g[r] = dot(g[r], pair(d + r * (dp / 2) + c), v);
-                    }
-                }
-                UNROLL for (int r = 0; r < 8; r++) {
-                    x[r] = x[r] * factor + (load(bias[r] + j) - splat(lse[i8 + r]));
-                    if (w->kind) x[r] += load(mask[r] + j);
-                    x[r] = exp2_fast(x[r]);
-                    g[r] = x[r] * (g[r] - splat(w->delta[i8 + r]));
-                    float *db = dbias + (bias[r] - p->bias) + j;
-                    store(db, load(db) + g[r]);
-                }
-                int64_t first = i8 - i;
-                UNROLL for (int r = 0; r < 8; r += 2) {
-                    __m512i halves;
-                    _mm512_storeu_si512(w->p_r + (first + r) / 2 * n + j, round_pair(x[r], x[r + 1], &halves));
-                    _mm512_storeu_si512(w->g_r + (first + r) / 2 * n + j, round_pair(g[r], g[r + 1], &halves));
-                    _mm256_storeu_si256((__m256i *)(w->g_c + (first + r) * n + j), _mm512_castsi512_si256(halves));
-                    _mm256_storeu_si256((__m256i *)(w->g_c + (first + r + 1) * n + j), _mm512_extracti64x4_epi64(halves, 1));
-                }
-            }
-        }
-        const uint32_t *a = (const uint32_t *)w->g_c;
-        for (int64_t c = 0; c < dp; c += LANES) {
-            vec acc[16];
-            UNROLL for (int r = 0; r < 16; r++) acc[r] = splat(0);
-            for (int64_t j = 0; j < n / 2; j++) {
-                __m512i k = pairs(w->k_r + j * dp + c);
-                UNROLL for (int r = 0; r < 16; r++) acc[r] = dot(acc[r], pair(a + r * (n / 2) + j), k);
-            }
-            __mmask16 whole = p->d - c < LANES ? last : (__mmask16)-1;
-            UNROLL for (int r = 0; r < 16; r++) _mm256_mask_storeu_epi16(w->d_qkv + (i + r) * p->Q + at + c, whole,
-                                                                        (__m256i)_mm512_cvtneps_pbh((__m512)(acc[r] * scale)));
-        }
-        add_outer(w->p_r, w->dout_r + i / 2 * dp, n, dp, w->dv);
-        add_outer(w->g_r, w->q_r + i / 2 * dp, n, dp, w->dk);
+        Rows rows = find_rows(w, s, p, head, i);
+        if (half != 8) attend_rows_backward(1, dp, half, n, &rows, factor, w, i, w->rows_out, lse, (dbias - p->bias));
+        else if (w->kind) attend_rows_backward(1, LANES, 8, n, &rows, factor, w, i, w->rows_out, lse, (dbias - p->bias));
+        else attend_rows_backward(0, LANES, 8, n, &rows, factor, w, i, w->rows_out, lse, (dbias - p->bias));
+        join_head(w->rows_out, 16, p->d, dp, s->scale, dq + i * p->Q, p->Q);
     }
-    for (int64_t j = 0; j < n; j++)
-        for (int64_t c = 0; c < dp; c += LANES) {
-            __mmask16 whole = p->d - c < LANES ? last : (__mmask16)-1;
-            uint16_t *to = w->d_qkv + j * p->Q + s->dim + at + c;
-            _mm256_mask_storeu_epi16(to, whole, (__m256i)_mm512_cvtneps_pbh((__m512)(load(w->dk + j * dp + c) * scale)));
-            _mm256_mask_storeu_epi16(to + s->dim, whole, (__m256i)_mm512_cvtneps_pbh((__m512)load(w->dv + j * dp + c)));
-        }
+    join_head(w->dk, n, p->d, dp, s->scale, dk, p->Q);
+    join_head(w->dv, n, p->d, dp, 1.0f, dv, p->Q);
 }
 
 /* ------------------------------------------------------------------------------------------------ one window, forward */
 
 /* rows (m x in, bfloat16) times a packed matrix. */
-#define ROWS_TIMES(rows, in, matrix, outs) .m = t, .n = outs, .k = (in) / 2, .a = (const uint32_t *)(rows), .am = (in) / 2, .ak = 1, .b = matrix, .bk = outs, .ld = outs
+#define ROWS_TIMES(rows, in, matrix, outs) \
+    .m = t, .n = outs, .k = (in) / 2, .a = (const uint32_t *)(rows), .am = (in) / 2, .ak = 1, .b = matrix, .bk = outs, .ld = outs
 
 static void forward_window(Work *w, const Block *s, const Packed *p, const Parameters *par, int64_t index, int64_t slot,
                            const uint16_t *x_map, uint16_t *y_map, const Kept *kept) {
@@ -627,7 +678,8 @@ static void forward_window(Work *w, const Block *s, const Packed *p, const Param
 /* ------------------------------------------------------------------------------------------------ one window, backward */
 
 /* dw (outs x ins) += the sum over rows of d^T x, for both as pairs of rows. */
-#define WEIGHTS(outs, ins, dw) .m = outs, .n = ins, .k = t / 2, .a = w->rows_a, .am = 1, .ak = outs, .b = w->rows_b, .bk = ins, .f = dw, .ld = ins
+#define WEIGHTS(outs, ins, dw) \
+    .m = outs, .n = ins, .k = t / 2, .a = w->rows_a, .am = 1, .ak = outs, .b = w->rows_b, .bk = ins, .f = dw, .ld = ins
 
 static void scaled(const float *x, float factor, int64_t count, uint16_t *to) {
     for (int64_t i = 0; i < count; i += LANES) narrow(to + i, load(x + i) * splat(factor));
@@ -644,9 +696,12 @@ static void backward_window(Work *w, const Block *s, const Packed *p, const Para
             for (int64_t r = 0; r < t; r++) {
                 uint16_t *d = w->d_small + r * G;
                 const uint16_t *dy = dy_map + w->token[i + r] * s->y_stride, *y = y_map + w->token[i + r] * s->y_stride;
-                for (int64_t c = 0; c < s->out; c++) {
-                    float g = from_bf16(dy[c]);
-                    d[c] = to_bf16(s->residual ? s->alpha * g : (int16_t)y[c] > 0 ? g : s->slope * g);
+                for (int64_t c = 0; c < s->out; c += LANES) {
+                    __mmask16 there = lanes_left(s->out - c);
+                    vec g = widen_masked(there, dy + c);
+                    __mmask16 negative = _mm512_cmp_ps_mask((__m512)widen_masked(there, y + c), _mm512_setzero_ps(), _CMP_LE_OQ);
+                    float below = s->residual ? s->alpha : s->slope, above = s->residual ? s->alpha : 1.0f;
+                    narrow(d + c, g * (vec)_mm512_mask_blend_ps(negative, _mm512_set1_ps(above), _mm512_set1_ps(below)));
                 }
             }
             pair_rows(w->d_small, G, t, G, w->rows_a, sums->adjust_bias);
@@ -712,6 +767,8 @@ int drct_swin_bf16_forward(const Block *s, const Parameters *par, const uint16_t
     {
         Work w;
         Arena own = {0};
+        unsigned control = _mm_getcsr();
+        _mm_setcsr(control | 0x8040); /* masked scores leave denormal products, many times slower: zero */
         lay_out(&own, &w, &p, 0);
         if (arena_open(&own)) {
             lay_out(&own, &w, &p, 0);
@@ -722,6 +779,7 @@ int drct_swin_bf16_forward(const Block *s, const Parameters *par, const uint16_t
 #pragma omp atomic write
             failed = 1;
         }
+        _mm_setcsr(control);
     }
     free(memory.base);
     return failed;
@@ -747,6 +805,8 @@ int drct_swin_bf16_backward(const Block *s, const Parameters *par, const uint16_
     {
         Work w;
         Arena own = {0};
+        unsigned control = _mm_getcsr();
+        _mm_setcsr(control | 0x8040); /* masked scores leave denormal products, many times slower: zero */
         lay_out(&own, &w, &p, 1);
         if (arena_open(&own)) {
             lay_out(&own, &w, &p, 1);
@@ -765,6 +825,7 @@ int drct_swin_bf16_backward(const Block *s, const Parameters *par, const uint16_
 #pragma omp atomic write
             failed = 1;
         }
+        _mm_setcsr(control);
     }
     free(memory.base);
     return failed;
