@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from drct.engine.compiler import compile
-from drct.engine.cpu.body import CHUNK_TOKENS, BodyProgram
+from drct.engine.cpu.body import BodyProgram
 from drct.engine.cpu.linear import Linear
 from drct.engine.cpu.workers import for_each
 from drct.engine.devices import DTYPES
@@ -31,6 +31,7 @@ from drct.networks.cost import count_cost
 
 Run = Callable[[Tensor], Tensor]
 PRODUCTS = "matrix products alone"
+ROWS = 2048  # of the products on a CPU, about what programs use
 
 
 @dataclasses.dataclass
@@ -164,7 +165,7 @@ def multiply_adds(program: Program, network: SuperResolutionNetwork, height: int
 class Products:
     """Matrix products alone, as a contestant: what the machine could do.
 
-    For a program on the CPU its own packed layers on chunks of its own size, on its threads, about ``operations`` in all; else one
+    For a program on the CPU its own packed layers on chunks of rows, on its threads, about ``operations`` in all; else one
     large product.
     """
 
@@ -172,11 +173,11 @@ class Products:
         dtype, self.program = DTYPES[program.precision], program
         if isinstance(program, BodyProgram):
             shapes = program.products()
-            once = sum(2 * CHUNK_TOKENS * k * n for k, n in shapes)
+            once = sum(2 * ROWS * k * n for k, n in shapes)
             self.repeats = max(torch.get_num_threads(), round(operations / once))
             self.operations = self.repeats * once
             self.layers = [Linear(Affine(torch.randn(n, k), torch.zeros(n)), dtype) for k, n in shapes]
-            self.rows = {k: torch.randn(CHUNK_TOKENS, k).to(dtype) for k, _ in shapes}
+            self.rows = {k: torch.randn(ROWS, k).to(dtype) for k, _ in shapes}
             self.shapes = shapes
         else:
             size = 8192 if program.device.type == "cuda" else 1024
@@ -240,12 +241,14 @@ def benchmark(
     precision: str = "auto",
     turns: int = 5,
     others: Mapping[str, Run] | None = None,
+    plain: bool = True,
 ) -> Benchmark:
     """Measure our program against the plain network in float32 and ``others`` on a random image.
 
     Args:
         size: (batch, height, width) in LR pixels.
         turns: calls of each contestant that count.
+        plain: let the plain network take part.
         others: more contestants by name; each maps ``(N, C, H, W)`` float32 on the device to the upscaled batch.
 
     Raises:
@@ -253,12 +256,14 @@ def benchmark(
         OutOfMemoryError: our own program does not fit.
     """
     program = compile(network, device, precision)
-    plain = PlainProgram(network, program.device, "fp32", "for comparison", kernels=False)
     batch, height, width = size
     x = torch.rand(batch, network.in_chans, height, width).to(program.device)
     operations = 2 * multiply_adds(program, network, height, width, batch)
     products = Products(program, operations // 4)
-    contestants: dict[str, Run] = {"drct": program, "plain network, fp32": plain, **(others or {}), PRODUCTS: products}
+    contestants: dict[str, Run] = {"drct": program}
+    if plain:
+        contestants["plain network, fp32"] = PlainProgram(network, program.device, "fp32", "for comparison", kernels=False)
+    contestants |= {**(others or {}), PRODUCTS: products}
     *measurements, alone = take_turns(contestants, x, turns, program.device)
     if measurements[0].failure is not None:
         raise OutOfMemoryError(measurements[0].failure)

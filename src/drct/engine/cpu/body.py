@@ -27,7 +27,10 @@ from drct.engine.folding import Norm
 from drct.engine.program import Program
 from drct.networks.base import SuperResolutionNetwork, pad_to_multiple
 
-CHUNK_TOKENS = 1024  # a chunk's queries, keys and values fit into the caches, and its operators are long enough to be efficient
+CHUNK_TOKENS = 1024  # rows that a chunk has where layers do not choose for themselves
+CHUNK_FLOATS = (
+    2**22
+)  # what a layer holds of a chunk: small enough for the last cache, and operators are long enough to be efficient
 
 
 class BodyProgram(Program):
@@ -127,7 +130,7 @@ class BodyProgram(Program):
                 else:
                     target.index_copy_(0, index, y)
 
-        for_each(chunk, split(len(source) // n, max(1, CHUNK_TOKENS // n)))
+        for_each(chunk, split(len(source) // n, chunk_windows(layer)))
 
     def describe(self) -> list[str]:
         reason = packing_available()
@@ -144,7 +147,7 @@ class BodyProgram(Program):
         pixels = batch * height * width
         widest = max(layer.floats_per_token for layer in self.layers)
         threads = torch.get_num_threads()
-        chunks = 4 * min(pixels, threads * CHUNK_TOKENS) * widest
+        chunks = 4 * min(pixels * widest, threads * max(CHUNK_FLOATS, self.window**2 * widest))
         body = 4 * pixels * (self.dim + self.body_width()) + chunks
         bands = min(threads * self.tail.memory(batch, height, width), self.tail.memory(batch, height, width) * height)
         tail = 4 * pixels * (self.dim + self.in_chans * self.scale**2) + bands
@@ -157,3 +160,8 @@ class BodyProgram(Program):
     def body_width(self) -> int:
         """Floats per pixel that :meth:`body` holds beside one layer's chunks."""
         raise TypeError(f"{type(self).__name__} does not define body_width")
+
+
+def chunk_windows(layer: Layer) -> int:
+    """Windows that a layer works on at once."""
+    return max(1, CHUNK_FLOATS // (layer.floats_per_token * layer.window**2))

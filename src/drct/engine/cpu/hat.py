@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drct.engine.cpu.blocks import Layer, OverlapLayer, SwinLayer
-from drct.engine.cpu.body import CHUNK_TOKENS, BodyProgram
+from drct.engine.cpu.body import BodyProgram, chunk_windows
 from drct.engine.cpu.layout import overlap_order
 from drct.engine.cpu.linear import Conv2d
 from drct.engine.cpu.tail import Step, convolution
@@ -96,8 +96,8 @@ class HATProgram(BodyProgram):
             rows = slice(*bounds)
             kv[rows] = layer.keys_and_values(x[rows])
 
-        for_each(project, split(len(x), CHUNK_TOKENS))
-        n = self.window**2
+        n, windows = self.window**2, chunk_windows(layer)
+        for_each(project, split(len(x), windows * n))
         rows_of, keys_of = self.order(*size, self.window, 0, True).tokens, self.overlap_order(*size, self.window, self.border)
         assert rows_of is not None
 
@@ -106,7 +106,7 @@ class HATProgram(BodyProgram):
             index = rows_of[start * n : end * n]
             x.index_copy_(0, index, layer(x.index_select(0, index), kv, keys_of[start:end]))
 
-        for_each(attend, split(len(x) // n, max(1, CHUNK_TOKENS // n)))
+        for_each(attend, split(len(x) // n, windows))
 
     def body_width(self) -> int:
         per_float = 2 if self.precision == "fp32" else 1  # in half floats
