@@ -30,7 +30,7 @@ from drct.networks.base import SuperResolutionNetwork, pad_to_multiple
 CHUNK_TOKENS = 1024  # rows that a chunk has where layers do not choose for themselves
 CHUNK_FLOATS = (
     2**22
-)  # what a layer holds of a chunk: small enough for the last cache, and operators are long enough to be efficient
+)  # that a layer holds of a chunk: few enough for the last cache, and operators are long enough to be efficient
 
 
 class BodyProgram(Program):
