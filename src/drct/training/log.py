@@ -63,30 +63,42 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def draw_curve(folder: Path) -> Path | None:
-    """Draw loss and validation PSNR over iterations to ``curve.png``; None when matplotlib is not installed."""
+    """Draw the run to ``curve.png``: loss and the first validation metric by iteration, and below what a discriminator answers.
+
+    Returns:
+        the picture; None when matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return None
     records = read_log(folder)
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    left = figure.add_subplot()
+    judged = [r for r in records if "out_d_real" in r]
+    figure = Figure(figsize=(7, 6 if judged else 4), layout="constrained")
+    axes = figure.subplots(2 if judged else 1, sharex=True, squeeze=False)[:, 0]
+    left = axes[0]
     losses = [(r["iteration"], r["loss"]) for r in records if "loss" in r]
     if losses:
         left.plot(*zip(*losses, strict=True), color="tab:blue", linewidth=1)
-    left.set_xlabel("iteration")
+    axes[-1].set_xlabel("iteration")
     left.set_ylabel("training loss", color="tab:blue")
     right = left.twinx()
     series: dict[str, list[tuple[int, float]]] = {}
+    metric = "psnr"
     for r in records:
         for name, scores in r.get("validation", {}).items():
-            if "psnr" in scores:
-                series.setdefault(name, []).append((r["iteration"], scores["psnr"]))
+            metric = next(iter(scores))  # by which the best weights are chosen
+            series.setdefault(name, []).append((r["iteration"], scores[metric]))
     for index, (name, points) in enumerate(series.items()):
         right.plot(*zip(*points, strict=True), marker="o", markersize=3, color=f"C{index + 1}", label=name)
-    right.set_ylabel("validation PSNR (dB)")
+    right.set_ylabel("validation " + {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS"}.get(metric, metric))
     if series:
         right.legend(loc="center right")
+    for name, label in (("out_d_real", "ground truth"), ("out_d_fake", "output")) if judged else ():
+        axes[1].plot([r["iteration"] for r in judged], [r[name] for r in judged], linewidth=1, label=label)
+    if judged:
+        axes[1].set_ylabel("discriminator (logit)")
+        axes[1].legend(loc="center right")
     path = folder / "curve.png"
     figure.savefig(path, dpi=120, metadata={"Software": None})
     return path
