@@ -47,3 +47,25 @@ def test_table_shows_what_was_measured(name: str, giga: float) -> None:
     values = cost.as_dict()
     kinds = [values[f"multiply_adds_{kind}"] for kind in ("convolution", "linear", "attention")]
     assert sum(kinds) == values["multiply_adds"] == pytest.approx(giga * 1e9, rel=1e-3)
+
+
+def test_memory_of_scans() -> None:
+    """What a network of scans keeps is counted without running them."""
+    network = create_network("mamba_drct", scale=2, embed_dim=8, gc=4, depths=[1]).eval()
+    x = torch.rand(1, 3, 24, 40, requires_grad=True)
+    kept: dict[int, int] = {}
+    weights = {p.untyped_storage()._cdata for p in network.parameters()}
+    held = []
+
+    def pack(t: torch.Tensor) -> torch.Tensor:
+        storage = t.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes()
+            held.append(storage)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        network(x)
+    assert activation_memory(network, 24, 40).training == pytest.approx(sum(kept.values()), rel=0.1)
+    _, row = cost_table([network_cost("mamba", network, 24, 40)])
+    assert len(row.split()) > len(cost_table([network_cost("p", Plain())])[1].split())

@@ -41,3 +41,18 @@ def test_counting_leaves_the_network_alone() -> None:
         assert torch.equal(network(x), before)
     assert all(p.device.type == "cpu" for p in network.parameters())
     assert count_parameters(network) == sum(p.numel() for p in network.parameters())
+
+
+def test_scans_are_counted_and_need_no_time() -> None:
+    options = {"embed_dim": 24, "depths": [1], "gc": 8, "scale": 2}
+    network = create_network("mamba_drct", **options)
+    cost = count_cost(network, 100, 200)
+    dims = [24 + 8 * j for j in range(5)]
+    pixels = 100 * 200
+    assert cost.by_kind["scan"] == pixels * sum(2 * 4 * 16 * d for d in dims)
+    assert cost.by_kind["attention"] == 0
+    block = network.get_submodule("layers.0.mamba1.ss2d")
+    products = 2 * 24 * 24 + 24 * 24 + 4 * 24 * (block.dt_rank + 32) + 4 * 24 * block.dt_rank + 9 * 24
+    assert cost.by_module["layers.0.mamba1.ss2d"] == pixels * (products + 2 * 4 * 16 * 24)
+    assert sum(cost.by_kind.values()) == cost.multiply_adds == cost.by_module[""]
+    assert not any(module._forward_hooks for module in network.modules())

@@ -113,11 +113,14 @@ def _peak(network: SuperResolutionNetwork, height: int, width: int) -> int:
 
 def cost_table(costs: Sequence[NetworkCost]) -> list[str]:
     """Lines of a table, a row for each network."""
-    head = ["model", "scale", "size", "parameters", "multiply-adds", "convolution", "linear", "attention", "inference", "training"]
+    kinds = ["convolution", "linear", "attention"]
+    if any(entry.operations.by_kind["scan"] for entry in costs):
+        kinds.append("scan")
+    head = ["model", "scale", "size", "parameters", "multiply-adds", *kinds, "inference", "training"]
     rows = [head]
     for entry in costs:
         cost = entry.operations
-        counts = [cost.multiply_adds, *(cost.by_kind[kind] for kind in ("convolution", "linear", "attention"))]
+        counts = [cost.multiply_adds, *(cost.by_kind[kind] for kind in kinds)]
         row = [entry.name, f"x{entry.scale}", f"{cost.width}x{cost.height}", f"{cost.parameters:,}"]
         row += [f"{count / 1e9:.1f} G" if count >= 1e8 else f"{count / 1e6:.1f} M" for count in counts]
         row += [f"{size / 2**20:.1f} MiB" for size in (entry.memory.inference, entry.memory.training)]

@@ -102,9 +102,8 @@ class SS2D(nn.Module):
         """Step sizes before softplus ``(B, H, W, 4, d_inner)`` and the vectors B and C ``(B, H, W, 4, d_state)``, float32."""
         made = F.linear(x, self.x_proj_weight.flatten(0, 1).to(x.dtype)).unflatten(-1, (DIRECTIONS, -1))
         low, b, c = made.float().split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        flat = low.flatten(0, 2).transpose(0, 1)  # one matrix product for each direction
-        steps = torch.matmul(flat, self.dt_projs_weight.float().transpose(1, 2)).transpose(0, 1)
-        return (steps + self.dt_projs_bias.float()).view(*x.shape[:3], DIRECTIONS, self.d_inner), b, c
+        steps = [F.linear(part, weight.float()) for part, weight in zip(low.unbind(3), self.dt_projs_weight, strict=True)]
+        return torch.stack(steps, 3).float() + self.dt_projs_bias.float(), b, c
 
     def skip(self, x: Tensor) -> Tensor:
         """``D u`` of all directions: they meet again at the pixel they came from, so their factors add up."""

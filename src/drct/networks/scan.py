@@ -59,6 +59,11 @@ class _SelectiveScan(torch.autograd.Function):
         h = u.new_zeros(batch, *a.shape)
         y, starts = torch.empty_like(u), []
         rate = a * LOG2E
+        if u.is_meta:  # nothing to compute: what is kept counts, and what the first block needs on the way
+            blocks = list(_blocks(u, a))
+            ctx.save_for_backward(u, delta, a, b, c, *(torch.empty_like(h) for _ in blocks))
+            u.new_empty(2, blocks[0][0].stop, *h.shape)  # states and decays
+            return y
         for span, segments in _blocks(u, a):
             block_delta, block_u, block_b, block_c = (_cut(t[:, span], segments) for t in (delta, u, b, c))
             starts.append(h)
@@ -105,7 +110,7 @@ class _SelectiveScan(torch.autograd.Function):
 def _blocks(u: Tensor, a: Tensor) -> Iterator[tuple[slice, int]]:
     """Spans of positions, and the number of segments that each is cut into."""
     batch, length = u.shape[:2]
-    states = STATES_CPU if u.device.type == "cpu" else STATES_ACCELERATOR
+    states = STATES_CPU if u.device.type in ("cpu", "meta") else STATES_ACCELERATOR
     segments = max(1, states // (batch * a.numel()))
     steps = min(STEPS, max(FEWEST_STEPS, states * STEPS // (batch * a.numel())))
     for start in range(0, length, segments * steps):
