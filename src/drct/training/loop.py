@@ -197,7 +197,7 @@ class Run:
                 self._save_weights("best")
             sheet = self.folder / "sheets" / f"{self.iteration:08d}.png"
             sheet.parent.mkdir(exist_ok=True)
-            save_sheet(self.network, self.val_sets[0], sheet, self.process.device)
+            save_sheet(self.network, self.val_sets[0], sheet, self.process.device, self.iteration)
             if self.ema is not None:
                 self.ema.swap(self.network)
             draw_curve(self.folder)

@@ -98,22 +98,27 @@ def validate(
 
 
 @torch.inference_mode()
-def save_sheet(network: nn.Module, dataset: ValidationSet, path: Path, device: torch.device, side: int = 48, rows: int = 4) -> None:
-    """Write a PNG with LR (enlarged pixel by pixel), SR and HR of a few fixed crops of ``side`` LR pixels."""
-    from drct.imaging import Picture, write
+def save_sheet(
+    network: nn.Module, dataset: ValidationSet, path: Path, device: torch.device, iteration: int, side: int = 48, rows: int = 4
+) -> None:
+    """Write a labelled PNG with LR (enlarged pixel by pixel), SR and HR of a few fixed crops of ``side`` LR pixels.
 
-    scale, gap = dataset.scale, 4
-    lines = []
+    The labels name the image, its size, the iteration and the PSNR on Y of the crop.
+    """
+    from drct.imaging import Picture, side_by_side, write
+
+    scale = dataset.scale
+    panels, labels = [], []
     for i in np.linspace(0, len(dataset) - 1, min(rows, len(dataset))).astype(int):
         sample = dataset[int(i)]
         h, w = sample.lq.shape[-2:]
         top, left = max(0, (h - side) // 2), max(0, (w - side) // 2)
         lq = sample.lq[..., top : top + side, left : left + side]
-        sr = network(lq.to(device)).float().clamp(0, 1).cpu()
+        sr = (network(lq.to(device)).float().clamp(0, 1).cpu() * 255).round() / 255
         gt = sample.gt[..., top * scale :, left * scale :][..., : sr.shape[-2], : sr.shape[-1]]
         enlarged = lq.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
-        line = torch.cat([nn.functional.pad(t, (gap,) * 4, value=1.0) for t in (enlarged, sr, gt)], -1)
-        full = 3 * (side * scale + 2 * gap)
-        lines.append(nn.functional.pad(line, (0, full - line.shape[-1]), value=1.0))
-    sheet = (torch.cat(lines, -2)[0].permute(1, 2, 0) * 255).round().byte().numpy()
-    write(path, Picture(pixels=np.ascontiguousarray(sheet)))
+        panels += [np.ascontiguousarray((t[0].permute(1, 2, 0) * 255).round().byte().numpy()) for t in (enlarged, sr, gt)]
+        quality = float(psnr(sr, gt, y=True, crop=scale)) if min(sr.shape[-2:]) > 2 * scale else float("nan")
+        size = f"{lq.shape[-1]}x{lq.shape[-2]}"
+        labels += [f"LR {size} {sample.name}", f"SR x{scale} it {iteration} {quality:.2f} dB", "HR"]
+    write(path, Picture(pixels=side_by_side(panels, labels, columns=3)))
