@@ -202,13 +202,13 @@ def read_pickle(path: Path, mmap: bool = False) -> Any:
         found, operand = re.search(r"GLOBAL ([\w.]+)", text), re.search(r"Unsupported operand (\d+)", text)
         # 105 and 111 make instances; from 130 on come extensions and what pickle protocol 4 brought
         if found or (operand and (int(operand[1]) in (105, 111) or int(operand[1]) >= 130)):
-            named = f" ({found[1]})" if found else ""
+            named = f" ({one_line(found[1])})" if found else ""
             raise CheckpointError(
                 f"{path} was refused: it holds more than plain weights{named}, and reading it could run code; "
                 "ask its author for a .safetensors file"
             ) from error
         reason = text.partition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
-        raise CheckpointError(f"{path} is damaged or no weight file ({reason or 'its pickle cannot be read'})") from error
+        raise CheckpointError(f"{path} is damaged or no weight file ({one_line(reason) or 'its pickle cannot be read'})") from error
     except MemoryError as error:
         raise CheckpointError(f"{path} claims more data than fits into memory: it is damaged") from error
     # the unpickler walks whatever bytes a damaged file holds, so any error type can come out of it
@@ -252,8 +252,8 @@ def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             return tensors
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: BaseException | str) -> str:
     """The beginning of an error message that may have many lines and quote what stands in a file."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or ("" if isinstance(error, str) else type(error).__name__)
     text = "".join(c for c in text if c.isprintable())
     return text if len(text) <= 160 else text[:157] + "..."
