@@ -55,7 +55,9 @@ def test_the_size_stands_in_the_name(options, label):
     [
         ("same", "a.jpeg", "a_x4.jpeg"),
         ("same", "a.WebP", "a_x4.WebP"),
-        ("same", "a.gif", "a_x4.png"),
+        ("same", "a.gif", "a_x4.gif"),
+        ("same", "a.heic", "a_x4.png"),
+        ("avif", "a.png", "a_x4.avif"),
         ("same", "a", "a_x4.png"),
         ("jpg", "a.png", "a_x4.jpg"),
         ("webp", "a.png", "a_x4.webp"),
@@ -68,8 +70,8 @@ def test_the_format_stands_in_the_name(format, source, target):
 
 
 def test_same_format_that_is_not_written_is_told():
-    (job,) = plan_jobs(UpscaleOptions(inputs=("a.gif",), format="same"), 4).jobs
-    assert job.notices == ("GIF is not written: the result is a PNG",)
+    (job,) = plan_jobs(UpscaleOptions(inputs=("a.heic",), format="same"), 4).jobs
+    assert job.notices == ("HEIC is not written: the result is a PNG",)
 
 
 def test_one_stem_twice_keeps_the_old_suffix():
@@ -82,11 +84,20 @@ def test_the_same_file_twice_is_one_job(tree):
     assert len(names("photos/a.jpg", "photos/sub/../a.jpg", "photos")) == 2
 
 
+def test_animations_may_stay_in_their_format_and_pyramids_are_tiffs():
+    for name in ("a.gif", "a.webp", "a.tif"):
+        (job,) = plan_jobs(UpscaleOptions(inputs=(name,)), 4).jobs
+        assert job.full_target is not None
+        assert (job.target.name, job.full_target.stem, job.full_target.suffix[:4]) == ("a_x4.png", "a_x4", f".{name[2:5]}")
+        (job,) = plan_jobs(UpscaleOptions(inputs=(name,), pyramid=True), 4).jobs
+        assert (job.target.name, job.full_target) == ("a_x4.tiff", None)
+
+
 def test_floats_may_stay_tiff():
     (job,) = plan_jobs(UpscaleOptions(inputs=("a.tif",)), 4).jobs
-    assert (job.target.name, job.float_target and job.float_target.name) == ("a_x4.png", "a_x4.tiff")
+    assert (job.target.name, job.full_target and job.full_target.name) == ("a_x4.png", "a_x4.tiff")
     (job,) = plan_jobs(UpscaleOptions(inputs=("a.tif",), format="png"), 4).jobs
-    assert job.float_target is None
+    assert job.full_target is None
 
 
 def test_output_file_and_output_folder(tree):
@@ -106,7 +117,7 @@ def test_output_file_and_output_folder(tree):
         (("photos",), "out.png", {}, "several images"),
         (("photos/a.jpg", "photos/b.PNG"), "photos/notes.txt", {}, "is a file"),
         (("photos/a.jpg",), "out.bmp", {}, "suffix that is not written"),
-        (("photos/a.jpg",), "out.gif", {}, "suffix that is not written"),
+        (("photos/a.jpg",), "out.heic", {}, "suffix that is not written"),
         (("photos/a.jpg",), "out.png", {"format": "jpg"}, "leave out one"),
         (("photos/a.jpg",), "photos/a.jpg", {}, "would replace the input"),
         (("photos/a.jpg",), "photos/../photos/a.jpg", {}, "would replace the input"),

@@ -36,8 +36,16 @@ if TYPE_CHECKING:
 @click.option("-r", "--recursive", is_flag=True, help="Take folders inside of folders too; the results mirror the tree.")
 @click.option("--watch", is_flag=True, help="Go on with what comes into the folders, until Ctrl-C; --json: a line for each file.")
 @click.option("--overwrite", is_flag=True, help="Replace results that exist instead of skipping them.")
-@click.option("--format", metavar="same|png|jpg|webp|tiff", help="Format of the results.  [default: png; float TIFF stays TIFF]")
-@click.option("--quality", type=int, help="1 to 100, for JPEG and WebP.")
+@click.option(
+    "--format",
+    metavar="same|png|jpg|webp|avif|tiff|gif|jxl|dzi",
+    help="Format of the results.  [default: png; animations, pages and floats stay in theirs]",
+)
+@click.option("--quality", type=int, help="1 to 100.  [default: JPEG 95, WebP 90, AVIF 85, JPEG XL 90, DeepZoom 90]")
+@click.option("--lossless", is_flag=True, help="WebP, AVIF and JPEG XL without loss.")
+@click.option("--pyramid", is_flag=True, help="Tiled TIFF with smaller copies, for viewers; -o NAME.dzi makes a DeepZoom.")
+@click.option("--strip", is_flag=True, help="Leave out EXIF, XMP and resolution; the colour profile stays.")
+@click.option("--strips", default="auto", show_default=True, metavar="auto|on|off", help="Hold images in strips: any size fits.")
 @click.option("--verify-tiles", is_flag=True, help="Print how much tiles change the result; needs memory for the whole image.")
 @click.option("--codec", metavar="h264|h265|av1|vp9|ffv1", help="Of videos.  [default: h264; 10 bits h265; WebM av1]")
 @click.option("--crf", type=int, help="Of videos: rate factor, smaller is better.  [default: h264 17, h265 18, av1 22, vp9 20]")

@@ -5,12 +5,12 @@ from drct.imaging.conversion import from_tensor, to_tensor
 from drct.imaging.formats import FORMATS, Format, format_of, is_image_file, supported_suffixes
 from drct.imaging.picture import Picture, PictureInfo
 from drct.imaging.reading import MAX_PIXELS, StripReader, read, read_bytes, read_info, read_pages, read_size
-from drct.imaging.resizing import resize
+from drct.imaging.resizing import resize, resize_rows
 from drct.imaging.sheet import side_by_side, text
 from drct.imaging.writing import (
     Encoding,
     StripWriter,
-    check_size,
+    check_output,
     part_path,
     remove_stale_parts,
     to_depth,
@@ -29,7 +29,7 @@ __all__ = [
     "PictureInfo",
     "StripReader",
     "StripWriter",
-    "check_size",
+    "check_output",
     "format_of",
     "from_tensor",
     "is_image_file",
@@ -41,6 +41,7 @@ __all__ = [
     "read_size",
     "remove_stale_parts",
     "resize",
+    "resize_rows",
     "rgb_to_y",
     "rgb_to_ycbcr",
     "side_by_side",

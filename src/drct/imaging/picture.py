@@ -43,6 +43,11 @@ class PictureInfo:
     def is_grey(self) -> bool:
         return self.channels == 1
 
+    @property
+    def several(self) -> bool:
+        """Whether the file is an animation or has pages, as files that are read picture by picture do."""
+        return self.frames > 1 and self.source_format in ("tiff", "gif", "webp")
+
 
 @dataclass
 class Picture:

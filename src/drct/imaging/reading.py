@@ -379,28 +379,33 @@ class StripReader:
     """
 
     def __init__(self, path: str | os.PathLike[str], max_pixels: int | None = None, page: int = 0) -> None:
-        self._path = Path(path)
+        self.path = Path(path)
         self._page = page
-        self._max_pixels = STRIP_PIXELS if max_pixels is None and not os.environ.get("DRCT_MAX_PIXELS") else max_pixels
+        self._max_pixels = self.limit() if max_pixels is None else max_pixels
         self._open()
 
+    @staticmethod
+    def limit() -> int | None:
+        """The default limit of pixels; None if the environment variable decides."""
+        return None if os.environ.get("DRCT_MAX_PIXELS") else STRIP_PIXELS
+
     def _open(self) -> None:
-        self._file = opened(self._path)
+        self._file = opened(self.path)
         try:
-            header = open_image(self._path, self._file, self._max_pixels, self._page)
-            self.info, image, turn = upright(self._path, header)
+            header = open_image(self.path, self._file, self._max_pixels, self._page)
+            self.info, image, turn = upright(self.path, header)
             if turn in (3, 4, 5, 6, 7, 8):  # rows from below, or columns
-                header = open_image(self._path, self._file, self._max_pixels, self._page, access="random")
-                _, image, _ = upright(self._path, header)
+                header = open_image(self.path, self._file, self._max_pixels, self._page, access="random")
+                _, image, _ = upright(self.path, header)
             self._image = _turned_image(image, turn)
             self._region = pyvips.Region.new(self._image)
         except pyvips.Error as error:
             self._file.close()
-            raise ImageError(f"{self._path}: {cause(error)}") from None
+            raise ImageError(f"{self.path}: {cause(error)}") from None
         except ImageError:
             self._file.close()
             raise
-        self.info.path = self._path
+        self.info.path = self.path
         self._first = 0
         self._rows = np.empty((0, self._image.width, self._image.bands), TYPES[self._image.format])
 
@@ -433,7 +438,7 @@ class StripReader:
                 data = self._region.fetch(0, row + at, self._image.width, len(part))
                 part[:] = np.frombuffer(data, into.dtype).reshape(part.shape)
         except pyvips.Error as error:
-            raise ImageError(f"{self._path}: {cause(error)}") from None
+            raise ImageError(f"{self.path}: {cause(error)}") from None
 
     def close(self) -> None:
         self._file.close()

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -66,6 +67,29 @@ def resize(
     rows, columns = _axes(image.shape[-2], image.shape[-1], scale, size, antialias)
     x = image.to(_working_type(image, rounding))
     return _round(_resize_planes(x, rows, columns, rounding), image.dtype)
+
+
+class Rows(Protocol):
+    """Pixels ``(H, W, C)`` that are read by rows: a numpy array, or anything that gives arrays for row slices."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice) -> np.ndarray: ...
+
+
+def resize_rows(image: Rows, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Resize an image to ``(height, width)`` as :func:`resize` does, to the same values, strip by strip from top to bottom.
+
+    Args:
+        image: its rows are asked for from top to bottom too; neighbouring strips share those that the kernel reaches.
+        size: of the result.
+
+    Yields:
+        Arrays ``(h, width, C)`` whose heights add up to ``height``.
+    """
+    rows, columns = _axes(image.shape[0], image.shape[1], None, size, antialias=True)
+    return _strips(image, rows, columns, "none")
 
 
 class Axis(NamedTuple):
@@ -207,22 +231,33 @@ def _resize_planes(
 
 
 def _resize_array(image: np.ndarray, rows: Axis, columns: Axis, rounding: Rounding) -> np.ndarray:
+    target = np.empty((rows.out, columns.out, *image.shape[2:]), image.dtype)
+    row = 0
+    for strip in _strips(image if image.ndim == 3 else image[:, :, None], rows, columns, rounding):
+        target[row : row + len(strip)] = strip if image.ndim == 3 else strip[:, :, 0]
+        row += len(strip)
+    return target
+
+
+def _strips(image: Rows, rows: Axis, columns: Axis, rounding: Rounding) -> Iterator[np.ndarray]:
     import torch
 
-    source = torch.from_numpy(np.ascontiguousarray(image))
-    target = torch.empty((rows.out, columns.out, *image.shape[2:]), dtype=source.dtype)
-    planes_in, planes_out = (t.permute(2, 0, 1) if t.ndim == 3 else t.unsqueeze(0) for t in (source, target))
-    working = _working_type(source, rounding)
     index, _ = taps(rows)
-    row_bytes = len(planes_in) * working.itemsize * (columns.length + columns.out) * (1 + rows.length / rows.out)
-    step = max(1, int(STRIP_BYTES / row_bytes / rows.block)) * rows.block
-    for start in range(0, rows.out, step):
-        stop = min(start + step, rows.out)
+    step = 0
+    start = 0
+    while start < rows.out:
+        stop = min(start + (step or 1), rows.out)
         low, high = int(index[start:stop].min()), int(index[start:stop].max()) + 1
-        x = planes_in[:, low:high].to(working, memory_format=torch.contiguous_format)
-        x = _resize_planes(x, rows, columns, rounding, start, stop, low)
-        planes_out[:, start:stop] = _round(x, target.dtype)
-    return target.numpy()
+        source = torch.from_numpy(np.ascontiguousarray(image[low:high]))
+        working = _working_type(source, rounding)
+        if not step:  # only now is the type known
+            row_bytes = image.shape[2] * working.itemsize * (columns.length + columns.out) * (1 + rows.length / rows.out)
+            step = max(1, int(STRIP_BYTES / row_bytes / rows.block)) * rows.block
+            continue
+        x = source.permute(2, 0, 1).to(working, memory_format=torch.contiguous_format)
+        x = _round(_resize_planes(x, rows, columns, rounding, start, stop, low), source.dtype)
+        yield x.permute(1, 2, 0).contiguous().numpy()
+        start = stop
 
 
 def _working_type(x: Tensor, rounding: Rounding) -> torch.dtype:

@@ -230,7 +230,6 @@ def write_pages(
         raise ImageError(f"{path}: {what} holds one picture, not {info.frames}: use TIFF for pages, WebP or GIF for animations")
     if target.sequence == "page":
         return _write_tiff_pages(path, info, pictures, target.name, encoding)
-    check_size(path, info.height, info.width, target.name)
     tall = dataclasses.replace(info, height=info.height * info.frames)
     job = _Job(path, tall, target.name, encoding, page_height=info.height)
     with _replacing(path) as part, _encoder(job, part) as writer:
@@ -293,14 +292,20 @@ def writable_format(path: str | os.PathLike[str], format: str | None = None) -> 
     return FORMATS[name]
 
 
-def check_size(path: str | os.PathLike[str], height: int, width: int, format: str | None = None) -> None:
+def check_output(
+    path: str | os.PathLike[str], height: int, width: int, format: str | None = None, encoding: Encoding | None = None
+) -> None:
     """Refuse early what would only fail when it is written.
 
     Raises:
-        OptionError: an unknown format.
+        OptionError: an unknown format, or an encoding that it does not have.
         ImageError: the format does not hold so many pixels; the message proposes one that does.
     """
     target = writable_format(path, format)
+    if encoding is not None and encoding.lossless and target.lossless == "never":
+        raise OptionError(f"{path}: {target.title} has no lossless mode: use PNG, WebP or AVIF")
+    if encoding is not None and encoding.pyramid and target.name not in ("tiff", "dzi"):
+        raise OptionError(f"{path}: a pyramid is a TIFF or a DeepZoom (.dzi), not {target.title}")
     if target.longest and max(height, width) > target.longest:
         raise ImageError(
             f"{path}: cannot be written: {width} x {height} pixels, {target.title} holds {target.longest} a side: "
@@ -342,12 +347,7 @@ class _Job:
         self._encoding = encoding
         self._page_height = page_height
         self._big = big
-        if not page_height:
-            check_size(path, info.height, info.width, target.name)
-        if encoding.lossless and target.lossless == "never":
-            raise OptionError(f"{path}: {target.title} has no lossless mode: use PNG, WebP or AVIF")
-        if encoding.pyramid and target.name not in ("tiff", "dzi"):
-            raise OptionError(f"{path}: a pyramid is a TIFF or a DeepZoom (.dzi), not {target.title}")
+        check_output(path, page_height or info.height, info.width, target.name, encoding)
         self.info = dataclasses.replace(info, exif=None, xmp=None, resolution=None) if encoding.strip else info
         self.notices: list[str] = []
         self.depth = info.depth

@@ -19,14 +19,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 
 from drct.errors import Error, ImageError
-from drct.imaging import Picture, read, remove_stale_parts, write
+from drct.imaging import Picture, PictureInfo, StripReader, read, read_info, remove_stale_parts, write
 from drct.upscaling import memory
 from drct.upscaling.choosing import create_upscaler
 from drct.upscaling.desk import POLL, Desk, Taken, failure
+from drct.upscaling.files import result_size, upscale_file, way_of
 from drct.upscaling.jobs import Job, plan_jobs
 from drct.upscaling.manifest import SPENT, Manifest, Stamp
 from drct.upscaling.options import UpscaleOptions
@@ -225,7 +225,7 @@ class _Input:
     """A picture or video on its way to the network."""
 
     taken: Taken
-    picture: Picture | Clip
+    picture: Picture | PictureInfo | Clip  # PictureInfo: too large, or several; it is read while it is computed
     stamp: Stamp | None  # None without a manifest
 
 
@@ -297,14 +297,27 @@ class _Worker:
             remove_stale_parts(folder)
         try:
             stamp = None if taken.manifest is None else Stamp.of(job.source)
-            return _Input(taken, Clip(job.source) if job.is_video else read(job.source), stamp)
+            return _Input(taken, Clip(job.source) if job.is_video else self._picture(job), stamp)
         except (Error, OSError, MemoryError) as error:
             return _fail(taken, error)
+
+    def _picture(self, job: Job) -> Picture | PictureInfo:
+        info = read_info(job.source, StripReader.limit())
+        options = self._options
+        size = result_size(self._upscaler, info, self._sides)
+        way = way_of(info, size, _target(job, info), None, options.encoding, options.strips)
+        return read(job.source) if way == "whole" else info
+
+    @property
+    def _sides(self) -> dict[str, Any]:
+        return {name: getattr(self._options, name) for name in ("scale", "width", "height")}
 
     def _upscale(self, input: _Input, progress: Progress) -> _Output | FileResult:
         job, picture, options = input.taken.job, input.picture, self._options
         if isinstance(picture, Clip):
             return self._clip(input, picture, progress)
+        if isinstance(picture, PictureInfo):
+            return self._file(input, picture, progress)
         start = time.perf_counter()
         try:
             plans = self._plans(input)
@@ -321,10 +334,9 @@ class _Worker:
             difference = self._upscaler.compare_whole(picture.pixels) if options.verify_tiles else None
         except (Error, MemoryError) as error:
             return _fail(input.taken, error)
-        floats = larger.picture.pixels.dtype == np.float32 and job.float_target is not None
         result = FileResult(
             job.source,
-            job.float_target if floats else job.target,
+            _target(job, larger.picture.info),
             "done",
             (picture.width, picture.height),
             (larger.picture.width, larger.picture.height),
@@ -336,9 +348,32 @@ class _Worker:
         )
         return _Output(input, larger.picture, result)
 
+    def _file(self, input: _Input, info: PictureInfo, progress: Progress) -> FileResult:
+        """A picture that is too large to be held, or several in one file: read and written while they are computed."""
+        job, options = input.taken.job, self._options
+        target = _target(job, info)
+        start = time.perf_counter()
+        try:
+            plans = self._plans(input)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            hear = functools.partial(progress, job)
+            way: dict[str, Any] = {"strips": options.strips, "progress": hear, "plans": plans}
+            made = upscale_file(self._upscaler, job.source, target, self._sides, None, options.encoding, **way)
+            self._remember_tiles(input)
+            difference = self._upscaler.compare_whole(read(job.source).pixels) if options.verify_tiles else None
+        except (Error, OSError, MemoryError) as error:
+            return _fail(input.taken, error)
+        result = FileResult(
+            *(job.source, target, "done", made.input_size, made.output_size, time.perf_counter() - start, made.passes),
+            notices=(*job.notices, *made.notices),
+            tile_difference=difference,
+            choice=made.choice,
+        )
+        return self._recorded(input, target, result)
+
     def _clip(self, input: _Input, clip: Clip, progress: Progress) -> FileResult:
         """A video is read and written while it is computed; its own folder of finished parts is what an interruption leaves."""
-        job, manifest, options = input.taken.job, input.taken.manifest, self._options
+        job, options = input.taken.job, self._options
         try:
             self._plans(input)
             job.target.parent.mkdir(parents=True, exist_ok=True)
@@ -353,10 +388,7 @@ class _Worker:
             choice=made.choice,
             frames=made.frames,
         )
-        if manifest is not None and input.stamp is not None:
-            result = self._record(manifest, job, input.stamp, job.target, result)
-        self._desk.done()
-        return result
+        return self._recorded(input, job.target, result)
 
     def _plans(self, input: _Input) -> Plans | None:
         """The plans of an interrupted attempt, if it was at the same work; new ones are recorded before they are carried out."""
@@ -400,12 +432,18 @@ class _Worker:
         assert result.target is not None
         try:
             result.target.parent.mkdir(parents=True, exist_ok=True)
-            notices = write(result.target, output.picture, quality=self._options.quality)
+            notices = write(result.target, output.picture, **dataclasses.asdict(self._options.encoding))
         except (Error, OSError, MemoryError) as error:
             return dataclasses.replace(_fail(taken, error), target=result.target, input_size=result.input_size)
         result = dataclasses.replace(result, notices=(*result.notices, *notices))
-        if taken.manifest is not None and output.input.stamp is not None and result.target is not None:
-            result = self._record(taken.manifest, taken.job, output.input.stamp, result.target, result)
+        assert result.target is not None
+        return self._recorded(output.input, result.target, result)
+
+    def _recorded(self, input: _Input, target: Path, result: FileResult) -> FileResult:
+        """The result, once the manifest knows it."""
+        taken = input.taken
+        if taken.manifest is not None and input.stamp is not None:
+            result = self._record(taken.manifest, taken.job, input.stamp, target, result)
         self._desk.done()
         return result
 
@@ -422,6 +460,11 @@ class _Worker:
         report: dict[str, Any] = {"input_size": result.input_size, "output_size": result.output_size}
         manifest.done(job.target, stamp, target, written, report)
         return result
+
+
+def _target(job: Job, info: PictureInfo) -> Path:
+    """The file for a picture's result, which may depend on what it holds."""
+    return job.full_target if job.full_target is not None and (info.depth == "float32" or info.several) else job.target
 
 
 def _fail(taken: Taken, error: Exception) -> FileResult:

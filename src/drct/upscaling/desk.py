@@ -28,9 +28,9 @@ LEASE_WORK = 1.0  # seconds of work that are taken at once: where pictures are q
 POLL = 0.25  # seconds between looks at what other processes have in work
 
 # Options that do not decide about the bytes of a result; the network is held against its weights and not its name.
-_WITHOUT_EFFECT = {"inputs", "output", "model", "device", "scale", "recursive", "overwrite", "verify_tiles", "watch"}
+_WITHOUT_EFFECT = {"inputs", "output", "model", "device", "scale", "recursive", "overwrite", "verify_tiles", "watch", "strips"}
 _ONLY_FOR_VIDEOS = {"codec", "crf", "preset", "start", "duration"}
-_ONLY_FOR_IMAGES = {"alpha", "format", "quality"}
+_ONLY_FOR_IMAGES = {"alpha", "format", "quality", "lossless", "pyramid", "strip"}
 
 
 @dataclasses.dataclass(frozen=True)

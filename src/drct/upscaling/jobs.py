@@ -25,6 +25,8 @@ from drct.upscaling import manifest
 from drct.upscaling.options import UpscaleOptions
 from drct.upscaling.video import CONTAINERS, is_video_file, video_suffix
 
+_FULL = {"tiff": ".tiff", "gif": ".gif", "webp": ".webp"}  # suffixes of what a PNG cannot hold
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -33,14 +35,15 @@ class Job:
     Attributes:
         source: file to read.
         target: file to write.
-        float_target: file to write instead if the image turns out to hold floats; None to write ``target`` in any case.
+        full_target: file to write instead if the image turns out to hold floats, several pages or frames, which the format of
+            ``target`` does not; None to write ``target`` in any case.
         notices: what a user should know about the choice of names.
         root: folder for results whose manifest knows this one; None for results that lie beside their images.
     """
 
     source: Path
     target: Path
-    float_target: Path | None = None
+    full_target: Path | None = None
     notices: tuple[str, ...] = ()
     root: Path | None = None
 
@@ -52,7 +55,7 @@ class Job:
     @property
     def existing(self) -> Path | None:
         """The result, if it is already there."""
-        return next((path for path in (self.target, self.float_target) if path is not None and os.path.isfile(path)), None)
+        return next((path for path in (self.target, self.full_target) if path is not None and os.path.isfile(path)), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,9 +180,9 @@ def _named(found: list[_Found], options: UpscaleOptions, label: str) -> Iterator
             notices.append(f"{source.suffix.lstrip('.').upper() or 'this format'} is not written: the result is a PNG")
         if not target.name.startswith(source.stem):
             notices.append("the name of the result was cut, since it would be longer than file systems allow")
-        # only TIFF holds floats, and only the file itself tells whether it does
-        keeps_floats = options.format is None and format_of(source) == "tiff"
-        yield Job(source, target, target.with_suffix(".tiff") if keeps_floats else None, tuple(notices), one.root)
+        # floats, pages and animations stay in their format, and only the file itself tells whether it has them
+        suffix = _FULL.get(format_of(source) or "") if options.format is None and not options.pyramid else None
+        yield Job(source, target, target.with_suffix(suffix) if suffix else None, tuple(notices), one.root)
 
 
 def _target(one: _Found, stem: str, label: str, options: UpscaleOptions) -> Path:
@@ -199,7 +202,7 @@ def _suffix(source: Path, options: UpscaleOptions) -> str:
     if options.format == "same":
         format = format_of(source)
         return source.suffix if format is not None and FORMATS[format].saver else ".png"
-    return f".{options.format or 'png'}"
+    return f".{options.format or ('tiff' if options.pyramid else 'png')}"
 
 
 def _checked(jobs: Iterator[Job] | list[Job]) -> Iterator[Job]:
@@ -209,7 +212,7 @@ def _checked(jobs: Iterator[Job] | list[Job]) -> Iterator[Job]:
     sources = {keys[job.source]: job.source for job in jobs}
     taken: dict[str, Job] = {}
     for job in jobs:
-        for target in (job.target, job.float_target):
+        for target in (job.target, job.full_target):
             if target is None:
                 continue
             key = keys[target]

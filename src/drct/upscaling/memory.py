@@ -12,13 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 
+from drct.imaging import PictureInfo
 from drct.upscaling.tiles import ladder
 
 LARGEST_TILE = 512  # measured: time per pixel is flat from 64 to 512, so that what larger tiles save is overlap, here 13 %
 SHARE = 4  # a tile's working memory is at most this part of the device's
 WHOLE = 1.5  # an image up to so many times the area of the largest tile is not cut
+STRIP_BYTES = 512 << 20  # of the results of one row of tiles in 16-bit RGB
+STRIPS_FROM = 32  # images that with their results take more than this part of the memory are read and written in strips
 
 
 class Sized(Protocol):
@@ -58,6 +62,21 @@ def choose_batch(program: Sized, tile: int | None) -> int:
     while batch < 8 and 2 * batch * tile**2 <= LARGEST_TILE**2 and program.memory_estimate(tile, tile, 2 * batch) <= budget:
         batch *= 2
     return batch
+
+
+def strip_rows(width: int, scale: int) -> int:
+    """Height of tiles whose results, side by side over the width of an image, take :data:`STRIP_BYTES`."""
+    return STRIP_BYTES // (scale**2 * width * 3 * 2)
+
+
+def wants_strips(info: PictureInfo, size: tuple[int, int]) -> bool:
+    """Whether a picture, or its result of ``(height, width)``, is too large to be held as a whole.
+
+    It decides about memory only: the bytes of the result are the same.
+    """
+    samples = (info.channels + info.has_alpha) * np.dtype(info.depth).itemsize
+    total = (info.height * info.width + size[0] * size[1]) * samples
+    return total > (1 << (system_memory().bit_length() - 1)) // STRIPS_FROM
 
 
 def need(program: Sized, tile: int | None, height: int, width: int) -> int:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from drct.errors import OptionError, did_you_mean
+from drct.imaging.writing import Encoding
 
 AUTO = "auto"  # looks at each picture
 FIDELITY_MODEL, REAL_MODEL = "drct-light", "drct-real-light"  # what it chooses from: for clean and for degraded pictures
@@ -50,8 +51,14 @@ class UpscaleOptions(BaseModel):
     alpha: Literal["network", "resize"] = Field("network", description="how transparency is enlarged")
     recursive: bool = Field(False, description="take the folders inside of folders too")
     overwrite: bool = Field(False, description="replace results that exist")
-    format: Literal["same", "png", "jpg", "webp", "tiff"] | None = Field(None, description="of the results; default png")
-    quality: int | None = Field(None, ge=1, le=100, description="of JPEG and WebP")
+    format: Literal["same", "png", "jpg", "webp", "avif", "tiff", "gif", "jxl", "dzi"] | None = Field(
+        None, description="of the results; default png, but what only the input's own format holds stays in it"
+    )
+    quality: int | None = Field(None, ge=1, le=100, description="of JPEG, WebP, AVIF, JPEG XL and DeepZoom")
+    lossless: bool = Field(False, description="WebP, AVIF and JPEG XL without loss")
+    pyramid: bool = Field(False, description="tiled TIFF with smaller copies, for viewers of huge images")
+    strip: bool = Field(False, description="leave out EXIF, XMP and resolution; the colour profile stays")
+    strips: Literal["auto", "on", "off"] = Field("auto", description="hold images in strips; auto follows the memory")
     verify_tiles: bool = Field(False, description="measure the difference between tiled and whole")
     codec: str | None = Field(None, description="of videos: h264, h265, av1, vp9 or ffv1; default by format, depth and size")
     crf: int | None = Field(None, ge=0, description="of videos: constant rate factor, smaller is better; default by codec")
@@ -65,10 +72,19 @@ class UpscaleOptions(BaseModel):
         except ValidationError as error:
             raise OptionError(_describe(error)) from None
 
+    @property
+    def encoding(self) -> Encoding:
+        """How results are encoded."""
+        return Encoding(quality=self.quality, lossless=self.lossless, pyramid=self.pyramid, strip=self.strip)
+
     @model_validator(mode="after")
     def _fits_together(self) -> UpscaleOptions:
         if self.scale is not None and (self.width is not None or self.height is not None):
             raise ValueError("give either scale or width and height, not both")
+        if self.lossless and self.quality is not None:
+            raise ValueError("quality and lossless do not go together: leave out one of them")
+        if self.pyramid and self.format not in (None, "tiff", "dzi"):
+            raise ValueError(f"a pyramid is a TIFF or a DeepZoom (dzi), but format is {self.format!r}: leave out one of them")
         if self.strength is not None and str(self.model) != AUTO:
             raise ValueError(
                 f"strength mixes the two networks of model 'auto', but model is {str(self.model)!r}: leave out one of them"

@@ -107,6 +107,7 @@ def plan_tiles(
     pad_multiple: int,
     overlap: int = OVERLAP,
     batch: int = 1,
+    most_rows: int | None = None,
 ) -> TilePlan:
     """Plan the tiles of a ``height x width`` image.
 
@@ -115,6 +116,7 @@ def plan_tiles(
         pad_multiple: the network's; tiles and their positions are multiples of it.
         overlap: what neighbours share at least; at most a quarter of the tile is used.
         batch: the most tiles that go through the network at once.
+        most_rows: largest height of a tile, where that is less than ``tile``: a row of tiles of a very wide image is much to hold.
 
     Tiles shrink to what covers the image with the same number of them, so that little is computed twice.
 
@@ -127,7 +129,11 @@ def plan_tiles(
         raise OptionError(f"tile {tile} is too small: this network needs tiles of at least {smallest_tile(pad_multiple)}")
     tile = _round_up(tile, pad_multiple)
     overlap = max(pad_multiple, min(_round_up(overlap, pad_multiple), tile // 4 // pad_multiple * pad_multiple))
-    tile_height, rows = _plan_axis(height, tile, overlap, pad_multiple)
+    tallest = tile
+    if most_rows is not None:
+        # low enough for the limit, high enough for the overlap
+        tallest = min(tile, max(_round_up(most_rows - pad_multiple + 1, pad_multiple), 4 * overlap, smallest_tile(pad_multiple)))
+    tile_height, rows = _plan_axis(height, tallest, overlap, pad_multiple)
     tile_width, columns = _plan_axis(width, tile, overlap, pad_multiple)
     if len(rows) == len(columns) == 1:
         return plan_tiles(height, width, tile=None, pad_multiple=pad_multiple)

@@ -8,9 +8,9 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,13 +18,17 @@ from torch import Tensor
 
 from drct import engine
 from drct.errors import ImageError, OptionError, OutOfMemoryError
-from drct.imaging import Picture, read, resize, to_depth, write
+from drct.imaging import Encoding, Picture, resize, resize_rows, to_depth
 from drct.networks import SuperResolutionNetwork
 from drct.upscaling import memory
 from drct.upscaling.alpha import bleed
 from drct.upscaling.options import FIDELITY_MODEL, LARGEST_SCALE, OVERLAP
+from drct.upscaling.strips import Alpha, Colours, Rows, Shares
 from drct.upscaling.tiles import Program, Source, TilePlan, ladder, plan_tiles, upscale_strips
 from drct.weights import ModelCard, list_models, load_network
+
+if TYPE_CHECKING:
+    from drct.upscaling.files import UpscaledFile
 
 DEFAULT_SCALE = 4
 STRETCH = 1.02  # an exact size this little beyond a network's is reached by the resize, not by another pass through a network
@@ -75,6 +79,29 @@ class UpscaledPicture:
     choice: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Stages:
+    """An image on its way through the networks, strip by strip.
+
+    Attributes:
+        strips: arrays ``(h, W, C)`` of the result, from top to bottom.
+        passes, notices: as of :class:`Upscaled`.
+    """
+
+    strips: Iterator[np.ndarray]
+    passes: tuple[Pass, ...]
+    notices: tuple[str, ...]
+
+
+class TilesTooLarge(Exception):
+    """Memory ran out between two strips; smaller tiles may do."""
+
+    def __init__(self, scale: int, smaller: int, notice: str) -> None:
+        super().__init__(notice)
+        self.scale = scale
+        self.smaller = smaller
+
+
 class Plans:
     """The tile plans of one picture's passes, in their order; so an interrupted picture is cut again as it was the first time.
 
@@ -97,6 +124,11 @@ class Plans:
                 return plan
         return None
 
+    def restart(self) -> None:
+        """Begin again with the first pass, without the earlier plans: the memory does not suffice for them."""
+        self._plans = []
+        self._begun = 0
+
     def choose(self, plan: TilePlan) -> None:
         """The plan of the pass that was begun last."""
         if self._plans[self._begun - 1 : self._begun] == [plan]:
@@ -113,7 +145,9 @@ class Upscaler:
         model: name of a model (see :func:`drct.list_models`), a weight file, or a network. A family name such as ``"drct-light"``
             stands for its networks of all scales, of which the one that fits the wanted scale best is used.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``.
-        precision: ``"fp32"``, ``"bf16"``, ``"fp16"``, or ``"auto"``: fp32 on CPUs, bf16 on GPUs that are made for it.
+        precision: ``"fp32"``, ``"bf16"``, ``"fp16"``, or ``"auto"``: bf16 on GPUs and processors that are made for it, else fp32
+            (see :func:`drct.engine.resolve_precision`). On a CPU, bf16 is up to twice as fast and changes a few values in a hundred
+            by one step of 255; ask for fp32 where results must not depend on the kind of processor.
         tile: ``"auto"`` chooses by the device's memory and takes the next smaller size when memory runs out; ``"off"`` takes images
             whole; a number is the side of the tiles in input pixels.
         overlap: what neighbouring tiles share, in input pixels.
@@ -149,9 +183,7 @@ class Upscaler:
         if overlap < 0:
             raise OptionError(f"overlap is {overlap}, but must not be negative")
         self.device = engine.resolve_device(device)
-        # The engine's own choice for CPUs may rest on a measurement, and a measurement must not decide about the bytes of results.
-        fixed = "fp32" if precision == "auto" and self.device.type == "cpu" else precision
-        self.precision = engine.resolve_precision(fixed, self.device)
+        self.precision = engine.resolve_precision(precision, self.device)
         self.tile = tile
         self.overlap = overlap
         self.ensemble = ensemble
@@ -349,6 +381,12 @@ class Upscaler:
         larger = dataclasses.replace(picture, pixels=colours.pixels, alpha=new_alpha, resolution=resolution, notices=[])
         return UpscaledPicture(larger, tuple(passes), tuple(notices))
 
+    chooses = False  # whether pictures must be looked at to know the networks for them
+
+    def suited(self, picture: Picture) -> tuple[Upscaler, str]:
+        """The upscaler for a picture, and why it was chosen: itself, where there is nothing to choose."""
+        return self, ""
+
     def file(
         self,
         source: str | os.PathLike[str],
@@ -358,25 +396,33 @@ class Upscaler:
         width: int | None = None,
         height: int | None = None,
         format: str | None = None,
-        quality: int | None = None,
+        encoding: Encoding | None = None,
+        strips: Literal["auto", "on", "off"] = "auto",
         progress: Progress | None = None,
-    ) -> UpscaledPicture:
-        """Upscale an image file.
+        plans: Plans | None = None,
+        **encode: Any,
+    ) -> UpscaledFile:
+        """Upscale an image file: at once, in strips if it is large, or picture by picture if it is an animation or has pages.
 
         Args:
             source, target: files; ``target`` is replaced if it exists, and appears complete or not at all.
-            format: ``"png"``, ``"jpeg"``, ``"webp"`` or ``"tiff"``; default by the suffix of ``target``.
-            quality: 1..100 for JPEG and WebP.
+            format: see :func:`drct.imaging.write`; default by the suffix of ``target``.
+            encoding, encode: how the result is encoded, as a whole or by the fields of :class:`drct.imaging.Encoding` such as
+                ``quality=90``, ``lossless=True``, ``pyramid=True`` or ``strip=True``.
+            strips: whether memory holds strips or the whole; the result is the same. ``"auto"`` follows the memory of the machine.
 
         The other arguments and the errors are those of :meth:`upscale`; besides:
 
         Raises:
             ImageError: a file cannot be read or written; the message names it.
         """
-        picture = read(source)
-        result = self.picture(picture, scale=scale, width=width, height=height, progress=progress)
-        written = write(target, result.picture, format, quality=quality)
-        return dataclasses.replace(result, notices=(*picture.notices, *result.notices, *written))
+        from drct.upscaling.files import upscale_file
+
+        encoding = encoding or Encoding(**encode)
+        sides = {"scale": scale, "width": width, "height": height}
+        return upscale_file(
+            self, Path(source), Path(target), sides, format, encoding, strips=strips, progress=progress, plans=plans
+        )
 
     def compare_whole(self, image: np.ndarray) -> tuple[float, float]:
         """Mean and largest absolute difference between the tiled and the whole result of the first network, in values 0..1.
@@ -441,23 +487,8 @@ class Upscaler:
         shape = (height * scale, width * scale, channels)
         _check_room(shape, dtype)
         result = np.empty(shape, dtype)
-        earlier = None if plans is None else plans.next(height, width)
-        if earlier is not None:
-            tile = None if earlier.whole else max(earlier.tile_height, earlier.tile_width)
-        else:
-            tile = self._choose_tile(program, scale, height, width, notices)
+        plan, tile = self._plan(program, height, width, notices, plans)
         while True:
-            plan = earlier or plan_tiles(
-                height,
-                width,
-                tile=tile,
-                pad_multiple=program.pad_multiple,
-                overlap=self.overlap,
-                batch=memory.choose_batch(program, tile),
-            )
-            earlier = None
-            if plans is not None:
-                plans.choose(plan)
             try:
                 self._fill(result, program, pixels, plan, progress)
                 return result, plan
@@ -467,19 +498,100 @@ class Upscaler:
                     raise _out_of_memory(tile, height, width) from error
             # outside of the handler, whose exception would keep the tensors alive
             notices.append(f"memory ran out with {_tile_name(tile)}: went on with tiles of {smaller}")
-            tile = self._largest_tile[scale] = smaller
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            tile = smaller
+            self.use_smaller_tiles(scale, smaller)
+            plan = self._cut(program, height, width, tile)
+            if plans is not None:
+                plans.choose(plan)
+
+    def use_smaller_tiles(self, scale: int, tile: int) -> None:
+        """Memory ran out at this magnification: from now on take tiles of this size."""
+        self._largest_tile[scale] = tile
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _plan(
+        self, program: engine.Program, height: int, width: int, notices: list[str], plans: Plans | None
+    ) -> tuple[TilePlan, int | None]:
+        """How the image of the next pass is cut, and the size of tiles that it was cut for."""
+        earlier = None if plans is None else plans.next(height, width)
+        if earlier is not None:
+            return earlier, None if earlier.whole else max(earlier.tile_height, earlier.tile_width)
+        tile = self._choose_tile(program, program.scale, height, width, notices)
+        plan = self._cut(program, height, width, tile)
+        if plans is not None:
+            plans.choose(plan)
+        return plan, tile
+
+    def _cut(self, program: engine.Program, height: int, width: int, tile: int | None) -> TilePlan:
+        return plan_tiles(
+            height,
+            width,
+            tile=tile,
+            pad_multiple=program.pad_multiple,
+            overlap=self.overlap,
+            batch=memory.choose_batch(program, tile),
+            most_rows=memory.strip_rows(width, program.scale) if self.tile == "auto" else None,
+        )
+
+    def stages(
+        self, source: Colours | Alpha, size: tuple[int, int], progress: Progress | None = None, plans: Plans | None = None
+    ) -> Stages:
+        """Upscale an image that comes and goes by rows, to the same values as :meth:`upscale`.
+
+        Args:
+            source: the image, with floats within 0..1.
+            size: height and width of the result.
+            progress, plans: as for :meth:`upscale`.
+
+        Returns:
+            What gives the strips of the result. Memory that runs out on the way ends it with :class:`TilesTooLarge`: then all must
+            be begun again.
+        """
+        height, width, channels = source.shape
+        scales = self._passes(max(size[0] / height, size[1] / width))
+        shares = Shares(progress, [math.prod(scales[:i]) ** 2 for i in range(len(scales))])
+        passes: list[Pass] = []
+        notices: list[str] = []
+        image: Source = source
+        strips: Iterator[np.ndarray] = iter(())
+        for i, scale in enumerate(scales):
+            program = self.program(scale)
+            exact = i == len(scales) - 1 and size == (height * scale, width * scale)
+            dtype = source.dtype if exact or source.dtype == np.float32 else np.dtype(np.uint16)
+            plan, tile = self._plan(program, height, width, notices, plans)
+            passes.append(Pass(self.name(scale), scale, plan))
+            strips = self._strips(program, image, plan, tile, dtype, shares.part(i))
+            height, width = height * scale, width * scale
+            image = Rows(strips, (height, width, channels))
+        if size != (height, width):
+            strips = resize_rows(image, size)
+        return Stages((to_depth(strip, source.dtype.name) for strip in strips), tuple(passes), tuple(notices))
+
+    def _strips(
+        self,
+        program: engine.Program,
+        image: Source,
+        plan: TilePlan,
+        tile: int | None,
+        dtype: np.dtype[Any],
+        progress: Progress | None,
+    ) -> Iterator[np.ndarray]:
+        try:
+            yield from upscale_strips(
+                self._steps(program), image, plan, scale=program.scale, dtype=dtype, on_tiles=_counting(plan, progress)
+            )
+        except (OutOfMemoryError, torch.OutOfMemoryError, MemoryError) as error:
+            smaller = self._smaller(program, tile, plan.height, plan.width)
+            if smaller is None:
+                raise _out_of_memory(tile, plan.height, plan.width) from error
+            notice = f"memory ran out with {_tile_name(tile)}: went on with tiles of {smaller}"
+        else:
+            return
+        raise TilesTooLarge(program.scale, smaller, notice)
 
     def _fill(self, result: np.ndarray, program: engine.Program, pixels: Source, plan: TilePlan, progress: Progress | None) -> None:
-        done = 0
-
-        def count(tiles: int) -> None:
-            nonlocal done
-            done += tiles
-            if progress is not None:
-                progress(done / plan.tiles)
-
+        count = _counting(plan, progress)
         row = 0
         for strip in upscale_strips(self._steps(program), pixels, plan, scale=program.scale, dtype=result.dtype, on_tiles=count):
             result[row : row + len(strip)] = strip
@@ -517,6 +629,19 @@ class Upscaler:
             return None
         bound = max(height, width) if tile is None else min(tile, max(height, width))
         return max((size for size in ladder(program.pad_multiple) if size < bound), default=None)
+
+
+def _counting(plan: TilePlan, progress: Progress | None) -> Callable[[int], None]:
+    """What hears of finished tiles and tells the finished part of all."""
+    done = 0
+
+    def count(tiles: int) -> None:
+        nonlocal done
+        done += tiles
+        if progress is not None:
+            progress(done / plan.tiles)
+
+    return count
 
 
 def self_ensemble(program: Program) -> Program:
