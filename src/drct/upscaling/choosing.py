@@ -73,8 +73,6 @@ class AutoUpscaler(Upscaler):
             return Choice(clean, f"{FIDELITY_MODEL}: {condition}, but there is no {REAL_MODEL} here")
         return Choice(degraded, f"{REAL_MODEL}: {condition}")
 
-    choose = suited
-
     def upscale(self, image: np.ndarray, **how: Any) -> Upscaled:
         """As :meth:`Upscaler.upscale`, with the network that suits the image."""
         # what is no image is refused below

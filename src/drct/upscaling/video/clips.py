@@ -178,9 +178,9 @@ def _chosen(clip: Clip, upscaler: Upscaler, span: tuple[int | None, int | None])
         frame = next(frames, None)
         frames.close()
         if frame is not None:
-            choices.append(upscaler.choose(Picture((frame.rgb >> 8).astype(np.uint8))))
+            choices.append(upscaler.suited(Picture((frame.rgb >> 8).astype(np.uint8))))
     if not choices:
-        return upscaler.choose(Picture((next(clip.decode()).rgb >> 8).astype(np.uint8))).upscaler, ""
+        return upscaler.suited(Picture((next(clip.decode()).rgb >> 8).astype(np.uint8))).upscaler, ""
     networks = [choice.words.partition(":")[0] for choice in choices]
     best = max(choices, key=lambda choice: networks.count(choice.words.partition(":")[0]))
     return best.upscaler, best.words
