@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from drct.errors import CheckpointError, OptionError
 from drct.training.adversarial import GAN_TYPES, GANLoss
 from drct.training.discriminator import UNetDiscriminatorSN, settle
+from drct.training.losses import GridLoss
 from drct.training.perceptual import PUBLISHED_WEIGHTS, PerceptualLoss, gram, layer_positions, load_features
 
 
@@ -90,6 +91,19 @@ def test_losses_push_apart_and_together(gan_type: str) -> None:
     assert (fake.grad < 0).all()
     with pytest.raises(ValueError, match="wgan"):
         GANLoss("wgan")
+
+
+def test_the_grid_loss_sees_checkerboards_only() -> None:
+    torch.manual_seed(0)
+    loss, gt = GridLoss(2.0, scale=4), torch.rand(2, 3, 64, 96)
+    pattern = torch.randn(1, 1, 4, 4)
+    pattern = pattern - pattern.mean()
+    board = pattern.repeat(1, 1, 16, 24)
+    assert loss(gt + 0.01 * board, gt).item() == pytest.approx(0.02 * pattern.abs().mean().item(), rel=1e-4)
+    assert loss(gt + 0.1, gt).item() < 1e-6
+    texture = torch.randn(2, 3, 64, 96)
+    assert loss(gt + 0.01 * texture, gt).item() < 0.2 * 0.02 * texture.abs().mean().item()
+    assert loss(gt[..., :16, :16], gt[..., :16, :16] - 0.01 * board[..., :16, :16]).item() > 0
 
 
 def features(vgg_type: str, last: int) -> dict[str, Tensor]:

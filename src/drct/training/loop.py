@@ -347,8 +347,9 @@ def fingerprint(options: TrainOptions) -> str:
     if options.network_d is None:
         for name in GAN_OPTIONS:
             fixed["train"].pop(name)
-    if options.train.perceptual_opt is None:
-        fixed["train"].pop("perceptual_opt")
+    for name in ("perceptual_opt", "grid_opt"):
+        if fixed["train"][name] is None:
+            fixed["train"].pop(name)
     if options.degradation is None:
         fixed["datasets"].pop("crop_size")
     real = {"degradation", "gt_size", "queue_size", "gt_usm", "l1_gt_usm", "percep_gt_usm", "gan_gt_usm"}

@@ -135,6 +135,11 @@ class PixelLoss(Options):
     reduction: Literal["mean"] = "mean"
 
 
+class GridLossOptions(Options):
+    type: Literal["GridLoss"] = "GridLoss"
+    loss_weight: Number = Field(1.0, ge=0)
+
+
 class PerceptualLossOptions(Options):
     type: Literal["PerceptualLoss"] = "PerceptualLoss"
     layer_weights: dict[str, Number] | None = Field(None, description="factor by layer; default: the published ones")
@@ -186,6 +191,7 @@ class Train(Options):
     warmup_iter: Whole = Field(-1, ge=-1)
     pixel_opt: PixelLoss = PixelLoss()
     frequency_opt: PixelLoss | None = Field(None, description="(ours) a second loss beside pixel_opt")
+    grid_opt: GridLossOptions | None = Field(None, description="(ours) against checkerboards, beside a perceptual loss")
     perceptual_opt: PerceptualLossOptions | None = None
     gan_opt: GANLossOptions | None = Field(None, description="needs network_d")
     net_d_iters: int = Field(1, ge=1, description="the network learns in each so many iterations; the discriminator always does")
@@ -385,7 +391,7 @@ def describe(error: ValidationError) -> str:
 
 
 def _groups(root: type[BaseModel]) -> list[type[BaseModel]]:
-    losses: list[type[BaseModel]] = [PixelLoss, PerceptualLossOptions, GANLossOptions]
+    losses: list[type[BaseModel]] = [PixelLoss, GridLossOptions, PerceptualLossOptions, GANLossOptions]
     return [
         root,
         TrainSet,

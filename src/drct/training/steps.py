@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from drct.errors import CheckpointError
 from drct.training.adversarial import GANLoss
 from drct.training.discriminator import UNetDiscriminatorSN, settle
-from drct.training.losses import LOSSES
+from drct.training.losses import LOSSES, GridLoss
 from drct.training.optimizers import create_optimizer
 from drct.training.options import Optimizer, Train, TrainOptions
 from drct.training.pairs import Batch
@@ -89,6 +89,8 @@ class ContentLoss:
         self.criteria: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
             name: LOSSES[loss.type](loss.loss_weight) for name, loss in named.items() if loss is not None
         }
+        if t.grid_opt is not None:
+            self.criteria["grid"] = GridLoss(t.grid_opt.loss_weight, options.scale)
         self.perceptual: PerceptualLoss | None = None
         if (p := t.perceptual_opt) is not None:
             perceptual = PerceptualLoss(
