@@ -215,7 +215,14 @@ def _undecodable(path: Path | str, name: str, error: pyvips.Error) -> ImageError
 
 
 def _claims(name: str, head: bytes) -> Iterator[tuple[int, int]]:
-    """Widths and heights in the first bytes of a file whose decoder would complain on stderr about impossible ones."""
+    """Widths and heights in the first bytes of a file whose decoder would complain on stderr about impossible ones, or make room
+    for them at once."""
+    if name == "webp":  # RFC 9649, sections 2.5 to 2.7
+        kind, number = head[12:16], int.from_bytes(head[21:25], "little")
+        if kind == b"VP8X":
+            yield int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+        elif kind == b"VP8L":
+            yield (number & 0x3FFF) + 1, (number >> 14 & 0x3FFF) + 1
     if name in ("avif", "heic"):  # image spatial extents (ISO/IEC 23008-12, 6.5.3)
         for match in re.finditer(rb"ispe\0\0\0\0(.{4})(.{4})", head, re.DOTALL):
             yield int.from_bytes(match[1], "big"), int.from_bytes(match[2], "big")

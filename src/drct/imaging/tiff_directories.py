@@ -97,8 +97,10 @@ def inspect(file: File, page: int = 0) -> Inspection:
     lies = False
     size = file.seek(0, io.SEEK_END)
     for i, at in enumerate(_chain(file, layout)):
-        lies = lies or any(_SIZE.get(kind, 1) * length > size for _, kind, length, _ in _entries(file, at, layout))
-        if not _bits(_directory(file, at, layout, only=NEW_SUBFILE_TYPE), NEW_SUBFILE_TYPE) & (REDUCED | MASK):
+        entries = _entries(file, at, layout)
+        lies = lies or any(_SIZE.get(kind, 1) * length > size for _, kind, length, _ in entries)
+        kinds = [entry for entry in entries if entry[0] == NEW_SUBFILE_TYPE]
+        if not _bits(_values(file, kinds, layout), NEW_SUBFILE_TYPE) & (REDUCED | MASK):
             pages.append(i)
             if len(pages) == page + 1:
                 found = _directory(file, at, layout)
@@ -259,13 +261,17 @@ def _patch(file: File, at: int, code: str, value: int) -> None:
     file.write(struct.pack(code, value))
 
 
-def _directory(file: File, start: int, layout: Layout, longest: int = LONGEST, only: int | None = None) -> Directory:
-    """Readable entries of a directory, all or one of them; damaged ones are left out."""
+def _directory(file: File, start: int, layout: Layout, longest: int = LONGEST) -> Directory:
+    """Readable entries of a directory; damaged ones are left out."""
+    return _values(file, _entries(file, start, layout), layout, longest)
+
+
+def _values(file: File, entries: list[tuple[int, int, int, bytes]], layout: Layout, longest: int = LONGEST) -> Directory:
     values = {}
     room = max(longest, LARGEST)
-    for tag, kind, length, field in _entries(file, start, layout):
+    for tag, kind, length, field in entries:
         bytes_ = _SIZE.get(kind, 0) * length
-        if not 0 < bytes_ <= min(longest, room) or only not in (None, tag):
+        if not 0 < bytes_ <= min(longest, room):
             continue
         room -= bytes_
         if bytes_ <= layout.inline:
