@@ -29,7 +29,7 @@ def test_report_is_one_page_with_all_sections(
         assert head == "data:image/png;base64"
         assert base64.b64decode(data).startswith(b"\x89PNG")
     assert "http" not in re.sub(r"base64,[^\"]+", "", page)
-    assert "tiny-swinir  " in page
+    assert '<th scope="row">tiny-swinir</th><td>2 times</td>' in page
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import numpy as np
 from drct.errors import OptionError
 from drct.explain import figures
 from drct.explain.cka import samples, similarity
-from drct.explain.cost import cost_table, network_cost
+from drct.explain.cost import NetworkCost, network_cost
 from drct.explain.extras import need
 from drct.explain.features import as_picture, group_features, groups_of
 from drct.explain.field import receptive_field
@@ -25,7 +25,10 @@ from drct.explain.subjects import Subject, centre
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff }
 img { max-width: 100%; height: auto; display: block; margin: 1rem auto }
-pre { overflow-x: auto; background: #f4f4f4; padding: .8rem; font-size: 13px }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; font-size: 14px }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
+th:first-child { text-align: left }
 h2 { margin-top: 2.5rem }
 """
 
@@ -59,8 +62,9 @@ TEXTS = {
     ),
     "cost": (
         "What the networks cost",
-        "Parameters are the numbers learned in training. Multiply-adds are the operations for one small picture of the size given. "
-        "Inference and training are the memory of what is computed on the way, in 32-bit numbers, without the parameters.",
+        "Parameters are the numbers learned in training. Multiply-adds are the operations for one small picture of 64 x 64 "
+        "pixels, in billions (G): fewer means faster. Memory is that of what is computed on the way, in 32-bit numbers, without "
+        "the parameters: while enlarging, and while training, which has to keep more.",
     ),
 }
 
@@ -113,7 +117,7 @@ def write_report(
     drawn["field"] = figures.field_figure(names, [receptive_field(s, [lr]) for s, lr in pairs])
     groups = [samples(s, [lr]) for s, lr in pairs]
     drawn["cka"] = figures.cka_figure(names, [similarity(g, g) for g in groups])
-    table = "\n".join(cost_table([network_cost(s.name, s.network) for s in subjects]))
+    table = _cost_table([network_cost(s.name, s.network) for s in subjects])
 
     parts = [f"<h1>{html.escape(title)}: what the networks do</h1>"]
     parts.append(
@@ -121,10 +125,22 @@ def write_report(
         f"enlarged by {html.escape(', '.join(names))}. Each section shows one side of how they did it.</p>"
     )
     for key, (heading, text) in TEXTS.items():
-        body = f"<pre>{html.escape(table)}</pre>" if key == "cost" else _image(drawn[key], heading)
+        body = table if key == "cost" else _image(drawn[key], heading)
         parts.append(f"<h2>{heading}</h2><p>{text}</p>{body}")
     _write(file, html.escape(title), parts)
     return {name: result.diffusion_index for name, result in zip(names, results, strict=True)}
+
+
+def _cost_table(costs: Sequence[NetworkCost]) -> str:
+    kinds = [kind for kind in costs[0].operations.by_kind if any(cost.operations.by_kind[kind] for cost in costs)]
+    head = ["Network", "Enlarges", "Parameters", "Multiply-adds", *kinds, "Memory to enlarge", "Memory to train"]
+    rows = []
+    for cost in costs:
+        counts = [cost.operations.multiply_adds, *(cost.operations.by_kind[kind] for kind in kinds)]
+        cells = [f"{cost.scale} times", f"{cost.operations.parameters:,}", *(f"{count / 1e9:.2f} G" for count in counts)]
+        cells += [f"{size / 2**20:,.0f} MiB" for size in (cost.memory.inference, cost.memory.training)]
+        rows.append(f'<tr><th scope="row">{html.escape(cost.name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
+    return f"<div class=wide><table><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr>{''.join(rows)}</table></div>"
 
 
 def _image(figure: Any, description: str) -> str:
