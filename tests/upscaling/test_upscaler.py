@@ -139,6 +139,13 @@ def test_target_size_refuses_what_is_too_large():
     assert target_size(10, 10, 4, to_width=160) == (160, 160)
 
 
+def test_images_are_computed_in_float32_on_every_cpu(network, monkeypatch):
+    monkeypatch.setattr(drct.engine.devices, "bf16_instructions", lambda: ("avx512_bf16",))
+    assert drct.engine.resolve_precision("auto", "cpu") == "bf16"
+    assert Upscaler(network, device="cpu").precision == "fp32"
+    assert Upscaler(network, device="cpu", precision="bf16").precision == "bf16"
+
+
 def test_wrong_options_and_models(network, tmp_path):
     with pytest.raises(OptionError, match="tile"):
         Upscaler(network, tile="huge")

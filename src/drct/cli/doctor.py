@@ -40,8 +40,8 @@ def examine() -> dict[str, dict[str, Any]]:
         "versions": {**environment(torch.device("cpu")), **_libvips()},
         "what 'auto' chooses": {
             "device": str(device),
-            "precision": resolve_precision("auto", device),
-            "on the CPU": resolve_precision("auto", "cpu"),
+            "precision": "fp32" if device.type == "cpu" else resolve_precision("auto", device),
+            "engine on the CPU": f"{resolve_precision('auto', 'cpu')} (engine.compile, drct bench)",
         },
         "CPU kernels": _cpu(),
         "GPUs": _gpus(),
@@ -60,14 +60,13 @@ def _libvips() -> dict[str, str]:
 def _cpu() -> dict[str, str]:
     from drct.engine import native
     from drct.engine.cpu.linear import packing_available
-    from drct.engine.devices import CHOSEN, bf16_instructions, bf16_speedup
+    from drct.engine.devices import bf16_instructions, bf16_speedup
     from drct.engine.native.build import cache_folder, find_compiler
 
     packing, attention = packing_available(), native.available()
     instructions = bf16_instructions()
     if instructions:
-        choice = "chosen by 'auto'" if any(name in CHOSEN for name in instructions) else "only when asked for"
-        bf16 = f"{' '.join(instructions)}, {choice}: matrix products measured at {bf16_speedup():.1f}x the rate of fp32"
+        bf16 = f"{' '.join(instructions)}: matrix products measured at {bf16_speedup():.1f}x the rate of fp32 (--precision bf16)"
     else:
         bf16 = "the processor has no instructions for it: it works, but is not faster"
     return {

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--tile", default="auto", show_default=True, metavar="auto|off|N", help="Side of the tiles in input pixels.")
 @click.option("--overlap", type=int, default=32, show_default=True, help="Input pixels that neighbouring tiles share.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--precision", default="auto", show_default=True, help="auto, fp32, bf16 or fp16.")
+@click.option("--precision", default="auto", show_default=True, help="auto (fp32 on CPUs, bf16 on newer GPUs), fp32, bf16 or fp16.")
 @click.option("--ensemble", is_flag=True, help="Average over 8 flips and rotations: a little better, 8 times slower.")
 @click.option("--alpha", default="network", show_default=True, metavar="network|resize", help="How transparency is enlarged.")
 @click.option("-r", "--recursive", is_flag=True, help="Take folders inside of folders too; the results mirror the tree.")

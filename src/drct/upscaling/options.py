@@ -46,7 +46,7 @@ class UpscaleOptions(BaseModel):
     tile: Annotated[int, Field(ge=1)] | Literal["auto", "off"] = Field("auto", description="side of the tiles in input pixels")
     overlap: int = Field(OVERLAP, ge=0, description="input pixels that neighbouring tiles share")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
-    precision: str = Field("auto", description="auto, fp32, bf16 or fp16")
+    precision: str = Field("auto", description="auto (fp32 on CPUs, bf16 on newer GPUs), fp32, bf16 or fp16")
     ensemble: bool = Field(False, description="average over eight flips and rotations")
     alpha: Literal["network", "resize"] = Field("network", description="how transparency is enlarged")
     recursive: bool = Field(False, description="take the folders inside of folders too")
