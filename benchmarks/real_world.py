@@ -90,6 +90,7 @@ def measure(
     with torch.inference_mode():
         for i in range(len(images)):
             sample = images[i]
+            assert sample.gt is not None
             for model, enlarge in enlargers.items():
                 found[model].append(score(enlarge(sample.lq), sample.gt, scale))
             found["ground truth"].append(score(sample.gt, sample.gt, scale))

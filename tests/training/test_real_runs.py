@@ -17,6 +17,7 @@ from training_helpers import run, states_equal
 
 from drct.degradation import degrade, usm_sharpen
 from drct.errors import CheckpointError, Error, OptionError
+from drct.imaging import read_size
 from drct.training.adversarial import GANLoss
 from drct.training.checkpoint import list_states, load_state
 from drct.training.log import read_log
@@ -98,8 +99,20 @@ def test_validation_repeats_its_degradations(gan_dict: Make) -> None:
     other = ValidationSet(ValSet(**{**entry, "seed": 1}), 2)
     assert torch.equal(first[0].lq, again[0].lq)
     assert torch.equal(first[0].lq, first[0].lq)
-    assert first[0].lq.shape[-1] == first[0].gt.shape[-1] // 2
+    assert first[0].lq.shape == (1, 3, 32, 40)
     assert not torch.equal(first[0].lq, other[0].lq)
+
+
+def test_images_without_ground_truth_are_looked_at(gan_dict: Make, tmp_path: Path) -> None:
+    """What the published file suggests for validation: a folder of photographs, a sheet, no scores."""
+    data = stage_one(gan_dict(total_iter=2))
+    lq = data["datasets"]["train"]["dataroot_gt"]
+    data["datasets"]["val"] = {"name": "validation", "type": "SingleImageDataset", "dataroot_lq": lq, "max_images": 2}
+    data["datasets"].pop("val_1")
+    folder = run(data, tmp_path / "run")
+    assert not any("validation" in r for r in read_log(folder))
+    assert not (folder / "best.safetensors").exists()
+    assert read_size(folder / "sheets" / "00000002.png")[1] >= 2 * 2 * 48  # two columns of 48 pixels at x2
 
 
 # ---------------------------------------------------------------------------------------------------------- steps
@@ -252,7 +265,7 @@ def test_two_processes_stopped_and_resumed_equal_one_go(gan_dict: Make, tmp_path
             [*command, "--output", str(tmp_path / extra[0]), *extra[1:]],
             check=True,
             capture_output=True,
-            timeout=400,
+            timeout=1500,  # nine processes that import torch
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
     whole, halves = (list_states(tmp_path / name)[-1] for name in ("whole", "halves"))
@@ -317,6 +330,8 @@ def changed(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("model_type", "DRCTModel", "model_type DRCTModel does not go with"),
         ("model_type", "RealDRCTGAN", "model_type.*RealDRCTGANModel"),
         ("datasets.val_1.dataroot_lq", "lq", "dataroot_lq and degradation exclude each other"),
+        ("datasets.val_1.type", "SingleImageDataset", "a SingleImageDataset has dataroot_lq and nothing else"),
+        ("datasets.val_1.dataroot_gt", None, "'dataroot_gt' is missing"),
     ],
 )
 def test_mistakes_in_option_files_are_named(gan_dict: Make, path: str, value: Any, message: str) -> None:

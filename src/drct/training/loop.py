@@ -147,8 +147,8 @@ class Run:
                     if bad == BAD_STEPS:
                         self._save()
                         raise TrainingError(
-                            f"{BAD_STEPS} steps in a row were not finite; {list_states(self.folder)[-1]} holds the weights of "
-                            "before: lower the learning rate or set grad_clip"
+                            f"{BAD_STEPS} steps in a row were not finite; the newest checkpoint in {self.folder} holds the weights "
+                            "of before: lower the learning rate or set grad_clip"
                         )
                     self.iteration += 1
                     continue
@@ -180,21 +180,18 @@ class Run:
     # ---------------------------------------------------------------------------------------------- saving
 
     def _validate(self, log: Log) -> None:
-        if self.process.is_main and self.val_sets and self.options.val.metrics:
+        if self.process.is_main and self.val_sets:
             self.network.eval()
             if self.ema is not None:
                 self.ema.swap(self.network)
             bf16 = self.options.train.precision == "bf16"
-            scores = {v.name: validate(self.network, v, self.options.val.metrics, self.process.device, bf16) for v in self.val_sets}
-            log.line({"iteration": self.iteration, "validation": scores})
+            found = {v.name: validate(self.network, v, self.options.val.metrics, self.process.device, bf16) for v in self.val_sets}
+            scores = {name: values for name, values in found.items() if values}
+            if scores:
+                log.line({"iteration": self.iteration, "validation": scores})
+                self._keep_best(next(iter(scores.values())))
             for name, values in scores.items():
                 self.say(f"  {name}: " + "  ".join(f"{metric} {value:.4f}" for metric, value in values.items()))
-            metric, rule = next(iter(self.options.val.metrics.items()))
-            value = scores[self.val_sets[0].name][metric]
-            sign = 1 if rule.better == "higher" else -1
-            if sign * value > sign * self.best.get(metric, -sign * math.inf):
-                self.best = {metric: value, "iteration": float(self.iteration)}
-                self._save_weights("best")
             sheet = self.folder / "sheets" / f"{self.iteration:08d}.png"
             sheet.parent.mkdir(exist_ok=True)
             save_sheet(self.network, self.val_sets[0], sheet, self.process.device, self.iteration)
@@ -204,6 +201,14 @@ class Run:
             self.network.train()
         if self.process.world_size > 1:
             dist.barrier()
+
+    def _keep_best(self, scores: dict[str, float]) -> None:
+        """The first metric on the first set that has scores says which weights are best."""
+        metric, rule = next(iter(self.options.val.metrics.items()))
+        sign = 1 if rule.better == "higher" else -1
+        if sign * scores[metric] > sign * self.best.get(metric, -sign * math.inf):
+            self.best = {metric: scores[metric], "iteration": float(self.iteration)}
+            self._save_weights("best")
 
     def _save(self) -> None:
         pairs = self.process.gather(self.pairs.state())

@@ -82,9 +82,9 @@ class ValSet(Options):
     """Images that are validated on, whole."""
 
     name: str = "val"
-    type: Literal["PairedImageDataset", "GroundTruthDataset"] = "PairedImageDataset"
-    dataroot_gt: str
-    dataroot_lq: str | None = None
+    type: Literal["PairedImageDataset", "GroundTruthDataset", "SingleImageDataset"] = "PairedImageDataset"
+    dataroot_gt: str | None = None
+    dataroot_lq: str | None = Field(None, description="all that a SingleImageDataset has: images to look at, without scores")
     filename_tmpl: str = "{}"
     max_images: int | None = Field(None, gt=0, description="(ours) validate on the first so many images only")
     degradation: Annotated[DegradationOptions | None, BeforeValidator(_degradation)] = Field(
@@ -94,6 +94,11 @@ class ValSet(Options):
 
     @model_validator(mode="after")
     def _one_source(self) -> ValSet:
+        single = self.type == "SingleImageDataset"
+        if single and (self.dataroot_lq is None or self.dataroot_gt is not None or self.degradation is not None):
+            raise ValueError("a SingleImageDataset has dataroot_lq and nothing else: neither dataroot_gt nor degradation")
+        if not single and self.dataroot_gt is None:
+            raise ValueError("key 'dataroot_gt' is missing")
         if self.degradation is not None and self.dataroot_lq is not None:
             raise ValueError("dataroot_lq and degradation exclude each other: one says where LQ lies, the other how to make it")
         return self

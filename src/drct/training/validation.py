@@ -20,29 +20,31 @@ from drct.training.pairs import seeded
 
 @dataclasses.dataclass
 class Sample:
-    """A validation image: ``lq`` and ``gt`` as ``(1, 3, H, W)`` float32 in 0..1."""
+    """A validation image: ``lq`` and, unless nobody knows it, ``gt`` as ``(1, 3, H, W)`` float32 in 0..1."""
 
     name: str
     lq: Tensor
-    gt: Tensor
+    gt: Tensor | None
 
 
 class ValidationSet:
     """The images of one ``datasets.val`` entry.
 
     LR images that are not there are made from GT, by the MATLAB bicubic or by the degradation that the entry names; the latter is a
-    function of the entry's seed and the number of the image, so every validation sees the same.
+    function of the entry's seed and the number of the image, so every validation sees the same. A set of LR images
+    alone has no scores.
     """
 
     def __init__(self, options: ValSet, scale: int) -> None:
         self.name = options.name
         self.scale = scale
-        self.gt: ImageSource = open_source(options.dataroot_gt)
-        self.lq: ImageSource | None = None
-        if options.dataroot_lq is not None:
-            self.lq = open_source(options.dataroot_lq)
+        self.gt: ImageSource | None = None if options.dataroot_gt is None else open_source(options.dataroot_gt)
+        self.lq: ImageSource | None = None if options.dataroot_lq is None else open_source(options.dataroot_lq)
+        if self.gt is not None and self.lq is not None:
             check_pairs(self.gt, self.lq, scale)
-        self.count = min(len(self.gt), options.max_images or len(self.gt))
+        images = self.gt if self.gt is not None else self.lq
+        assert images is not None
+        self.count = min(len(images), options.max_images or len(images))
         self.degradation, self.seed = options.degradation, options.seed
         self._degraded: dict[int, Tensor] = {}  # uint8, a sixteenth of the ground truth at x4: cheaper to keep than to make again
 
@@ -50,11 +52,14 @@ class ValidationSet:
         return self.count
 
     def __getitem__(self, i: int) -> Sample:
+        if self.gt is None:
+            assert self.lq is not None
+            return Sample(self.lq.name(i), _tensor(self.lq[i]) / 255, None)
         image = self.gt[i]
         h, w = (side // self.scale * self.scale for side in image.shape[:2])
-        gt = torch.from_numpy(np.array(image[:h, :w])).permute(2, 0, 1)[None].float()
+        gt = _tensor(image[:h, :w])
         if self.lq is not None:
-            lq = torch.from_numpy(np.array(self.lq[i])).permute(2, 0, 1)[None].float()
+            lq = _tensor(self.lq[i])
         elif self.degradation is not None:
             if i not in self._degraded:
                 made = degrade(gt / 255, self.degradation, scale=self.scale, generator=seeded("cpu", self.seed, i))
@@ -63,6 +68,11 @@ class ValidationSet:
         else:
             lq = resize(gt, scale=1 / self.scale, rounding="uint8_per_pass")
         return Sample(self.gt.name(i), lq / 255, gt / 255)
+
+
+def _tensor(image: np.ndarray) -> Tensor:
+    """H x W x 3 uint8 as ``(1, 3, H, W)`` float32 in 0..255."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
 
 
 def check_metrics(metrics: dict[str, Metric]) -> None:
@@ -80,10 +90,13 @@ def check_metrics(metrics: dict[str, Metric]) -> None:
 def validate(
     network: nn.Module, dataset: ValidationSet, metrics: dict[str, Metric], device: torch.device, bf16: bool = False
 ) -> dict[str, float]:
-    """Mean of each metric over the set. SR is rounded to 8 bits first, as a saved image would be."""
+    """Mean of each metric over the set, none without ground truth. SR is rounded to 8 bits first, as a saved image would be."""
+    if dataset.gt is None:
+        return {}
     sums = dict.fromkeys(metrics, 0.0)
     for i in range(len(dataset)):
         sample = dataset[i]
+        assert sample.gt is not None
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             sr = network(sample.lq.to(device))
         sr = (sr.float().clamp(0, 1) * 255).round().cpu() / 255
@@ -101,7 +114,7 @@ def validate(
 def save_sheet(
     network: nn.Module, dataset: ValidationSet, path: Path, device: torch.device, iteration: int, side: int = 48, rows: int = 4
 ) -> None:
-    """Write a labelled PNG with LR (enlarged pixel by pixel), SR and HR of a few fixed crops of ``side`` LR pixels.
+    """Write a labelled PNG with LR (enlarged pixel by pixel), SR and HR (if known) of a few fixed crops of ``side`` LR pixels.
 
     The labels name the image, its size, the iteration and the PSNR on Y of the crop.
     """
@@ -115,10 +128,13 @@ def save_sheet(
         top, left = max(0, (h - side) // 2), max(0, (w - side) // 2)
         lq = sample.lq[..., top : top + side, left : left + side]
         sr = (network(lq.to(device)).float().clamp(0, 1).cpu() * 255).round() / 255
-        gt = sample.gt[..., top * scale :, left * scale :][..., : sr.shape[-2], : sr.shape[-1]]
-        enlarged = lq.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
-        panels += [np.ascontiguousarray((t[0].permute(1, 2, 0) * 255).round().byte().numpy()) for t in (enlarged, sr, gt)]
-        quality = float(psnr(sr, gt, y=True, crop=scale)) if min(sr.shape[-2:]) > 2 * scale else float("nan")
-        size = f"{lq.shape[-1]}x{lq.shape[-2]}"
-        labels += [f"LR {size} {sample.name}", f"SR x{scale} it {iteration} {quality:.2f} dB", "HR"]
-    write(path, Picture(pixels=side_by_side(panels, labels, columns=3)))
+        row = [lq.repeat_interleave(scale, -1).repeat_interleave(scale, -2), sr]
+        labels += [f"LR {lq.shape[-1]}x{lq.shape[-2]} {sample.name}", f"SR x{scale} it {iteration}"]
+        if sample.gt is not None:
+            gt = sample.gt[..., top * scale :, left * scale :][..., : sr.shape[-2], : sr.shape[-1]]
+            quality = float(psnr(sr, gt, y=True, crop=scale)) if min(sr.shape[-2:]) > 2 * scale else float("nan")
+            row.append(gt)
+            labels[-1] += f" {quality:.2f} dB"
+            labels.append("HR")
+        panels += [np.ascontiguousarray((t[0].permute(1, 2, 0) * 255).round().byte().numpy()) for t in row]
+    write(path, Picture(pixels=side_by_side(panels, labels, columns=2 if dataset.gt is None else 3)))
