@@ -151,9 +151,11 @@ def _inside_zip(random_: random.Random, data: bytes, relatives: Sequence[bytes])
     at = random_.choice(pickles) if pickles and random_.random() < 0.8 else random_.randrange(len(files))
     others = [content for _, content in files]
     result = io.BytesIO()
-    with zipfile.ZipFile(result, "w", zipfile.ZIP_STORED if random_.random() < 0.9 else zipfile.ZIP_DEFLATED) as archive:
+    method = zipfile.ZIP_STORED if random_.random() < 0.9 else zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(result, "w") as archive:
         for i, (entry, content) in enumerate(files):
-            archive.writestr(entry, _damaged(random_, content, "pth", others) if i == at else content)
+            data_ = _damaged(random_, content, "pth", others) if i == at else content
+            archive.writestr(zipfile.ZipInfo(entry), data_, method)  # dated 1980, not now
     return result.getvalue()
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from fuzz_corpus import make_corpus
 from fuzz_mutations import mutate
 from fuzz_worker import RECORD, load_corpus
 
-PIECE = 5000  # mutants per process
+PIECE = 2000  # mutants per process
+WORKER = Path(__file__).with_name("fuzz_worker.py")
 
 
 @dataclasses.dataclass
@@ -46,23 +48,26 @@ class Tally:
         self.failures += other.failures
 
 
-def run(folder: Path, first: int, count: int, workers: int = 1) -> Tally:
-    """Open the mutants ``first`` to ``first + count - 1`` of a corpus in ``folder``."""
+def run(folder: Path, first: int, count: int, workers: int = 1, say: Callable[[str], None] = lambda line: None) -> Tally:
+    """Open the mutants ``first`` to ``first + count - 1`` of a corpus in ``folder``; ``say`` hears of failures and progress."""
     total = Tally()
     pieces = [(start, min(start + PIECE, first + count)) for start in range(first, first + count, PIECE)]
     with ThreadPoolExecutor(workers) as pool:
-        for tally in pool.map(lambda piece: _piece(folder, *piece), pieces):
+        for (_, last), tally in zip(pieces, pool.map(lambda piece: _piece(folder, *piece, say), pieces), strict=True):
             total.add(tally)
+            say(
+                f"to {last}: {total.good} opened, {total.bad} errors, {len(total.failures)} failures, slowest {total.slowest[0]} ms"
+            )
     return total
 
 
-def _piece(folder: Path, first: int, last: int) -> Tally:
+def _piece(folder: Path, first: int, last: int, say: Callable[[str], None]) -> Tally:
     """A run of mutants; after one that does harm a fresh process goes on with the next."""
     tally = Tally()
     while first < last:
         report = folder / f"{first}.report"
         report.write_bytes(RECORD.pack(-1, 0, 0, 0, 0))
-        command = [sys.executable, str(Path(__file__).with_name("fuzz_worker.py")), str(folder), str(first), str(last), str(report)]
+        command = [sys.executable, str(WORKER), str(folder), str(first), str(last), str(report)]
         with tempfile.TemporaryFile() as stderr:
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "VIPS_CONCURRENCY": "1"}
             code = subprocess.run(command, stderr=stderr, stdout=subprocess.DEVNULL, env=environment).returncode
@@ -78,6 +83,7 @@ def _piece(folder: Path, first: int, last: int) -> Tally:
         corpus = load_corpus(folder)
         how = f"signal {-code}" if code < 0 else said if "\n" not in said else said[-1500:]
         tally.failures.append(f"mutant {number} (of {corpus[number % len(corpus)][0]}): {how}")
+        say(tally.failures[-1])
         first = number + 1
     return tally
 
@@ -98,13 +104,11 @@ def main() -> int:
             print(f"mutant {arguments.first} of {origin}: {len(data)} bytes")
             return 0
         start = time.monotonic()
-        tally = run(folder, arguments.first, arguments.count, arguments.workers)
+        tally = run(folder, arguments.first, arguments.count, arguments.workers, lambda line: print(line, flush=True))
     slowest, number = tally.slowest
     seconds = time.monotonic() - start
     print(f"{arguments.count} mutants in {seconds:.0f} s: {tally.good} opened, {tally.bad} errors, {len(tally.failures)} failures")
     print(f"slowest: number {number}, {slowest} ms")
-    for failure in tally.failures:
-        print(failure)
     return 1 if tally.failures else 0
 
 

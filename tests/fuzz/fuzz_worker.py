@@ -5,15 +5,17 @@ It runs apart, so that a crash, a hang or a runaway is seen and not suffered. Wh
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import os
 import resource
+import signal
 import struct
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fuzz_mutations import mutate
@@ -24,7 +26,8 @@ from drct.imaging import read, read_size, write
 from drct.training.checkpoint import State, load_state
 from drct.weights import load_network
 
-SECONDS = 10  # for one file
+SECONDS = 10  # of processor time, for one file
+WAIT = 600  # seconds in all: a file that makes a thread wait for ever takes no processor time
 ROOM = 1 << 30  # bytes of address space beyond what opening the whole corpus took
 MAX_PIXELS = 4_000_000
 WRITTEN = 8  # of so many pictures one is written again
@@ -37,30 +40,63 @@ class Failure(Exception):
 
 
 def main(folder: Path, first: int, last: int, report: Path) -> None:
+    """Open mutants of a corpus."""
     corpus = load_corpus(folder)
-    work = folder / f"work-{os.getpid()}"
-    work.mkdir()
-    for name, data in corpus:
-        open_one(work, name, data, write_again=True)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
+    work = _bounded(folder, corpus)
     good = bad = slowest = slowest_number = 0
     said = os.fstat(2).st_size
     with open(report, "r+b", buffering=0) as file:
         for number in range(first, last):
             os.pwrite(file.fileno(), RECORD.pack(number, good, bad, slowest, slowest_number), 0)
             name, data = mutate(number, corpus)
-            faulthandler.dump_traceback_later(SECONDS, exit=True)
-            start = time.monotonic()
-            outcome = open_one(work, name, data, write_again=number % WRITTEN == 0)
-            took = int(1000 * (time.monotonic() - start))
-            faulthandler.cancel_dump_traceback_later()
+            start = time.process_time()
+            with _watched():
+                outcome = open_one(work, name, data, write_again=number % WRITTEN == 0)
+            took = int(1000 * (time.process_time() - start))
             good, bad = good + outcome, bad + (not outcome)
             if took > slowest:
                 slowest, slowest_number = took, number
             if os.fstat(2).st_size != said:
                 raise Failure("a library wrote to standard error")
         os.pwrite(file.fileno(), RECORD.pack(last, good, bad, slowest, slowest_number), 0)
+
+
+def open_files(folder: Path, corpus: Path) -> None:
+    """Open the files of a folder as they are, under the same bounds; prints what became of each."""
+    work = _bounded(corpus, load_corpus(corpus))
+    for path in sorted(folder.iterdir()):
+        start = time.process_time()
+        print(f'["{path.name}", ', end="", flush=True)  # stays if the process does not survive the file
+        data = path.read_bytes()
+        try:
+            with _watched():
+                outcome = "opened" if open_one(work, path.name, data, write_again=False) else "refused"
+        except Failure as failure:
+            outcome = str(failure)
+        print(f"{json.dumps(outcome)}, {time.process_time() - start:.2f}]", flush=True)
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[None]:
+    """The system ends the process when a file takes too long, whatever code it is in."""
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    faulthandler.dump_traceback_later(WAIT, exit=True)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _bounded(folder: Path, corpus: list[tuple[str, bytes]]) -> Path:
+    """A folder to work in, when the bound on memory is set; before, the whole corpus was opened once."""
+    work = folder / f"work-{os.getpid()}"
+    work.mkdir()
+    for name, data in corpus:
+        open_one(work, name, data, write_again=True)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
+    return work
 
 
 def load_corpus(folder: Path) -> list[tuple[str, bytes]]:
@@ -137,6 +173,9 @@ _OPENERS: dict[str, Callable[[Path, bool], None]] = {
 if __name__ == "__main__":
     faulthandler.enable()
     try:
-        main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+        if len(sys.argv) == 3:
+            open_files(Path(sys.argv[1]), Path(sys.argv[2]))
+        else:
+            main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
     except Failure as failure:
         sys.exit(json.dumps(str(failure)))
