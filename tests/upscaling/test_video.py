@@ -557,7 +557,7 @@ def test_one_network_for_all_frames_of_a_clip(tmp_path: Path, repeater: Repeater
         def __init__(self) -> None:
             self.__dict__.update(repeater.__dict__)
 
-        def choose(self, picture):
+        def suited(self, picture):
             looks.append(picture.pixels.mean())
             words = "network-a: dark" if picture.pixels.mean() < 100 else "network-b: bright"
             return choosing.Choice(repeater, words)
