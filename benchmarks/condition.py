@@ -70,14 +70,14 @@ def noisy(pixels: np.ndarray, sigma: float, seed: int) -> np.ndarray:
 
 
 def fit(found: list[Case]) -> dict[str, tuple[float, float]]:
-    """The bounds of defects with the least errors, each kind of images counting the same, clean ones half as much again."""
+    """The bounds of defects with the least errors; kinds of images count the same, clean ones as a whole half as much again."""
     known = [case for case in found if case.truth != BETWEEN]
-    kinds = sorted({case.kind for case in known})
+    kinds = {case.kind: case.truth for case in known}
     truth = np.array([case.truth == DEGRADED for case in known])
     weight = np.zeros(len(known))
-    for kind in kinds:
+    for kind, kind_truth in kinds.items():
         mine = np.array([case.kind == kind for case in known])
-        weight[mine] = (1.0 if truth[mine][0] else 1.5) / mine.sum()
+        weight[mine] = (1.0 if kind_truth == DEGRADED else 1.5) / mine.sum() / list(kinds.values()).count(kind_truth)
     values = {name: np.array([getattr(case.condition, name) for case in known]) for name in room.DEFECTS}
 
     def defects(name: str, begins: list[float], enough: list[float]) -> list[tuple[tuple[float, float], np.ndarray]]:
@@ -113,8 +113,9 @@ def main() -> None:
     files = sorted(path for path in arguments.data.iterdir() if is_image_file(path))
     found = list(cases(files))
     print(f"{len(files)} images, {len(found)} versions of them")
+    print("bounds in use:", room.DEFECTS)
+    table(found, lambda case: case.condition.degraded)
     if not arguments.fit:
-        table(found, lambda case: case.condition.degraded)
         return
     room.DEFECTS = fit([case for case in found if case.image % 2 == 0])
     print("fitted on every other image:", room.DEFECTS)
