@@ -42,8 +42,12 @@ def kill_and_finish(nursery: Nursery, model: Path, folder: Path, kills: int, pic
     before: dict[str, int] = {}
     for _ in range(kills):
         child = nursery.start(*arguments(model, photos, out))
-        # somewhere between the very beginning and a few pictures further
-        time.sleep(rng.uniform(0, seconds * (0.3 + 5 / kills)))
+        # somewhere between the very beginning and two pictures further
+        further = rng.choice([-1, 0, 1])
+        deadline = time.monotonic() + 60
+        while further >= 0 and len(made(out)) <= len(before) + further and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 2 * seconds / pictures))
         killed += nursery.kill(child)
         found = {name: data for name, data in content(out).items() if not name.startswith(".")}
         assert found.items() <= expected.items()
@@ -51,7 +55,7 @@ def kill_and_finish(nursery: Nursery, model: Path, folder: Path, kills: int, pic
         again = [name for name in before if now[name] != before[name]]
         assert len(again) <= batch.WRITE_BEHIND + 2, "more than what was in work was made again"
         before = now
-    assert killed >= kills // 2
+    assert killed >= kills - 2
     assert nursery.wait(nursery.start(*arguments(model, photos, out))) == 0
     assert content(out) == expected
     assert not list(out.glob("*-journal"))
@@ -69,9 +73,8 @@ def test_killed_three_times(nursery, model, quick_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [11, 12])
-def test_killed_thirty_times(nursery, model, quick_path, seed):
-    kill_and_finish(nursery, model, quick_path, kills=30, pictures=60, seed=seed)
+def test_killed_thirty_times(nursery, model, quick_path):
+    kill_and_finish(nursery, model, quick_path, kills=30, pictures=90, seed=11)
 
 
 def test_three_processes_share_the_work(nursery, model, quick_path):

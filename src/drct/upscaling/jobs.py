@@ -66,11 +66,13 @@ class Jobs:
         jobs: in the order of the inputs; files of a folder sorted by name.
         others: files in the input folders that are no images and no videos by their names, or videos without PyAV.
         unreadable: folders that could not be listed, and why.
+        folders: those that were.
     """
 
     jobs: tuple[Job, ...]
     others: tuple[Path, ...]
     unreadable: tuple[tuple[Path, str], ...]
+    folders: tuple[Path, ...] = ()
 
 
 def plan_jobs(options: UpscaleOptions, default_scale: float) -> Jobs:
@@ -86,8 +88,7 @@ def plan_jobs(options: UpscaleOptions, default_scale: float) -> Jobs:
     """
     label = size_label(options, default_scale)
     file_target = _file_target(options)
-    others: list[Path] = []
-    unreadable: list[tuple[Path, str]] = []
+    beside = _Beside()
     if file_target is not None:
         return Jobs(tuple(_checked([Job(options.inputs[0], file_target)])), (), ())
 
@@ -103,9 +104,11 @@ def plan_jobs(options: UpscaleOptions, default_scale: float) -> Jobs:
         top = source if source.name not in ("", "..") else source.resolve()
         results = top.with_name(f"{top.name}{label}") if folder is None else folder
         mirrored = functools.cache(lambda parent, top=source, results=results: results / parent.relative_to(top))
-        images = _walk(source, options.recursive, results, others, unreadable)
+        images = _walk(source, options.recursive, results, beside)
         found.extend(_Found(path, mirrored(path.parent), results) for path in images)
-    return Jobs(tuple(_checked(_named(found, options, label))), tuple(others), tuple(unreadable))
+    return Jobs(
+        tuple(_checked(_named(found, options, label))), tuple(beside.others), tuple(beside.unreadable), tuple(beside.folders)
+    )
 
 
 def size_label(options: UpscaleOptions, default_scale: float) -> str:
@@ -242,7 +245,16 @@ class _Keys:
         return os.path.normcase(os.path.realpath(resolved) if os.path.islink(resolved) else resolved)
 
 
-def _walk(folder: Path, recursive: bool, results: Path, others: list[Path], unreadable: list[tuple[Path, str]]) -> Iterator[Path]:
+@dataclasses.dataclass
+class _Beside:
+    """What walks through folders found beside images; as in :class:`Jobs`."""
+
+    others: list[Path] = dataclasses.field(default_factory=list)
+    unreadable: list[tuple[Path, str]] = dataclasses.field(default_factory=list)
+    folders: list[Path] = dataclasses.field(default_factory=list)
+
+
+def _walk(folder: Path, recursive: bool, results: Path, beside: _Beside) -> Iterator[Path]:
     """Image files and videos of a folder, sorted; hidden folders, the folder of the results and loops of links are left out.
 
     If the results lie in the folder itself, those that its manifest knows are left out too.
@@ -261,8 +273,9 @@ def _walk(folder: Path, recursive: bool, results: Path, others: list[Path], unre
             seen.add((status.st_dev, status.st_ino))
             entries = sorted(os.scandir(current), key=lambda entry: entry.name)
         except OSError as error:
-            unreadable.append((current, f"{current}: cannot be listed ({error.strerror})"))
+            beside.unreadable.append((current, f"{current}: cannot be listed ({error.strerror})"))
             continue
+        beside.folders.append(current)
         folders = []
         for entry in entries:
             path = current / entry.name
@@ -273,7 +286,7 @@ def _walk(folder: Path, recursive: bool, results: Path, others: list[Path], unre
                 if not (made and os.path.relpath(path, folder) in made):
                     yield path
             elif not entry.name.startswith("."):
-                others.append(path)
+                beside.others.append(path)
         pending += reversed(folders)
 
 

@@ -19,6 +19,7 @@ from types import FrameType
 from drct.errors import ImageError, OptionError
 from drct.upscaling.batch import Session
 from drct.upscaling.jobs import Job, Jobs, plan_jobs
+from drct.upscaling.manifest import RACY
 from drct.upscaling.options import UpscaleOptions
 from drct.upscaling.results import FileResult, Listener, Report
 from drct.upscaling.upscaler import Upscaler
@@ -90,6 +91,8 @@ class _Folders:
         self._taken: dict[Path, Looks] = {}
         self._settling: dict[Path, tuple[Looks, float]] = {}  # with the time since when
         self._told: set[str] = set()  # what is wrong at present
+        self._found: Jobs | None = None  # by the last listing
+        self._listed: dict[Path, int] = {}  # folders and their times then
 
     def look(self) -> tuple[list[Job], list[FileResult]]:
         """The files that are ready, and what has gone wrong since the last look."""
@@ -103,7 +106,7 @@ class _Folders:
         jobs: tuple[Job, ...] = ()
         if there:
             try:
-                found = plan_jobs(self._options.model_copy(update={"inputs": tuple(there)}), self._default_scale)
+                found = self._plan(tuple(there))
             except OptionError as error:  # among what has come are files that do not go together
                 failures[str(error)] = _failure(there[0], str(error))
             else:
@@ -112,6 +115,17 @@ class _Folders:
         new = [failure for key, failure in failures.items() if key not in self._told]
         self._told = set(failures)
         return self._settled(jobs), new
+
+    def _plan(self, there: tuple[Path, ...]) -> Jobs:
+        """All files, listed anew unless no folder has changed: many files take their time to be listed and named."""
+        if self._found is not None and self._listed and all(_time(folder) == time for folder, time in self._listed.items()):
+            return self._found
+        begin = time.time_ns()
+        self._found = found = plan_jobs(self._options.model_copy(update={"inputs": there}), self._default_scale)
+        self._listed = {folder: _time(folder) for folder in (*self._options.inputs, *found.folders)}
+        if found.unreadable or max(self._listed.values()) + RACY > begin:
+            self._listed = {}  # may change again without a new time
+        return found
 
     def _settled(self, jobs: tuple[Job, ...]) -> list[Job]:
         now = time.monotonic()
@@ -143,6 +157,14 @@ def _check(options: UpscaleOptions) -> None:
             raise OptionError(f"{folder} is not a folder: only folders are watched")
         if options.output is not None and os.path.realpath(options.output) == os.path.realpath(folder):
             raise OptionError(f"results in {folder} itself would be upscaled again: give another output folder")
+
+
+def _time(folder: Path) -> int:
+    """When a folder's list of files changed, in nanoseconds; 0 if it is gone."""
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _failure(folder: Path, message: str) -> FileResult:
