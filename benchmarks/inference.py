@@ -9,28 +9,41 @@ within a turn are printed. Weights are random: time does not depend on them, and
 On a GPU (--device cuda) the published operations run under autocast to bf16, and --sizes takes WIDTHxHEIGHT:
 
     python benchmarks/inference.py drct --device cuda --sizes 640x480 --json inference-gpu.json
+
+With --tune the attention kernel is first timed for every cut of its work, beside torch's fused attention with a mask, and with
+CUDA graphs off and on; --peers leaves contestants out, --peers none all of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
+import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from drct import engine
 from drct.cli.bench import parse_size, report
 from drct.engine import resolve_device
 from drct.engine.measure import benchmark, environment
 from drct.engine.peers import spandrel_drct
-from drct.networks import create_network
+from drct.networks import SuperResolutionNetwork, create_network
 from drct.networks.base import pad_to_multiple
 from drct.networks.drct import BLOCKS, DRCT
 from drct.networks.window_attention import SwinBlock
+
+if TYPE_CHECKING:
+    from drct.engine.gpu.kernels import Launch
+
+PEERS = ["plain", "published", "spandrel"]
 
 
 def published_mask(height: int, width: int, window: int, shift: int) -> Tensor:
@@ -126,6 +139,93 @@ def published(network: DRCT, device: torch.device) -> Callable[[Tensor], Tensor]
     return run
 
 
+def tune(network: SuperResolutionNetwork, device: torch.device, height: int, width: int, turns: int) -> dict[str, Any]:
+    """Time the attention kernel for every way to cut its work up, on the shapes of a network's blocks; milliseconds, medians.
+
+    Returns them by shape. The fastest is worth a look at ``drct.engine.gpu.kernels.LAUNCH``: nothing is changed here.
+    """
+    from drct.engine.gpu import kernels
+
+    window = network.options.window_size
+    height, width = -(-height // window) * window, -(-width // window) * window
+    shapes = sorted({(block.attn.num_heads, block.attn.dim // block.attn.num_heads) for block in swin_blocks(network)})
+    results: dict[str, Any] = {}
+    for heads, head_dim in shapes:
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        qkv = torch.randn(height * width, 3 * heads * head_dim, device=device).to(dtype)
+        bias = torch.randn(heads, window**2, window**2, device=device).to(dtype)
+        runs: dict[str, Callable[[], object]] = {}
+        for launch in launches(window):
+            runs[str(launch)] = functools.partial(kernels.window_attention, qkv, bias, (1, height, width), window, 0, launch=launch)
+        runs["torch"] = functools.partial(torch_attention, qkv, bias)
+        times: dict[str, list[float]] = {}
+        for turn in range(turns + 1):  # the first compiles
+            for name, run in list(runs.items()):
+                try:
+                    seconds = timed(run, device)
+                except (RuntimeError, triton_error()) as error:  # some cuts need more shared memory than a GPU has
+                    print(f"  {name}: {str(error).splitlines()[0]}")
+                    del runs[name]
+                    continue
+                if turn:
+                    times.setdefault(name, []).append(1000 * seconds)
+        medians = {name: statistics.median(values) for name, values in times.items() if name in runs}
+        results[f"{heads} heads of {head_dim}"] = dict(sorted(medians.items(), key=lambda item: item[1]))
+        print(f"attention, {heads} heads of {head_dim}, {width} x {height}:")
+        for name, value in list(results[f"{heads} heads of {head_dim}"].items())[:5]:
+            print(f"  {value:9.3f} ms  {name}")
+        print(f"  {medians['torch']:9.3f} ms  torch", flush=True)
+    return results
+
+
+def launches(window: int) -> list[Launch]:
+    """Cuts of the attention kernel that are worth a try."""
+    from drct.engine.gpu.kernels import Launch
+
+    blocks = [block for block in (32, 64, 128) if block <= max(32, window**2)]
+    return [Launch(m, n, warps, stages) for m in blocks for n in blocks for warps in (4, 8) for stages in (1, 2, 3)]
+
+
+def torch_attention(qkv: Tensor, bias: Tensor) -> Tensor:
+    """torch's fused attention on rows that are in window order already."""
+    heads, n, _ = bias.shape
+    q, k, v = qkv.view(-1, n, 3, heads, qkv.shape[1] // 3 // heads).permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+
+
+def triton_error() -> type[Exception]:
+    """What Triton raises when a kernel does not fit the GPU."""
+    from triton.runtime.errors import OutOfResources
+
+    return OutOfResources
+
+
+def timed(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def swin_blocks(network: SuperResolutionNetwork) -> list[SwinBlock]:
+    """All Swin blocks of a network."""
+    return [module for module in network.modules() if isinstance(module, SwinBlock)]
+
+
+def without_graphs(network: SuperResolutionNetwork, device: torch.device, precision: str) -> Callable[[Tensor], Tensor]:
+    """Our program with its kernels launched one by one."""
+    from drct.engine.gpu.body import GPUBodyProgram
+
+    program = engine.compile(network, device, precision)
+    if isinstance(program, GPUBodyProgram):
+        program.graphs = False
+    return program
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=["drct", "drct_light"])
@@ -135,32 +235,44 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads; with 1, seconds of processor time are counted")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precisions", nargs="+", default=["fp32"])
+    parser.add_argument("--peers", nargs="+", default=PEERS, choices=[*PEERS, "none"])
+    parser.add_argument("--tune", action="store_true", help="time the cuts of the GPU's attention kernel first")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = resolve_device(arguments.device)
-    results = []
+    results, cuts = [], {}
     for name in arguments.networks:
         network = create_network(name, scale=arguments.scale).eval()
-        others = {"published operations": published(network, device)} if isinstance(network, DRCT) else {}
-        if (peer := spandrel_drct(network, device)) is not None:
-            others["spandrel"] = peer
-        for size in arguments.sizes:
-            for precision in arguments.precisions:
-                result = benchmark(
-                    name,
-                    network,
-                    size=(1, *parse_size(size)),
-                    device=device,
-                    precision=precision,
-                    turns=arguments.turns,
-                    others=others,
-                )
-                results.append(result.as_dict())
-                print("\n".join(report(result)), "\n", flush=True)
+        if arguments.tune:
+            cuts[name] = tune(network, device, *parse_size(arguments.sizes[0]), arguments.turns)
+        for size, precision in itertools.product(arguments.sizes, arguments.precisions):
+            others: dict[str, Callable[[Tensor], Tensor]] = {}
+            if precision != "fp32" and device.type == "cpu":
+                others["drct, fp32"] = engine.compile(network, device, "fp32")
+            if device.type == "cuda" and precision != "fp32":
+                others["drct, without graphs"] = without_graphs(network, device, precision)
+            if "published" in arguments.peers and isinstance(network, DRCT):
+                others["published operations"] = published(network, device)
+            if "spandrel" in arguments.peers and (peer := spandrel_drct(network, device)) is not None:
+                others["spandrel"] = peer
+            result = benchmark(
+                name,
+                network,
+                size=(1, *parse_size(size)),
+                device=device,
+                precision=precision,
+                turns=arguments.turns,
+                others=others,
+                plain="plain" in arguments.peers,
+            )
+            results.append(result.as_dict())
+            print("\n".join(report(result)), "\n", flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"environment": environment(device), "results": results}, indent=2) + "\n")
+        arguments.json.write_text(
+            json.dumps({"environment": environment(device), "attention": cuts, "results": results}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":
