@@ -110,6 +110,10 @@ class Case:
 
 
 TEN_BITS = {"codec": "libx265", "pixel_format": "yuv420p10le", "options": {"x265-params": "log-level=none"}}
+MASTERED = {
+    "x265-params": "log-level=none:hdr10=1:max-cll=1000,400:"
+    "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
+}
 UNEVEN = [0, 100, 700, 701, 2000, 5000, 5003, 9000, 9100, 12000, 13000, 20000]
 CHAPTER = {"id": 1, "start": 40, "end": 200, "time_base": Fraction(1, 1000), "metadata": {"title": "one"}}
 CASES = {
@@ -122,6 +126,11 @@ CASES = {
     "turned-matroska": Case("mov", "mkv", ("timestamps rounded to milliseconds",), clip={"matrix": QUARTER_TURN}),
     "ten-bits-hdr": Case(
         pixel_format="yuv420p10le", clip={**TEN_BITS, "samples": Samples("yuv", 10, (2, 2), 9), "codes": (1, 9, 9, 16)}
+    ),
+    "hdr-mastering-data": Case(
+        notices=("data on the HDR mastering display and data on the brightness of HDR left out",),
+        pixel_format="yuv420p10le",
+        clip={**TEN_BITS, "samples": Samples("yuv", 10, (2, 2), 9), "codes": (1, 9, 9, 16), "options": MASTERED},
     ),
     "full-range-601-wide-pixels": Case(pixel_format="yuvj420p", clip={"codes": (2, 5, 5, 6), "aspect": Fraction(4, 3)}),
     "limited-709": Case(clip={"codes": (1, 1, 1, 1)}),

@@ -21,6 +21,14 @@ RUN_UP = 10  # seconds that are decoded before the first wanted frame: no codec'
 LEAST_RATE = Fraction(25)  # frames per second where a file tells none
 _SUBSAMPLINGS = {(2, 2): "420", (2, 1): "422", (1, 1): "444", (1, 2): "440", (4, 1): "411", (4, 4): "410"}
 _CLOCKED = {"mpegts", "mpeg"}  # formats whose time begins wherever the sender's clock stood
+# what frames may carry beside their pixels, by libav's names, and what it means to a person
+_NOT_WRITTEN = {
+    "MASTERING_DISPLAY_METADATA": "data on the HDR mastering display",
+    "CONTENT_LIGHT_LEVEL": "data on the brightness of HDR",
+    "DYNAMIC_HDR_PLUS": "data of HDR10+",
+    "DOVI_METADATA": "data of Dolby Vision",
+    "A53_CC": "closed captions",
+}
 _DEPTHS = {"yuv": (8, 9, 10, 12, 14, 16), "grey": (8, 9, 10, 12, 14, 16), "rgb": (8, 9, 10, 12, 14, 16)}
 
 
@@ -120,6 +128,9 @@ class Clip:
             self.colour = self._colour(first)
             self.samples = self._samples(first)
             self.display_matrix = _display_matrix(first)
+            lost = sorted({_NOT_WRITTEN[kind] for data in first.side_data if (kind := data.type.name) in _NOT_WRITTEN})
+            if lost:
+                self.notices.append(f"{' and '.join(lost)} left out: encoders here do not take it over")
             if any(component.is_alpha for component in first.format.components):
                 self.notices.append("transparency left out: video is upscaled without it")
 
