@@ -1,10 +1,16 @@
 """Images per second of one training step: our loop against the published one, in one run; and whether the loader keeps up.
 
     python benchmarks/training.py --model drct --batch 4 32 --patch 64 --pairs 3 --json training.json
+    python benchmarks/training.py --model drct --batch 4 32 --micro 1 --pairs 1 --threads 1 --processor-time
 
-The two steps take turns, so that whatever else the machine does meets both; medians and the median of the ratios are printed. The
-published step is float32 without compilation and runs the published network's operations. Ours is what ``drct train`` runs on this
-device with ``precision: bf16``. The loader is timed alone, on a pack of random images, over the same batches.
+The first line is for a GPU, the second for a CPU with 24 GB. The two steps take turns, so that whatever else the machine does meets
+both; medians and the median of the ratios are printed. The published step is float32 without compilation and runs the published
+network's operations. Ours is what ``drct train`` runs on this device with ``precision: bf16``. The loader is timed alone, on a pack
+of random images, over the same batches.
+
+``--micro N`` cuts a batch into pieces of N images whose gradients add up, in both loops, where the memory does not hold the
+activations of a whole batch (the published loop needs about 3 GB for each image of DRCT). ``--processor-time`` counts the time of
+the processor instead of the clock's, for machines that others use at the same time; together with ``--threads 1``.
 """
 
 from __future__ import annotations
@@ -33,8 +39,10 @@ from inference import published_forward
 SCALE = 4
 
 
-def step_function(model: str, device: torch.device, ours: bool, precision: str) -> Callable[[torch.Tensor, torch.Tensor], None]:
-    """One optimizer step with EMA, as a function of a batch."""
+def step_function(
+    model: str, device: torch.device, ours: bool, precision: str, micro: int | None
+) -> Callable[[torch.Tensor, torch.Tensor], None]:
+    """One optimizer step with EMA, as a function of a batch, whose gradients add up over pieces of ``micro`` images."""
     torch.manual_seed(0)
     network: Any = create_network(model, scale=SCALE, drop_path_rate=0.0).to(device)
     if ours and device.type == "cpu":
@@ -43,10 +51,11 @@ def step_function(model: str, device: torch.device, ours: bool, precision: str) 
     optimizer = torch.optim.Adam(network.parameters(), 2e-4, betas=(0.9, 0.99), fused=True if ours else None)
 
     def step(lq: torch.Tensor, gt: torch.Tensor) -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=ours and precision == "bf16"):
-            sr = network(lq) if ours else published_forward(network, lq)
         optimizer.zero_grad(set_to_none=True)
-        F.l1_loss(sr.float(), gt).backward()
+        for lq_part, gt_part in zip(lq.split(micro or len(lq)), gt.split(micro or len(lq)), strict=True):
+            with torch.autocast(device.type, torch.bfloat16, enabled=ours and precision == "bf16"):
+                sr = network(lq_part) if ours else published_forward(network, lq_part)
+            (F.l1_loss(sr.float(), gt_part) * (len(lq_part) / len(lq))).backward()
         optimizer.step()
         with torch.no_grad():
             if ours:
@@ -60,21 +69,21 @@ def step_function(model: str, device: torch.device, ours: bool, precision: str) 
     return step
 
 
-def timed(function: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+def timed(function: Callable[[], Any], clock: Callable[[], float]) -> float:
+    start = clock()
     function()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def loader_rate(batch: int, patch: int, device: torch.device) -> float:
+def loader_rate(batch: int, patch: int, device: torch.device, clock: Callable[[], float]) -> float:
     """Images per second of the loader alone: cut, make LR, orient."""
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         write_pack(folder, [(str(i), rng.integers(0, 256, (600, 800, 3), np.uint8)) for i in range(16)])
         patches = PatchSet(Pack(folder), None, SCALE, patch * SCALE, seed=0)
-        source = batches(patches, 0, batch)
+        source = batches(patches, 0, batch, workers=0 if clock is time.process_time else 2)
         patches.finish(next(source), device)
-        seconds = [timed(lambda: patches.finish(next(source), device)) for _ in range(10)]
+        seconds = [timed(lambda: patches.finish(next(source), device), clock) for _ in range(10)]
         source.close()  # type: ignore[attr-defined]
     return batch / statistics.median(seconds)
 
@@ -87,11 +96,18 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16", help="of our step")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--micro", type=int, help="images at once; the gradients of a batch's pieces add up")
+    parser.add_argument("--threads", type=int, help="of the processor")
+    parser.add_argument("--processor-time", action="store_true", help="count processor time instead of the clock's")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    clock = time.process_time if arguments.processor_time else time.perf_counter
+    unit = "s of processor time" if arguments.processor_time else "s"
     print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads, {device}, model {arguments.model}")
-    steps = [step_function(arguments.model, device, ours, arguments.precision) for ours in (False, True)]
+    steps = [step_function(arguments.model, device, ours, arguments.precision, arguments.micro) for ours in (False, True)]
     rows = []
     for batch in arguments.batch:
         lq = torch.rand(batch, 3, arguments.patch, arguments.patch, device=device)
@@ -99,21 +115,27 @@ def main() -> None:
         if device.type == "cuda":
             for step in steps:
                 step(lq, gt)
-        pairs = [[timed(partial(step, lq, gt)) for step in steps] for _ in range(arguments.pairs)]
+        pairs = []
+        for turn in range(arguments.pairs):
+            pairs.append([timed(partial(step, lq, gt), clock) for step in steps])
+            print(f"  turn {turn + 1}: published {pairs[-1][0]:.2f} {unit}, ours {pairs[-1][1]:.2f}", flush=True)
         published, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
         row = {
             "batch": batch,
             "patch": arguments.patch,
+            "micro": arguments.micro or batch,
+            "published_seconds": published,
+            "ours_seconds": ours,
             "published_images_per_second": batch / published,
             "ours_images_per_second": batch / ours,
             "ratio": statistics.median(a / b for a, b in pairs),
-            "loader_images_per_second": loader_rate(batch, arguments.patch, device),
+            "loader_images_per_second": loader_rate(batch, arguments.patch, device, clock),
         }
         rows.append(row)
-        print(
-            f"batch {batch:>3}: published {batch / published:.3f} images/s, ours {batch / ours:.3f} ({arguments.precision}), "
-            f"ratio {row['ratio']:.2f}; loader alone {row['loader_images_per_second']:.0f} images/s"
-        )
+        pieces = f" as {-(-batch // arguments.micro)} x {arguments.micro}" if arguments.micro and arguments.micro < batch else ""
+        print(f"batch {batch}{pieces}: published {published:.2f} {unit}, ours {ours:.2f} ({arguments.precision}), ", end="")
+        print(f"ratio {row['ratio']:.2f}; images/s: published {batch / published:.3f}, ours {batch / ours:.3f}, ", end="")
+        print(f"loader alone {row['loader_images_per_second']:.0f}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps({"device": str(device), "model": arguments.model, "rows": rows}, indent=2) + "\n")
 

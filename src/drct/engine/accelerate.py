@@ -32,7 +32,7 @@ class _NativeAttention:
 
     def __call__(self, x: Tensor) -> Tensor:
         attn = self.block.attn
-        if x.device.type != "cpu" or (attn.training and attn.attn_drop > 0):
+        if x.device.type != "cpu" or (attn.training and attn.attn_drop > 0) or torch.compiler.is_compiling():
             return self.plain(self.block, x)
         qkv = attn.qkv(x)
         table, index = attn.relative_position_bias_table, attn.relative_position_index
@@ -58,7 +58,7 @@ class _NativeGroup:
 
     def __call__(self, x: Tensor) -> Tensor:
         bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        if x.device.type != "cpu" or not bf16:
+        if x.device.type != "cpu" or not bf16 or torch.compiler.is_compiling():
             return self.plain(self.group, x)
         ones = torch.ones(len(x), 1, 1, 1)
         branches = torch.stack([torch.cat([b.drop_path(ones), b.drop_path(ones)], 1).view(-1, 2) for b in self.blocks])
@@ -99,7 +99,7 @@ class _FastScan:
     def __call__(self, x: Tensor) -> Tensor:
         block = self.block
         kernel = self.kernels.get(x.device.type)
-        if kernel is None:
+        if kernel is None or torch.compiler.is_compiling():
             return self.plain(block, x)
         steps, b, c = block.project(x)
         a = -torch.exp(block.A_logs.float()).view(DIRECTIONS, block.d_inner, block.d_state)
