@@ -12,8 +12,9 @@ from drct.engine import compiler
 from drct.engine.cpu import attention, linear
 from drct.engine.cpu.body import BodyProgram
 from drct.engine.memory import LiveBytes
+from drct.engine.native.build import load_library
 from drct.engine.program import PlainProgram
-from drct.errors import DeviceError, OptionError
+from drct.errors import DeviceError, OptionError, OutOfMemoryError
 from drct.networks import SuperResolutionNetwork
 
 Build = Callable[..., SuperResolutionNetwork]
@@ -241,3 +242,52 @@ def test_warm_up_and_attributes(build: Build) -> None:
 def test_errors(arguments: dict[str, str], words: str, build: Build) -> None:
     with pytest.raises(DeviceError, match=words):
         engine.compile(build("drct", **TINY), **arguments)
+
+
+class Failing(engine.Program):
+    """Fails the way torch does."""
+
+    error: Exception = torch.OutOfMemoryError("CUDA out of memory")
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "cpu has not enough memory for 2 image"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
+            "the computer has not enough memory",
+        ),
+    ],
+)
+def test_running_out_of_memory_is_one_clear_line(error: Exception, words: str, build: Build) -> None:
+    program = Failing(build("drct", **TINY), torch.device("cpu"), "fp32")
+    program.error = error
+    with pytest.raises(OutOfMemoryError, match=words) as caught:
+        program(torch.zeros(2, 3, 8, 9))
+    assert "of 9 x 8: use a smaller tile" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_are_not_taken_for_missing_memory(build: Build) -> None:
+    program = Failing(build("drct", **TINY), torch.device("cpu"), "fp32")
+    program.error = RuntimeError("something else")
+    with pytest.raises(RuntimeError, match="something else"):
+        program(torch.zeros(1, 3, 8, 8))
+
+
+def test_without_a_compiler_the_slower_path_says_why(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    load_library.cache_clear()
+    try:
+        assert "C compiler" in (attention.native.available() or "")
+        network = build("drct", **TINY)
+        program = engine.compile(network)
+        assert any("torch in 5 blocks" in line and "C compiler" in line for line in program.describe())
+        assert difference(program, network, 1, 9, 9) <= 1e-4
+    finally:
+        load_library.cache_clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -187,3 +188,22 @@ def test_relatives_in_half_precision(name: str, build: Callable[..., SuperResolu
     assert compiled.architecture in compiled.describe()[0]
     assert compiled.memory_estimate(64, 64) > 4 * 64 * 64 * 4 * 24
     assert compiled.folded_multiply_adds > 0
+
+
+def test_tuning_times_every_cut_beside_torch(
+    build: Callable[..., SuperResolutionNetwork], kernels: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location("inference", Path(__file__).parents[2] / "benchmarks" / "inference.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert len(set(script.launches(16))) == 54
+    network = build("drct", **TINY)
+    cuts, blocks = [kernels.Launch(64, 64), kernels.Launch(32, 64)], script.swin_blocks(network)
+    assert len(blocks) == 5
+    monkeypatch.setattr(script, "launches", lambda window: cuts)
+    monkeypatch.setattr(script, "swin_blocks", lambda network: blocks[:1])
+    results = script.tune(network, DEVICE, 8, 9, 1)
+    assert set(results) == {"2 heads of 12"}
+    times = results["2 heads of 12"]
+    assert set(times) == {*map(str, cuts), "torch"}
+    assert list(times.values()) == sorted(times.values())

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from drct.engine import native
 from drct.engine.cpu.attention import kinds_between
 from drct.engine.cpu.blocks import Layer, LayerNorm, SwinLayer
 from drct.engine.cpu.layout import to_map, to_tokens, window_order
@@ -28,9 +29,7 @@ from drct.engine.program import Program
 from drct.networks.base import SuperResolutionNetwork, pad_to_multiple
 
 CHUNK_TOKENS = 1024  # rows that a chunk has where layers do not choose for themselves
-CHUNK_FLOATS = (
-    2**22
-)  # that a layer holds of a chunk: few enough for the last cache, and operators are long enough to be efficient
+CHUNK_FLOATS = 2**22  # that a layer holds of a chunk: few enough for the last cache, and operators are long enough to be efficient
 
 
 class BodyProgram(Program):
@@ -133,12 +132,13 @@ class BodyProgram(Program):
         for_each(chunk, split(len(source) // n, chunk_windows(layer)))
 
     def describe(self) -> list[str]:
-        reason = packing_available()
+        reason, missing = packing_available(), native.available()
         names = [layer.attention_name for layer in self.layers]
+        because = "" if missing is None else f" ({missing})"
         return [
             f"{self.architecture} on cpu in {self.precision}, {torch.get_num_threads()} threads",
             "linear layers: folded, " + ("packed by oneDNN" if reason is None else f"plain torch ({reason})"),
-            "window attention: " + ", ".join(f"{name} in {names.count(name)} blocks" for name in sorted(set(names))),
+            "window attention: " + ", ".join(f"{name} in {names.count(name)} blocks" for name in sorted(set(names))) + because,
         ]
 
     def memory_estimate(self, height: int, width: int, batch: int = 1) -> int:
