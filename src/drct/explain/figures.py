@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ SUFFIXES = (".png", ".pdf", ".svg")
 ALPHA = 0.5  # of the image under a map
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind readers too
 MARKERS = "osD^vP"
+COLUMNS = 4  # panels beside each other that stay readable on a page
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -63,6 +65,20 @@ def new_figure(width: float, height: float) -> Iterator[Any]:
         yield need("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
 
 
+def label(name: str, width: int = 22) -> str:
+    """A name broken into lines that fit beside or above a panel."""
+    return textwrap.fill(name, width)
+
+
+def panels(figure: Any, count: int) -> list[Any]:
+    """Axes for ``count`` panels, at most :data:`COLUMNS` in a row."""
+    columns = min(COLUMNS, count)
+    axes = list(figure.subplots(-(-count // columns), columns, squeeze=False).flat)
+    for ax in axes[count:]:
+        ax.set_visible(False)
+    return axes[:count]
+
+
 def lam_figure(hr: np.ndarray, names: Sequence[str], results: Sequence[Attribution], window: Window) -> Any:
     """One row for each network: HR with the window boxed, map, map over the image, density over the image, SR."""
     titles = ("HR and window", "Attribution", "Attribution over HR", "Density over HR", "SR")
@@ -91,7 +107,7 @@ def lam_figure(hr: np.ndarray, names: Sequence[str], results: Sequence[Attributi
                 ax.set(xlim=(0, width), ylim=(height, 0))
             for ax in (row[0], row[4]):
                 ax.add_patch(patches.Rectangle((window.x, window.y), window.size, window.size, fill=False, ec="red", lw=1.2))
-            row[0].set_ylabel(f"{name}\nDI {result.diffusion_index:.2f}")
+            row[0].set_ylabel(f"{label(name)}\nDI {result.diffusion_index:.2f}")
         for ax, title in zip(axes[0], titles, strict=True):
             ax.set_title(title)
         bar = figure.colorbar(image, ax=axes, shrink=0.8 if rows == 1 else 0.9, pad=0.01, aspect=18 * rows)
@@ -116,8 +132,9 @@ def flow_figure(names: Sequence[str], flows: Sequence[Flow]) -> Any:
                 groups = np.arange(1, len(flow.groups) + 1)
                 colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
                 ax.plot(groups, flow.measures[key], color=colour, marker=marker, ms=4, lw=1.4, label=name)
-            ax.set(title=label, xlabel="group", ylabel="feature intensity (no unit)", xticks=ticks(longest), ylim=(0, None))
+            ax.set(title=label, xlabel="group", xticks=ticks(longest), ylim=(0, None))
             ax.grid(alpha=0.3, lw=0.5)
+        axes[0].set_ylabel("feature intensity (no unit)")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(names)), frameon=False)
     return figure
 
@@ -142,7 +159,7 @@ def features_figure(names: Sequence[str], sheets: Sequence[Sequence[np.ndarray]]
             for i, ax in enumerate(row):
                 ax.set(xticks=[], yticks=[])
                 ax.set_visible(i < len(sheet))
-            row[0].set_ylabel(name)
+            row[0].set_ylabel(label(name))
             if show != "pca":
                 bar = figure.colorbar(image, ax=row, shrink=0.85, pad=0.01, aspect=14)
                 bar.set_label("mean |value|" if show == "mean" else f"channel {show}", fontsize=8)
@@ -155,28 +172,33 @@ def features_figure(names: Sequence[str], sheets: Sequence[Sequence[np.ndarray]]
 def field_figure(names: Sequence[str], fields: Sequence[Field]) -> Any:
     """Effective receptive fields beside each other, on a logarithmic scale of three decades."""
     colors = need("matplotlib.colors")
-    with new_figure(2.6 * len(names) + 0.9, 3.0) as figure:
-        axes = figure.subplots(1, len(names), squeeze=False)[0]
+    columns, rows = min(COLUMNS, len(names)), -(-len(names) // COLUMNS)
+    with new_figure(2.1 * columns + 0.9, 2.6 * rows) as figure:
+        axes = panels(figure, len(names))
         image: Any = None
         for ax, name, field in zip(axes, names, fields, strict=True):
             h, w = field.map.shape
             extent = (-(w // 2) - 0.5, w - w // 2 - 0.5, h - h // 2 - 0.5, -(h // 2) - 0.5)
             image = ax.imshow(np.maximum(field.map, 1e-3), cmap="magma", norm=colors.LogNorm(1e-3, 1), extent=extent)
-            ax.set(xlabel="LR pixels from the middle", title=f"{name}\n90 % in a square of {field.sides[0.9]} px")
-        axes[0].set_ylabel("LR pixels from the middle")
+            side = field.sides[0.9]
+            ax.set(xlabel="LR pixels from the middle", title=f"{label(name)}\n90 % in {side} x {side} pixels")
+        for ax in axes[::columns]:
+            ax.set_ylabel("LR pixels from the middle")
         figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02).set_label("gradient / maximum")
     return figure
 
 
 def cka_figure(names: Sequence[str], matrices: Sequence[np.ndarray]) -> Any:
     """Similarity of the groups of each network to each other."""
-    with new_figure(2.3 * len(names) + 0.9, 3.3) as figure:
-        axes = figure.subplots(1, len(names), squeeze=False)[0]
+    columns, rows = min(COLUMNS, len(names)), -(-len(names) // COLUMNS)
+    with new_figure(2.1 * columns + 0.9, 2.5 * rows) as figure:
+        axes = panels(figure, len(names))
         image: Any = None
         for ax, name, matrix in zip(axes, names, matrices, strict=True):
             n = len(matrix)
             image = ax.imshow(matrix, cmap="viridis", vmin=0, vmax=1, extent=(0.5, n + 0.5, n + 0.5, 0.5))
-            ax.set(title=name, xlabel="group", xticks=ticks(n), yticks=ticks(n))
-        axes[0].set_ylabel("group")
+            ax.set(title=label(name), xlabel="group", xticks=ticks(n), yticks=ticks(n))
+        for ax in axes[::columns]:
+            ax.set_ylabel("group")
         figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02).set_label("linear CKA (1: same)")
     return figure

@@ -36,8 +36,10 @@ TEXTS = {
     "lam": (
         "What the networks look at",
         "The red box is a small window of the enlarged picture. The map shows which pixels of the small picture the network "
-        "used to draw the detail inside that window (local attribution map, LAM): the darker, the more. DI, the diffusion index, "
-        "says in one number how far this spreads; a larger number means that more of the picture took part.",
+        "used to draw the detail inside that window (local attribution map, LAM): the darker, the more. HR is the picture as it "
+        "was before it was made small, SR what the network made of the small one, and the density is the map smoothed. DI, the "
+        "diffusion index, says in one number from 0 to 100 how far the map spreads; a larger one means that more of the picture "
+        "took part.",
     ),
     "flow": (
         "How strong the features are on their way",
@@ -52,8 +54,8 @@ TEXTS = {
     ),
     "field": (
         "How far the networks look",
-        "How much each input pixel changes the middle of the output (effective receptive field). The scale is logarithmic: each "
-        "number on the bar is ten times the one below.",
+        "How much each pixel of the small picture changes the middle of the large one (effective receptive field). The scale is "
+        "logarithmic: each number on the bar is ten times the one below. Above each map stands the square that holds 90 % of it.",
     ),
     "cka": (
         "How much the groups differ",
