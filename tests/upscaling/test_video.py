@@ -412,6 +412,20 @@ def test_how_many_frames_fill_a_gpu(network) -> None:
         assert frames_at_once(upscaler, (64, 64), (256, 256)) == 1
 
 
+def test_what_frames_carry_that_is_newer_than_pyav() -> None:
+    from drct.upscaling.video.source import _display_matrix, _side_data
+
+    class Frame:
+        rotation = -90
+
+        @property
+        def side_data(self):
+            raise ValueError("99 is not a valid Type")
+
+    assert _side_data(Frame()) == {}
+    assert _display_matrix(Frame()) == QUARTER_TURN
+
+
 def no_video(path: Path) -> None:
     with av.open(str(path), "w") as container:
         audio = container.add_stream("aac", rate=48000)

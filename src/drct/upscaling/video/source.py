@@ -128,7 +128,7 @@ class Clip:
             self.colour = self._colour(first)
             self.samples = self._samples(first)
             self.display_matrix = _display_matrix(first)
-            lost = sorted({_NOT_WRITTEN[kind] for data in first.side_data if (kind := data.type.name) in _NOT_WRITTEN})
+            lost = sorted(words for kind, words in _NOT_WRITTEN.items() if kind in _side_data(first))
             if lost:
                 self.notices.append(f"{' and '.join(lost)} left out: encoders here do not take it over")
             if any(component.is_alpha for component in first.format.components):
@@ -292,8 +292,20 @@ class Clip:
         return [plane[:height, :width] for plane, (height, width) in zip(rows, shapes, strict=True)]
 
 
+def _side_data(frame: Any) -> dict[str, bytes]:
+    """What a frame carries beside its pixels, by libav's names; nothing where one of them is newer than PyAV."""
+    try:
+        return {data.type.name: bytes(data) for data in frame.side_data}
+    except ValueError:
+        return {}
+
+
 def _display_matrix(frame: Any) -> tuple[int, ...] | None:
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX" and len(bytes(data)) == 36:
-            return struct.unpack("=9i", bytes(data))
-    return None
+    data = _side_data(frame).get("DISPLAYMATRIX", b"")
+    if len(data) == 36:
+        return struct.unpack("=9i", data)
+    if not frame.rotation:
+        return None
+    # counter-clockwise in degrees; numbers with 16 binary places, and 30 in the last column (libavutil/display.h)
+    cosine, sine = (round(65536 * f(math.radians(frame.rotation))) for f in (math.cos, math.sin))
+    return cosine, -sine, 0, sine, cosine, 0, 0, 0, 1 << 30
