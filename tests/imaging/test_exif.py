@@ -90,7 +90,7 @@ def test_tiff_directories_there_and_back() -> None:
             image.load()
 
 
-def test_a_big_tiff_takes_no_exif() -> None:
+def test_what_is_no_tiff_takes_no_exif() -> None:
     with pytest.raises(ValueError):
         tiff_directories.insert(io.BytesIO(b"II+\0" + bytes(30)), exif_with())
 

@@ -544,12 +544,17 @@ def _save_with_libvips_exif(image: pyvips.Image, target: Format, part: _Part, op
 def _save_tiles(image: pyvips.Image, path: Path, part: _Part, options: dict[str, Any]) -> None:
     """A DeepZoom pyramid: its tiles into ``NAME_files``, its description, which makes it a picture, into the temporary file."""
     tiles = path.with_name(f"{path.stem}_files")
-    with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=path.parent) as folder:
-        image.dzsave(os.path.join(folder, "tiles"), **options, keep="icc")
-        part.write(Path(folder, "tiles.dzi").read_bytes())
+    folder = path.with_name(f".{path.stem}_files.part")
+    shutil.rmtree(folder, ignore_errors=True)  # of a killed run; nobody else has the lock of the temporary file
+    try:
+        folder.mkdir()
+        image.dzsave(str(folder / "tiles"), **options, keep="icc")
+        part.write((folder / "tiles.dzi").read_bytes())
         if tiles.exists():
             shutil.rmtree(tiles)
-        os.replace(Path(folder, "tiles_files"), tiles)
+        os.replace(folder / "tiles_files", tiles)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _save_with_insert(

@@ -2,6 +2,7 @@
 
 from drct.upscaling.batch import upscale
 from drct.upscaling.choosing import AutoUpscaler
+from drct.upscaling.files import UpscaledFile
 from drct.upscaling.options import UpscaleOptions
 from drct.upscaling.results import FileResult, Listener, Report
 from drct.upscaling.tiles import TilePlan, plan_tiles, upscale_strips
@@ -17,6 +18,7 @@ __all__ = [
     "TilePlan",
     "UpscaleOptions",
     "Upscaled",
+    "UpscaledFile",
     "UpscaledPicture",
     "Upscaler",
     "plan_tiles",

@@ -131,7 +131,7 @@ def _in_strips(
             upscaler, choice = upscaler.suited(_middle(reader))
         found = survey(reader)
         if found.scaled:
-            notices.append(f"float values from {found.low:.6g} to {found.low + found.span:.6g}, beyond 0..1")
+            notices.append("float values from {:.6g} to {:.6g}, beyond 0..1".format(*found.extremes))
         result = larger(info, size)
         while True:
             try:

@@ -55,12 +55,14 @@ class Survey:
 
     Attributes:
         low, span: floats are brought to 0..1 by ``(value - low) / span``; (0, 1) leaves them alone.
+        extremes: the lowest and the highest of them, as they are.
         alpha: the one value of its alpha; None if it has several, or none.
         bleeding: colours to put under transparency.
     """
 
     low: float = 0.0
     span: float = 1.0
+    extremes: tuple[float, float] = (0.0, 1.0)
     alpha: float | None = None
     bleeding: Bleeding = dataclasses.field(default_factory=Bleeding)
 
@@ -86,7 +88,7 @@ def survey(reader: StripReader) -> Survey:
     floats = info.depth == "float32"
     if not (floats or info.has_alpha):
         return found
-    low, high = 0.0, 1.0
+    low, high = np.inf, -np.inf
     least: float | None = None
     most: float | None = None
     step = BAND * max(1, (8 << 20) // (BAND * info.width * 4))
@@ -103,7 +105,10 @@ def survey(reader: StripReader) -> Survey:
             most = float(alpha.max()) if most is None else max(most, float(alpha.max()))
             found.bleeding.add(pixels, alpha)
     found.bleeding.finish()
-    found.low, found.span = low, high - low
+    if floats:
+        found.extremes = low, high
+        found.low = min(low, 0.0)
+        found.span = max(high, 1.0) - found.low
     found.alpha = least if least == most else None
     return found
 
