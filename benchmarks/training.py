@@ -40,13 +40,14 @@ SCALE = 4
 
 
 def step_function(
-    model: str, device: torch.device, ours: bool, precision: str, micro: int | None
+    model: str, device: torch.device, contestant: str, precision: str, micro: int | None
 ) -> Callable[[torch.Tensor, torch.Tensor], None]:
     """One optimizer step with EMA, as a function of a batch, whose gradients add up over pieces of ``micro`` images."""
+    ours = contestant != "published"
     torch.manual_seed(0)
     network: Any = create_network(model, scale=SCALE, drop_path_rate=0.0).to(device)
     if ours and device.type == "cpu":
-        print("  ours:", *accelerate(network))
+        print(f"  {contestant}:", *accelerate(network, blocks=contestant == "ours"))
     average = [p.detach().clone() for p in network.parameters()]
     optimizer = torch.optim.Adam(network.parameters(), 2e-4, betas=(0.9, 0.99), fused=True if ours else None)
 
@@ -96,6 +97,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16", help="of our step")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--against", choices=["published", "attention"], default="published", help="attention: ours with that kernel alone (CPU)"
+    )
     parser.add_argument("--micro", type=int, help="images at once; the gradients of a batch's pieces add up")
     parser.add_argument("--threads", type=int, help="of the processor")
     parser.add_argument("--processor-time", action="store_true", help="count processor time instead of the clock's")
@@ -107,7 +111,8 @@ def main() -> None:
     clock = time.process_time if arguments.processor_time else time.perf_counter
     unit = "s of processor time" if arguments.processor_time else "s"
     print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads, {device}, model {arguments.model}")
-    steps = [step_function(arguments.model, device, ours, arguments.precision, arguments.micro) for ours in (False, True)]
+    names = (arguments.against, "ours")
+    steps = [step_function(arguments.model, device, name, arguments.precision, arguments.micro) for name in names]
     rows = []
     for batch in arguments.batch:
         lq = torch.rand(batch, 3, arguments.patch, arguments.patch, device=device)
@@ -118,23 +123,24 @@ def main() -> None:
         pairs = []
         for turn in range(arguments.pairs):
             pairs.append([timed(partial(step, lq, gt), clock) for step in steps])
-            print(f"  turn {turn + 1}: published {pairs[-1][0]:.2f} {unit}, ours {pairs[-1][1]:.2f}", flush=True)
-        published, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
+            print(f"  turn {turn + 1}: {arguments.against} {pairs[-1][0]:.2f} {unit}, ours {pairs[-1][1]:.2f}", flush=True)
+        other, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
         row = {
             "batch": batch,
             "patch": arguments.patch,
             "micro": arguments.micro or batch,
-            "published_seconds": published,
+            "against": arguments.against,
+            "against_seconds": other,
             "ours_seconds": ours,
-            "published_images_per_second": batch / published,
+            "against_images_per_second": batch / other,
             "ours_images_per_second": batch / ours,
             "ratio": statistics.median(a / b for a, b in pairs),
             "loader_images_per_second": loader_rate(batch, arguments.patch, device, clock),
         }
         rows.append(row)
         pieces = f" as {-(-batch // arguments.micro)} x {arguments.micro}" if arguments.micro and arguments.micro < batch else ""
-        print(f"batch {batch}{pieces}: published {published:.2f} {unit}, ours {ours:.2f} ({arguments.precision}), ", end="")
-        print(f"ratio {row['ratio']:.2f}; images/s: published {batch / published:.3f}, ours {batch / ours:.3f}, ", end="")
+        print(f"batch {batch}{pieces}: {arguments.against} {other:.2f} {unit}, ours {ours:.2f} ({arguments.precision}), ", end="")
+        print(f"ratio {row['ratio']:.2f}; images/s: {arguments.against} {batch / other:.3f}, ours {batch / ours:.3f}, ", end="")
         print(f"loader alone {row['loader_images_per_second']:.0f}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps({"device": str(device), "model": arguments.model, "rows": rows}, indent=2) + "\n")

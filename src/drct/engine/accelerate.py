@@ -106,12 +106,16 @@ class _FastScan:
         return kernel(x.float(), F.softplus(steps), a, b, c) + block.skip(x)
 
 
-def accelerate(network: nn.Module) -> list[str]:
+def accelerate(network: nn.Module, blocks: bool = True) -> list[str]:
     """Exchange window attention and selective scans for native kernels, in place; returns what was done or why not.
 
     Covers, on a CPU, the Swin blocks of DRCT, SwinIR and HAT, and on a CPU or a CUDA GPU the SS2D blocks of MambaDRCT; the network
     must be on its device already. It keeps its class, parameters and
     state dict. Copy it (``copy.deepcopy``) before, not after: the exchanged operation belongs to this very network.
+
+    Args:
+        network: changed in place.
+        blocks: under autocast to bfloat16, let one kernel do whole Swin blocks of DRCT; without, only their attention.
     """
     scans = [module for module in network.modules() if isinstance(module, SS2D)]
     swins = [module for module in network.modules() if isinstance(module, SwinBlock)]
@@ -122,7 +126,7 @@ def accelerate(network: nn.Module) -> list[str]:
     if device != "cpu":
         return lines
     groups = [_NativeGroup(module) for module in network.modules() if isinstance(module, RDG)]
-    if groups and native.swin_bf16_available() is None:
+    if blocks and groups and native.swin_bf16_available() is None:
         supported = [group for group in groups if group.supported()]
         for group in supported:
             group.group.forward = group  # type: ignore[method-assign]
