@@ -215,6 +215,7 @@ def test_absolute_positions_run_plain(build: Build) -> None:
     program = engine.compile(network)
     assert isinstance(program, PlainProgram)
     assert "fix the input size" in program.describe()[0]
+    assert engine.compile(network, precision="auto").precision == "fp32"
     assert difference(program, network, 1, 16, 16) <= 1e-4
 
 

@@ -161,18 +161,27 @@ def test_every_gpu_program_is_found(kernels: object) -> None:
     assert set(compiler.GPU_PROGRAMS) <= set(compiler.CPU_PROGRAMS)
 
 
-def test_without_triton_the_plain_network_runs_and_says_why(
-    build: Callable[..., SuperResolutionNetwork], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("triton", "compiler_path", "reason"), [(None, "gcc", "the package triton is not installed"), (object(), None, "C compiler")]
+)
+def test_what_is_missing_is_said_and_the_plain_network_runs(
+    triton: object,
+    compiler_path: str | None,
+    reason: str,
+    build: Callable[..., SuperResolutionNetwork],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from drct.engine import compiler
 
     reasons = []
     monkeypatch.setattr(compiler, "resolve_device", lambda name: torch.device("cuda", 0))
     monkeypatch.setattr(compiler, "resolve_precision", lambda name, device: "bf16")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(compiler, "PlainProgram", lambda network, device, precision, reason: reasons.append(reason))
+    monkeypatch.setattr(compiler, "find_compiler", lambda: compiler_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: triton)
+    monkeypatch.setattr(compiler, "PlainProgram", lambda network, device, precision, reason: reasons.append((precision, reason)))
     compiler.compile(build("drct", **TINY), "cuda", "auto")
-    assert reasons == ["the package triton is not installed"]
+    assert [precision for precision, _ in reasons] == ["bf16"]
+    assert reason in reasons[0][1]
 
 
 @pytest.mark.parametrize("name", ["swinir", "hat"])

@@ -15,6 +15,7 @@ from drct.engine.cpu.hat import HATProgram
 from drct.engine.cpu.mamba import MambaDRCTProgram, why_not
 from drct.engine.cpu.swinir import SwinIRProgram
 from drct.engine.devices import resolve_device, resolve_precision
+from drct.engine.native.build import find_compiler
 from drct.engine.program import PlainProgram, Program
 from drct.networks.base import SuperResolutionNetwork
 from drct.networks.drct import DRCT
@@ -45,26 +46,30 @@ def compile(network: SuperResolutionNetwork, device: str | torch.device = "cpu",
     Args:
         network: a network with trained weights; its mode, place and type stay as they are.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``.
-        precision: ``"auto"``, ``"fp32"`` (within 1e-4 of the network), ``"bf16"`` or ``"fp16"``.
+        precision: ``"auto"``, ``"fp32"`` (within 1e-4 of the network), ``"bf16"`` or ``"fp16"``. On a CPU ``"auto"`` stays at fp32
+            where no program of ours runs, since autocast was not shown to be faster.
 
     Raises:
         DeviceError: the device or precision is unknown or not available here.
     """
     device = resolve_device(device)
+    plain = "fp32" if precision == "auto" and device.type == "cpu" else resolve_precision(precision, device)
     precision = resolve_precision(precision, device)
     if getattr(network.options, "ape", False):
-        return PlainProgram(network, device, precision, "absolute position embeddings fix the input size")
+        return PlainProgram(network, device, plain, "absolute position embeddings fix the input size")
     if device.type == "cpu" and isinstance(network, MambaDRCT) and (reason := why_not(network)) is not None:
-        return PlainProgram(network, device, precision, reason)
+        return PlainProgram(network, device, plain, reason)
     if device.type == "cpu" and type(network) in CPU_PROGRAMS:
         return CPU_PROGRAMS[type(network)](_in_float32_on_cpu(network), precision)
     if device.type == "cuda" and type(network) in GPU_PROGRAMS and precision != "fp32":
         if importlib.util.find_spec("triton") is None:
-            return PlainProgram(network, device, precision, "the package triton is not installed")
+            return PlainProgram(network, device, plain, "the package triton is not installed")
+        if find_compiler() is None:
+            return PlainProgram(network, device, plain, "Triton needs a C compiler (gcc or clang) and none was found")
         module, name = GPU_PROGRAMS[type(network)]
         program = getattr(importlib.import_module(module), name)
         return program(_in_float32_on_cpu(network), device, precision)
-    return PlainProgram(network, device, precision, f"there is no faster program for {network.architecture} on {device.type}")
+    return PlainProgram(network, device, plain, f"there is no faster program for {network.architecture} on {device.type}")
 
 
 def _in_float32_on_cpu(network: N) -> N:
