@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from drct.cli import run
 from drct.cli.explain import repeat_model
 from drct.errors import MissingDependencyError
 from drct.explain import extras
+from drct.networks import SuperResolutionNetwork
 
 
 def test_several_models_after_one_option() -> None:
@@ -73,6 +75,11 @@ def test_cost_of_names_and_files(models: list[Path], capsys: pytest.CaptureFixtu
         (["flow", "IMAGE", "--model", "MODEL", "--crop", "0"], "crop is 0"),
         (["flow", "EMPTY", "--model", "MODEL"], "holds no images"),
         (["cost", "--model", "drct_light", "--size", "0x4"], "no pixels"),
+        (["lam", "IMAGE", "--at", "-1,3", "--model", "MODEL"], "outside the image of 50 x 42"),
+        (["lam", "IMAGE", "--at", "4,3", "--window", "0", "--model", "MODEL"], "at least 1"),
+        (["lam", "IMAGE", "--at", "4,3", "--fold", "0", "--model", "MODEL"], "needs at least 1"),
+        (["features", "IMAGE", "--model", "MODEL", "--show", "900"], "channel 900 does not exist"),
+        (["field", "IMAGE", "--model", "IMAGE"], "waves.png"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -85,6 +92,21 @@ def test_bad_input_is_one_line(
     assert message in err
     assert "Traceback" not in err
     assert image.read_bytes() == before
+
+
+@pytest.mark.parametrize("verb", ["flow", "features", "cka", "report"])
+def test_a_network_without_groups_is_one_line(
+    verb: str, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = SuperResolutionNetwork(None, scale=2, in_chans=3, pad_multiple=1, img_range=1.0)
+    network.only = torch.nn.Conv2d(3, 3, 1)
+    monkeypatch.setattr("drct.explain.subjects.load_network", lambda model: network)
+    out = tmp_path / ("out.html" if verb == "report" else "out.png")
+    assert run(["explain", verb, str(image), "--model", "other.pth", "-o", str(out)]) == 2
+    err = capsys.readouterr().err.strip()
+    assert "other has no groups named 'layers.N'" in err
+    assert "\n" not in err
+    assert not out.exists()
 
 
 def test_missing_packages_name_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
