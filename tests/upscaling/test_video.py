@@ -230,6 +230,7 @@ def test_start_and_duration(tmp_path: Path, repeater: Repeater, short_parts: Non
     assert after.chapters == [(Fraction(0), Fraction(2, 25), "one"), (Fraction(2, 25), Fraction(12, 25), "two")]
     with pytest.raises(VideoError, match=r"no frames in the part that was asked for: it is 1\.20 s long"):
         upscale_clip(source, tmp_path / "none.mp4", repeater, start=5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
 
 
 def test_a_late_start_begins_to_read_there(tmp_path: Path, repeater: Repeater, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,7 +154,10 @@ def upscale_clip(
             notices.append(f"the file announces {clip.frames} frames, but only {frames} can be decoded and shown")
         join(clip, work, encoding, target, span, copied)
     except BaseException:
-        work.close()
+        if work.parts:
+            work.close()
+        else:
+            work.remove()  # nothing to go on with
         raise
     work.remove()
     repeated = sum(part.reused for part in work.parts)
