@@ -5,8 +5,7 @@
 
 The contestants take turns, so that whatever else the machine does meets all of them; printed are the least processor time of each
 (one thread, so it is not stretched by waiting) and the median of the ratios within a round. The sequential scan is the formula with
-all decays computed beforehand, as in the reference
-code of Mamba. "kept" is what autograd holds between forward and backward.
+all decays computed beforehand, as in the reference code of Mamba. "kept" is what autograd holds between forward and backward.
 """
 
 from __future__ import annotations
