@@ -394,8 +394,15 @@ def test_hundreds_of_iterations_of_a_gan(gan_dict: Make, tmp_path: Path) -> None
     folder = run(data, tmp_path / "run")
     records = [r for r in read_log(folder) if "loss" in r]
     assert all(math.isfinite(v) for r in records for v in r.values())
-    assert records[-1]["l_g_pix"] < records[0]["l_g_pix"]
-    assert records[-1]["l_g_percep"] < records[0]["l_g_percep"]
-    assert records[-1]["out_d_real"] > records[-1]["out_d_fake"]
-    assert 0.05 < records[-1]["l_d_real"] + records[-1]["l_d_fake"] < 2 * math.log(2) + 0.1
+    late = records[len(records) // 2 :]  # single records waver: degradations differ from batch to batch
+
+    def mean(name: str) -> float:
+        return sum(r[name] for r in late) / len(late)
+
+    assert mean("l_g_pix") < records[0]["l_g_pix"]
+    assert mean("l_g_percep") < records[0]["l_g_percep"]
+    assert mean("out_d_real") - mean("out_d_fake") > 0.005
+    assert mean("l_d_real") + mean("l_d_fake") > 0.5
+    scores = [r["validation"]["val"]["ssim"] for r in read_log(folder) if "validation" in r]
+    assert scores[-1] > scores[0]
     assert not any("skipped" in r for r in read_log(folder))
