@@ -17,6 +17,7 @@ import torch
 import yaml
 from training_helpers import run, states_equal
 
+from drct.engine.accelerate import accelerate
 from drct.errors import CheckpointError, DataError, Error, OptionError
 from drct.networks import create_network
 from drct.training.checkpoint import list_states, load_state
@@ -27,6 +28,7 @@ from drct.training.steps import PixelStep
 from drct.weights import load_network, save_network
 
 Make = Callable[..., dict[str, Any]]
+TINY: dict[str, Any] = {"embed_dim": 16, "gc": 16, "depths": [1, 1], "num_heads": [1, 1], "window_size": 8, "drop_path_rate": 0.3}
 
 
 def test_learns_and_leaves_everything_behind(option_dict: Make, tmp_path: Path) -> None:
@@ -156,6 +158,19 @@ def test_bad_data_is_named_before_the_first_step(option_dict: Make, tmp_path: Pa
     with pytest.raises(DataError, match="nowhere does not exist"):
         run(data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_recomputed_groups_give_the_same_gradients() -> None:
+    """Activation checkpointing (use_checkpoint) under stochastic depth, plain and with the native kernels."""
+    x, found = torch.rand(2, 3, 16, 16), []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        net = create_network("drct_light", scale=2, **TINY, use_checkpoint=recompute)
+        accelerate(net)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = net(x)
+        found.append(torch.autograd.grad(y.float().square().mean(), list(net.parameters())))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_log_survives_a_line_cut_short(tmp_path: Path) -> None:

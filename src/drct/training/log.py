@@ -93,7 +93,7 @@ def draw_curve(folder: Path) -> Path | None:
         right.plot(*zip(*points, strict=True), marker="o", markersize=3, color=f"C{index + 1}", label=name)
     right.set_ylabel("validation " + {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS"}.get(metric, metric))
     if series:
-        right.legend(loc="center right")
+        right.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, frameon=False)  # above: no point is hidden
     for name, label in (("out_d_real", "ground truth"), ("out_d_fake", "output")) if judged else ():
         axes[1].plot([r["iteration"] for r in judged], [r[name] for r in judged], linewidth=1, label=label)
     if judged:
