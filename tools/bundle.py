@@ -48,9 +48,12 @@ def measure_degraded(model: Path, data: Path) -> tuple[dict[str, float], dict[st
     return {DEGRADED: round(found["psnr"], 2)}, {DEGRADED: round(found["lpips"], 4)}
 
 
-def describe(run: Path, options: TrainOptions, iterations: int) -> str:
+def describe(run: Path, options: TrainOptions, iterations: int, name: str) -> str:
     """One line on how a network was made."""
     recipe = f"options/train/{run.name}.yml"
+    if options.path.pretrain_network_g == name:  # the bundled weights went on: what was said of them stays true
+        before = json.loads((BUNDLED / f"{name}.json").read_text())["training"].split(", then")[0]
+        return f"{before}, then {iterations} of {recipe}"
     if options.degradation is None:
         return f"L1, bicubic LR, {iterations} iterations, {recipe}"
     losses = "L1"
@@ -63,9 +66,13 @@ def describe(run: Path, options: TrainOptions, iterations: int) -> str:
     return f"second-order degradations, {losses}, {iterations} iterations{after}, {recipe}"
 
 
-def keep_record(run: Path, name: str) -> None:
-    """Log, curve and last sheet of validation crops, small enough for the repository."""
+def keep_record(run: Path, name: str, *, continued: bool) -> None:
+    """Log, curve and last sheet of validation crops, small enough to keep; what a continued run began from in ``before``."""
     folder = ROOT / "docs" / "training" / name
+    if continued and not (folder / "before").exists():
+        (folder / "before").mkdir()
+        for file in ("log.jsonl", "curve.png"):
+            (folder / file).rename(folder / "before" / file)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(run / "log.jsonl", folder / "log.jsonl")
     shutil.copy(run / "curve.png", folder / "curve.png")
@@ -86,7 +93,7 @@ def main() -> None:
     records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     iterations = max(r["iteration"] for r in records)
     options, _ = read_options(ROOT / "options" / "train" / f"{run.name}.yml")
-    training = describe(run, options, iterations)
+    training = describe(run, options, iterations, name)
     BUNDLED.mkdir(exist_ok=True)
     target = BUNDLED / f"{name}.safetensors"
     save_network(network, target, licence="Apache-2.0", training=training, dtype=torch.float16)
@@ -96,7 +103,7 @@ def main() -> None:
     else:
         scores, lpips = measure_degraded(target, arguments.degraded)
     write_card(target, source="trained by this project", scores=scores, lpips=lpips)
-    keep_record(run, name)
+    keep_record(run, name, continued=options.path.pretrain_network_g == name)
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, PSNR {scores}, LPIPS {lpips or 'not measured'}")
 
 
