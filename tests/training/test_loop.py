@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -19,7 +20,9 @@ from training_helpers import run, states_equal
 
 from drct.engine.accelerate import accelerate
 from drct.errors import CheckpointError, DataError, Error, OptionError
+from drct.imaging import Picture, write
 from drct.networks import create_network
+from drct.training import checkpoint
 from drct.training.checkpoint import list_states, load_state
 from drct.training.log import read_log
 from drct.training.loop import Run, TrainingError
@@ -158,6 +161,28 @@ def test_bad_data_is_named_before_the_first_step(option_dict: Make, tmp_path: Pa
     with pytest.raises(DataError, match="nowhere does not exist"):
         run(data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_image_lost_during_a_run_is_named(option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that cannot read its image ends the run with that image's name; the checkpoints of before stay."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(60):  # more than a run has seen, and then keeps, by the time they are lost
+        write(folder / f"{i}.png", Picture(pixels=np.full((40, 40, 3), 4 * i, np.uint8)))
+    data = option_dict(total_iter=40)
+    data["datasets"]["train"] |= {"dataroot_gt": str(folder), "num_worker_per_gpu": 1}
+    save = checkpoint.save_state
+
+    def save_and_break(*args: Any) -> Path:
+        for path in folder.glob("*.png"):
+            path.write_bytes(path.read_bytes()[:60])
+        return save(*args)
+
+    monkeypatch.setattr("drct.training.loop.save_state", save_and_break)
+    with pytest.raises(Error, match=r"images/\d+\.png") as caught:
+        run(data, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert load_state(list_states(tmp_path / "run")[-1]).iteration >= 5
 
 
 def test_recomputed_groups_give_the_same_gradients() -> None:
