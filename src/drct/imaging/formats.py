@@ -47,7 +47,7 @@ class Format:
 
 _DEEP = ("uint8", "uint16", "float32")
 
-# Qualities: measured on photographs, the lowest round number whose loss is not seen at 100 %.
+# Qualities: round numbers whose loss is hard to see at 100 %, chosen by eye, not by a measurement.
 FORMATS = {
     f.name: f
     for f in (
