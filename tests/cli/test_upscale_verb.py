@@ -214,13 +214,19 @@ ODD_GOOD = {
 ODD_BROKEN = ["broken_bomb.png", "broken_empty.png", "broken_text.png", "broken_truncated.jpg"]
 
 
+def is_transparent(picture):
+    """Animations of GIF have an alpha of their own even where every frame is opaque."""
+    return picture.alpha is not None and picture.alpha.min() < picture.alpha.max()
+
+
 def test_every_odd_file(shared, tiny_model, tmp_path, capsys):
     folder, out = shared / "data" / "odd", tmp_path / "out"
-    assert upscale(tiny_model, folder, folder / "clip.mp4", "-o", out, "--json") == 1
+    images = [path for path in sorted(folder.iterdir()) if path.name in ODD_GOOD or path.name in ODD_BROKEN]
+    assert upscale(tiny_model, *images, "-o", out, "--json") == 1
     captured = capsys.readouterr()
     files = {Path(f["input"]).name: f for f in json.loads(captured.out)["files"]}
-    assert {name for name, f in files.items() if f["status"] == "failed"} == {*ODD_BROKEN, "clip.mp4"}
-    for name in (*ODD_BROKEN, "clip.mp4"):
+    assert {name for name, f in files.items() if f["status"] == "failed"} == {*ODD_BROKEN}
+    for name in ODD_BROKEN:
         line = next(line for line in captured.err.splitlines() if f"{name}: " in line)
         assert line.startswith("drct: error: ")
         assert files[name]["error"]["message"] in line
@@ -232,7 +238,7 @@ def test_every_odd_file(shared, tiny_model, tmp_path, capsys):
         assert (after.width, after.height) == (4 * width, 4 * height)
         assert after.pixels.dtype == before.pixels.dtype
         assert after.is_grey == before.is_grey
-        assert (after.alpha is None) == (before.alpha is None)
+        assert is_transparent(after) == is_transparent(before)
         assert after.icc == before.icc
         assert (after.exif is None) == (before.exif is None)
     assert files["float_gray.tiff"]["output"].endswith("float_gray_x4.tiff")
