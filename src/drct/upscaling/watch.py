@@ -173,7 +173,7 @@ def _failure(folder: Path, message: str) -> FileResult:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does, where this is the thread that hears signals."""
+    """Let SIGTERM do what Ctrl-C does, and Ctrl-C's signal too where the shell had it ignored (jobs in the background)."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -181,8 +181,9 @@ def _signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
