@@ -240,7 +240,7 @@ class BreakAfter(Break):
 def test_the_bytes_do_not_depend_on_the_memory_that_is_free_when_a_run_goes_on(
     photos, quick_path, model, monkeypatch, first, later
 ):
-    for i in range(3):
+    for i in range(6):  # more than the queues hold, so that some are left when the first is done
         write(photos / f"p{i}.png", smooth_image(70 + i, 60, seed=i))
     # without free memory the smallest tiles are taken, with it pictures of this size are not cut
     monkeypatch.setattr(memory, "free_memory", lambda device: first)

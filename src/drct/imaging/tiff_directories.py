@@ -221,7 +221,8 @@ def _pointed(file: File, main: Directory, tag: int, layout: Layout) -> Directory
 
 
 def _pointer(offset: int, layout: Layout) -> Value:
-    return Value(18, 1, struct.pack("<Q", offset)) if layout.big else Value(4, 1, struct.pack("<I", offset))
+    # LONG8 and not IFD8, which some readers (Pillow) do not know
+    return Value(16, 1, struct.pack("<Q", offset)) if layout.big else Value(4, 1, struct.pack("<I", offset))
 
 
 def _moved(offsets: Value, base: int) -> Value:
