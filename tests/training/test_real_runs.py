@@ -17,6 +17,7 @@ from training_helpers import run, states_equal
 
 from drct.degradation import degrade, usm_sharpen
 from drct.errors import CheckpointError, Error, OptionError
+from drct.evaluation import perceptual
 from drct.imaging import read_size
 from drct.training.adversarial import GANLoss
 from drct.training.checkpoint import list_states, load_state
@@ -361,6 +362,7 @@ def test_weights_that_are_missing_are_named_before_the_first_step(
     monkeypatch.setenv("DRCT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("DRCT_OFFLINE", "1")
     monkeypatch.setattr("drct.evaluation.metric_weights.download", _no_network)
+    perceptual._weights.cache_clear()  # of earlier tests
     with pytest.raises(Error, match="DRCT_WEIGHTS"):
         run(data, tmp_path / "run")
     data = gan_dict()
