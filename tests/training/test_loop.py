@@ -136,6 +136,25 @@ def test_two_processes_train_together(option_dict: Make, tmp_path: Path) -> None
     assert all((a[k] - b[k]).abs().max() < 1e-3 for k in a)
 
 
+def test_a_compiler_sees_one_graph_and_the_same_values() -> None:
+    """Under torch.compile the kernels step aside for the network's own operations."""
+    torch.manual_seed(0)
+    net = create_network("drct", scale=2, **TINY).eval()
+    x = torch.rand(1, 3, 16, 16)
+    expected = net(x)
+    accelerate(net)
+    assert (torch.compile(net, backend="eager", fullgraph=True)(x) - expected).abs().max() < 1e-5
+
+
+@pytest.mark.slow  # minutes of a C++ compiler
+def test_a_compiled_step_equals_an_eager_one(option_dict: Make, tmp_path: Path) -> None:
+    states = []
+    for compiled in (False, True):
+        data = option_dict(total_iter=1, compile=compiled)
+        states.append(load_state(list_states(run(data, tmp_path / str(compiled)))[-1]).network)
+    assert all((a - b).abs().max() < 1e-4 for a, b in zip(states[0].values(), states[1].values(), strict=True))
+
+
 def test_a_full_disk_leaves_earlier_checkpoints(option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run(option_dict(total_iter=5), tmp_path / "run")
     earlier = list_states(folder)[-1]
