@@ -34,26 +34,46 @@ def packing_available() -> str | None:
     return None
 
 
+@functools.cache
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether packed layers take this type here: oneDNN refuses bfloat16 on processors without instructions for it."""
+    if packing_available() is not None:
+        return False
+    try:
+        torch.ops.mkldnn._reorder_linear_weight(torch.zeros(32, 32, dtype=dtype), 32)
+    except RuntimeError:
+        return False
+    return True
+
+
 class Linear:
-    """``x @ weight.T + bias``, optionally with exact GELU, or with another tensor added."""
+    """``x @ weight.T + bias``, optionally with exact GELU, or with another tensor added.
+
+    Where the processor has no products of ``dtype``, which torch would imitate at a small part of the rate, they are computed in
+    float32 from the rounded weights; inputs and outputs are of ``dtype`` all the same.
+    """
 
     def __init__(self, layer: Affine, dtype: torch.dtype) -> None:
         self.out_dim = len(layer.weight)
-        weight = layer.weight.to(dtype)
-        self.bias = layer.bias.to(dtype) if layer.bias.any() else None
+        self.dtype = dtype
         self.packed = packing_available() is None
+        self.products = dtype if multiplies(dtype) or not self.packed else torch.float32
+        weight = layer.weight.to(dtype).to(self.products)
+        self.bias = layer.bias.to(dtype).to(self.products) if layer.bias.any() else None
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), TOKENS) if self.packed else weight
 
     def __call__(self, x: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., out)``."""
         if self.packed:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+            y = torch.ops.mkldnn._linear_pointwise(x.to(self.products), self.weight, self.bias, "none", [], "")
+            return y.to(self.dtype)
         return F.linear(x, self.weight, self.bias)
 
     def gelu(self, x: Tensor) -> Tensor:
         """The layer followed by GELU."""
         if self.packed:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu", [], "none")
+            y = torch.ops.mkldnn._linear_pointwise(x.to(self.products), self.weight, self.bias, "gelu", [], "none")
+            return y.to(self.dtype)
         return F.gelu(F.linear(x, self.weight, self.bias))
 
     def add(self, x: Tensor, other: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
-/* Vectors of 16 numbers and bfloat16, shared by the kernels of this folder. Any compiler that knows vector types takes it; where the
- * processor has AVX-512, what the compiler would not find by itself is written out.
+/* Vectors as wide as the processor's registers, and bfloat16, shared by the kernels of this folder. Any compiler that knows vector
+ * types takes it; what compilers do not find by themselves is written out for AVX-512 and AVX2. Wider vectors than registers would
+ * work, too, but gcc keeps those in memory, which makes kernels twenty times as slow.
  */
 #ifndef DRCT_SIMD_H
 #define DRCT_SIMD_H
@@ -8,40 +9,67 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __AVX512F__
+#if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 #if defined(__AVX512F__) && defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 #define BF16_PRODUCTS /* the processor multiplies pairs of bfloat16 and sums them in float32, at twice the rate */
 #endif
 
+#ifdef __AVX512F__
 #define LANES 16
+#define REGISTERS 32
+#elif defined(__AVX2__)
+#define LANES 8
+#define REGISTERS 16
+#else /* SSE2, NEON */
+#define LANES 4
+#define REGISTERS 16
+#endif
 #define LOG2E 1.44269504088896340736f
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-static inline vec splat(float x) { return (vec){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+/* Keeps a vector in its register. Without it gcc, which thinks that loads cost nothing, reads it from memory in every product. */
+#if defined(__AVX512F__)
+#define KEEP(x) __asm__("" : "+v"(x))
+#elif defined(__AVX2__)
+#define KEEP(x) __asm__("" : "+x"(x))
+#else
+#define KEEP(x)
+#endif
+
 static inline vec load(const float *p) { return *(const vec *)p; }
 static inline void store(float *p, vec v) { *(vec *)p = v; }
-#ifdef __AVX512F__ /* one instruction each where the compiler would not find it */
+#ifdef __AVX512F__
+static inline vec splat(float x) { return (vec)_mm512_set1_ps(x); }
 static inline vec vmax(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
 static inline float reduce_add(vec v) { return _mm512_reduce_add_ps((__m512)v); }
 static inline float reduce_max(vec v) { return _mm512_reduce_max_ps((__m512)v); }
+#elif defined(__AVX2__)
+static inline vec splat(float x) { return (vec)_mm256_set1_ps(x); }
+static inline vec vmax(vec a, vec b) { return (vec)_mm256_max_ps((__m256)a, (__m256)b); }
+static inline float reduce_add(vec v) {
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+}
+static inline float reduce_max(vec v) {
+    __m128 x = _mm_max_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+}
 #else
+static inline vec splat(float x) { return (vec){x, x, x, x}; }
 static inline vec vmax(vec a, vec b) {
     ivec m = a > b;
     return (vec)(((ivec)a & m) | ((ivec)b & ~m));
 }
-static inline float reduce_add(vec v) {
-    float s = 0;
-    for (int i = 0; i < LANES; i++) s += v[i];
-    return s;
-}
+static inline float reduce_add(vec v) { return (v[0] + v[1]) + (v[2] + v[3]); }
 static inline float reduce_max(vec v) {
-    float s = v[0];
-    for (int i = 1; i < LANES; i++) s = v[i] > s ? v[i] : s;
-    return s;
+    float a = v[0] > v[1] ? v[0] : v[1], b = v[2] > v[3] ? v[2] : v[3];
+    return a > b ? a : b;
 }
 #endif
 

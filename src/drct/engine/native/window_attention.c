@@ -11,7 +11,8 @@
  */
 #include "simd.h"
 
-#define ROWS 8 /* query rows worked on at once: 8 x 2 accumulators fill half of the AVX-512 registers */
+#define ROWS (REGISTERS / 4) /* rows of a tile: ROWS x 2 accumulators fill half of the registers */
+#define BLOCK 16              /* query rows between which backward keeps its sums in registers; a multiple of ROWS */
 
 typedef struct {
     int64_t batch, height, width, heads, head_dim, window, shift;
@@ -44,8 +45,8 @@ static int work_open(Work *w, const Shape *s, int backward) {
     w->n = (int)(s->window * s->window);
     w->d = (int)s->head_dim;
     w->dp = (w->d + LANES - 1) / LANES * LANES;
-    int64_t nd = (int64_t)w->n * w->dp, count = 3 * nd + nd + 16 * (int64_t)w->n + ROWS * (int64_t)w->n + 64 * LANES;
-    if (backward) count += 5 * nd + ROWS * (int64_t)w->n;
+    int64_t nd = (int64_t)w->n * w->dp, count = 3 * nd + nd + 16 * (int64_t)w->n + BLOCK * (int64_t)w->n + 64 * LANES;
+    if (backward) count += 5 * nd + BLOCK * (int64_t)w->n;
 #ifdef BF16_PRODUCTS
     if (s->bf16) count += 5 * nd + 2 * ROWS * (int64_t)w->n + 16 * LANES;
 #endif
@@ -58,14 +59,14 @@ static int work_open(Work *w, const Shape *s, int backward) {
     w->v = take(&cursor, nd);
     w->kt = take(&cursor, nd);
     w->masks = take(&cursor, 16 * w->n);
-    w->p = take(&cursor, ROWS * w->n);
+    w->p = take(&cursor, BLOCK * w->n);
     if (backward) {
         w->vt = take(&cursor, nd);
         w->dout = take(&cursor, nd);
         w->dq = take(&cursor, nd);
         w->dk = take(&cursor, nd);
         w->dv = take(&cursor, nd);
-        w->dp_rows = take(&cursor, ROWS * w->n);
+        w->dp_rows = take(&cursor, BLOCK * w->n);
     }
 #ifdef BF16_PRODUCTS
     if (s->bf16) {
@@ -135,26 +136,39 @@ static inline void transpose(const float *rows, int n, int dp, float *out) {
                 for (int c = c0; c < c0 + LANES; c++) out[(int64_t)c * n + i] = rows[(int64_t)i * dp + c];
 }
 
-/* out[r][j] = init[r][j] + sum_c a[r][c] bt[c][j] for ROWS rows r and all n columns j. */
-static inline void rows_times_transposed(const float *a, int dp, int depth, const float *bt, int n, const float *const *init, float *out) {
+/* One step of a tile of ROWS x 2 accumulators: a column of a (numbers `stride` apart) times two vectors of b. */
+static inline __attribute__((always_inline)) void tile_step(vec acc[ROWS][2], const float *a, int64_t stride, const float *b) {
+    vec b0 = load(b), b1 = load(b + LANES);
+    KEEP(b0);
+    KEEP(b1);
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++) {
+        vec x = splat(a[r * stride]);
+        acc[r][0] += x * b0;
+        acc[r][1] += x * b1;
+    }
+}
+static inline __attribute__((always_inline)) void half_tile_step(vec acc[ROWS], const float *a, int64_t stride, const float *b) {
+    vec b0 = load(b);
+    KEEP(b0);
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++) acc[r] += splat(a[r * stride]) * b0;
+}
+
+/* out[r][j] = init[r][j] + sum_c a[r][c] bt[c][j] for ROWS rows r and all n columns j; init may be NULL. */
+static inline void rows_times_transposed(const float *a, int dp, int depth, const float *bt, int n, const float *init, float *out) {
     for (int j = 0; j < n; j += 2 * LANES) {
         vec acc[ROWS][2];
-        for (int r = 0; r < ROWS; r++) {
-            acc[r][0] = init ? load(init[r] + j) : splat(0);
-            acc[r][1] = init ? load(init[r] + j + LANES) : splat(0);
-        }
-        for (int c = 0; c < depth; c++) {
-            vec b0 = load(bt + (int64_t)c * n + j), b1 = load(bt + (int64_t)c * n + j + LANES);
 #pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) {
-                vec x = splat(a[r * dp + c]);
-                acc[r][0] += x * b0;
-                acc[r][1] += x * b1;
-            }
-        }
         for (int r = 0; r < ROWS; r++) {
-            store(out + (int64_t)r * n + j, acc[r][0]);
-            store(out + (int64_t)r * n + j + LANES, acc[r][1]);
+            acc[r][0] = init ? load(init + r * n + j) : splat(0);
+            acc[r][1] = init ? load(init + r * n + j + LANES) : splat(0);
+        }
+        for (int c = 0; c < depth; c++) tile_step(acc, a + c, dp, bt + (int64_t)c * n + j);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+            store(out + r * n + j, acc[r][0]);
+            store(out + r * n + j + LANES, acc[r][1]);
         }
     }
 }
@@ -164,16 +178,10 @@ static inline void rows_times_matrix(const float *a, int n, const float *b, int 
     int c = 0;
     for (; c + 2 * LANES <= dp; c += 2 * LANES) {
         vec acc[ROWS][2];
-        for (int r = 0; r < ROWS; r++) acc[r][0] = acc[r][1] = splat(0);
-        for (int j = 0; j < n; j++) {
-            vec b0 = load(b + (int64_t)j * dp + c), b1 = load(b + (int64_t)j * dp + c + LANES);
 #pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) {
-                vec x = splat(a[(int64_t)r * n + j]);
-                acc[r][0] += x * b0;
-                acc[r][1] += x * b1;
-            }
-        }
+        for (int r = 0; r < ROWS; r++) acc[r][0] = acc[r][1] = splat(0);
+        for (int j = 0; j < n; j++) tile_step(acc, a + j, n, b + (int64_t)j * dp + c);
+#pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++) {
             store(out + r * dp + c, acc[r][0]);
             store(out + r * dp + c + LANES, acc[r][1]);
@@ -181,44 +189,45 @@ static inline void rows_times_matrix(const float *a, int n, const float *b, int 
     }
     for (; c < dp; c += LANES) {
         vec acc[ROWS];
-        for (int r = 0; r < ROWS; r++) acc[r] = splat(0);
-        for (int j = 0; j < n; j++) {
-            vec b0 = load(b + (int64_t)j * dp + c);
 #pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) acc[r] += splat(a[(int64_t)r * n + j]) * b0;
-        }
+        for (int r = 0; r < ROWS; r++) acc[r] = splat(0);
+        for (int j = 0; j < n; j++) half_tile_step(acc, a + j, n, b + (int64_t)j * dp + c);
+#pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++) store(out + r * dp + c, acc[r]);
     }
 }
 
-/* out[j][:] += sum_r a[r][j] b[r][:] over ROWS rows, for all n columns j. */
+/* out[j][:] += sum_i a[i][j] b[i][:] over BLOCK rows i, for all n columns j. */
 static inline void add_transposed_rows_times(const float *a, int n, const float *b, int dp, float *out) {
-    for (int c = 0; c < dp; c += LANES) {
-        vec rows[ROWS];
-        for (int r = 0; r < ROWS; r++) rows[r] = load(b + r * dp + c);
-        for (int j = 0; j < n; j += 4) {
-            vec acc[4];
-#pragma GCC unroll 4
-            for (int u = 0; u < 4; u++) acc[u] = load(out + (int64_t)(j + u) * dp + c);
+    int c = 0;
+    for (; c + 2 * LANES <= dp; c += 2 * LANES)
+        for (int j = 0; j < n; j += ROWS) {
+            float *to = out + (int64_t)j * dp + c;
+            vec acc[ROWS][2];
 #pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) {
-#pragma GCC unroll 4
-                for (int u = 0; u < 4; u++) acc[u] += splat(a[(int64_t)r * n + j + u]) * rows[r];
-            }
-#pragma GCC unroll 4
-            for (int u = 0; u < 4; u++) store(out + (int64_t)(j + u) * dp + c, acc[u]);
+            for (int r = 0; r < ROWS; r++) acc[r][0] = load(to + r * dp), acc[r][1] = load(to + r * dp + LANES);
+            for (int i = 0; i < BLOCK; i++) tile_step(acc, a + (int64_t)i * n + j, 1, b + (int64_t)i * dp + c);
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; r++) store(to + r * dp, acc[r][0]), store(to + r * dp + LANES, acc[r][1]);
         }
-    }
+    for (; c < dp; c += LANES)
+        for (int j = 0; j < n; j += ROWS) {
+            float *to = out + (int64_t)j * dp + c;
+            vec acc[ROWS];
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; r++) acc[r] = load(to + r * dp);
+            for (int i = 0; i < BLOCK; i++) half_tile_step(acc, a + (int64_t)i * n + j, 1, b + (int64_t)i * dp + c);
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; r++) store(to + r * dp, acc[r]);
+        }
 }
 
-/* Probabilities of ROWS query rows from row i on, times their row sum; the reciprocal sums go to inverse[]. */
-static inline void softmax_rows(const Work *w, const Shape *s, int i, int kind, const float *bias, float *inverse) {
-    const float *init[ROWS];
+/* Probabilities of ROWS query rows from row i on, times their row sum, to p; the reciprocal sums go to inverse[]. */
+static inline void softmax_rows(const Work *w, const Shape *s, int i, int kind, const float *bias, float *p, float *inverse) {
     int n = w->n;
-    for (int r = 0; r < ROWS; r++) init[r] = bias + (int64_t)(i + r) * n;
-    rows_times_transposed(w->q + (int64_t)i * w->dp, w->dp, w->d, w->kt, n, init, w->p);
+    rows_times_transposed(w->q + (int64_t)i * w->dp, w->dp, w->d, w->kt, n, bias + (int64_t)i * n, p);
     for (int r = 0; r < ROWS; r++) {
-        float *row = w->p + (int64_t)r * n;
+        float *row = p + r * n;
         vec top = splat(-INFINITY);
         if (kind) {
             const float *mask = w->masks + (kind * 4 + wrapped_class(i + r, (int)s->window, (int)s->shift)) * n;
@@ -235,10 +244,11 @@ static inline void softmax_rows(const Work *w, const Shape *s, int i, int kind, 
     }
 }
 
-/* Turn the gradient of the probabilities (dp_rows) into that of the scores, add it to dbias, and normalize the probabilities. */
-static inline void score_gradients(Work *w, int i, const float *inverse, float *dbias) {
+/* Turn the gradients of `rows` rows of probabilities (in dp_rows, query row i first) into those of the scores, add them to dbias, and
+ * normalize the probabilities. */
+static inline void score_gradients(Work *w, int i, int rows, const float *inverse, float *dbias) {
     int n = w->n;
-    for (int r = 0; r < ROWS; r++) {
+    for (int r = 0; r < rows; r++) {
         float *p = w->p + (int64_t)r * n, *g = w->dp_rows + (int64_t)r * n, *db = dbias + (int64_t)(i + r) * n;
         vec inv = splat(inverse[r]), mean = splat(0);
         for (int j = 0; j < n; j += LANES) {
@@ -264,7 +274,7 @@ static void forward_task(Work *w, const Shape *s, int64_t window, int64_t head, 
     transpose(w->k, w->n, w->dp, w->kt);
     for (int i = 0; i < w->n; i += ROWS) {
         float inverse[ROWS];
-        softmax_rows(w, s, i, kind, bias, inverse);
+        softmax_rows(w, s, i, kind, bias, w->p, inverse);
         float *o = w->q + (int64_t)i * w->dp; /* these query rows are not needed any more */
         rows_times_matrix(w->p, w->n, w->v, w->dp, o);
         for (int r = 0; r < ROWS; r++)
@@ -286,12 +296,14 @@ static void backward_task(Work *w, const Shape *s, int64_t window, int64_t head,
     transpose(w->v, n, dp, w->vt);
     memset(w->dk, 0, sizeof(float) * n * dp);
     memset(w->dv, 0, sizeof(float) * n * dp);
-    for (int i = 0; i < n; i += ROWS) {
-        float inverse[ROWS];
-        softmax_rows(w, s, i, kind, bias, inverse);
-        rows_times_transposed(w->dout + (int64_t)i * dp, dp, w->d, w->vt, n, NULL, w->dp_rows);
-        score_gradients(w, i, inverse, dbias);
-        rows_times_matrix(w->dp_rows, n, w->k, dp, w->dq + (int64_t)i * dp);
+    for (int i = 0; i < n; i += BLOCK) {
+        float inverse[BLOCK];
+        for (int r = 0; r < BLOCK; r += ROWS) {
+            softmax_rows(w, s, i + r, kind, bias, w->p + r * n, inverse + r);
+            rows_times_transposed(w->dout + (int64_t)(i + r) * dp, dp, w->d, w->vt, n, NULL, w->dp_rows + r * n);
+        }
+        score_gradients(w, i, BLOCK, inverse, dbias);
+        for (int r = 0; r < BLOCK; r += ROWS) rows_times_matrix(w->dp_rows + r * n, n, w->k, dp, w->dq + (int64_t)(i + r) * dp);
         add_transposed_rows_times(w->p, n, w->dout + (int64_t)i * dp, dp, w->dv);
         add_transposed_rows_times(w->dp_rows, n, w->q + (int64_t)i * dp, dp, w->dk);
     }
@@ -453,7 +465,7 @@ static void backward_task_pairs(Work *w, const Shape *s, int64_t window, int64_t
         float inverse[ROWS];
         softmax_pairs(w, s, i, kind, bias, inverse);
         pairs_times_transposed(w->dout_c + (int64_t)i * dp / 2, dp / 2, (w->d + 1) / 2, w->vt_c, n, w->dp_rows);
-        score_gradients(w, i, inverse, dbias);
+        score_gradients(w, i, ROWS, inverse, dbias);
         round_rows(w->p, n, w->p_c, w->p_r);
         round_rows(w->dp_rows, n, w->g_c, w->g_r);
         pairs_times_matrix(w->g_c, n, w->k_r, dp, w->dq + (int64_t)i * dp);
