@@ -441,6 +441,15 @@ def test_spawned_workers_read_and_forked_ones_say_why_not(tmp_path: Path) -> Non
         pool.apply_async(_read_mean, (path,)).get(timeout=60)
 
 
+def test_old_libraries_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    write(path, smooth(9, 9, 3))
+    monkeypatch.setattr("pyvips.version", lambda part: (8, 14, 1)[part])
+    for work in (lambda: read(path), lambda: write(tmp_path / "b.png", smooth(9, 9, 3))):
+        with pytest.raises(ImageError, match=r"^libvips 8\.14 is installed, but 8\.16 or newer is needed"):
+            work()
+
+
 def test_threads_read_at_once(tmp_path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 

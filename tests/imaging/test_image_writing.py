@@ -99,6 +99,18 @@ def test_exif_bytes_beside_the_corrections_are_untouched(tmp_path: Path, photo: 
         assert suffix == "avif" or len(again) == len(photo.exif)
 
 
+@pytest.mark.parametrize("resolution", [(1326249.451299, 0.0), (16e6, 16e6), (-1.0, 3.0), (float("nan"), float("inf"))])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "avif", "gif"])
+def test_resolutions_that_no_file_holds_are_left_out(
+    tmp_path: Path, photo: Picture, suffix: str, resolution: tuple[float, float], capfd: pytest.CaptureFixture[str]
+) -> None:
+    photo.resolution = resolution
+    write(tmp_path / f"a.{suffix}", photo)
+    again = read(tmp_path / f"a.{suffix}")
+    assert again.resolution is None or again.resolution == pytest.approx((72 / 25.4, 72 / 25.4), rel=1e-3)
+    assert capfd.readouterr().err == ""  # libvips' library of objects complains there
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "avif", "gif"])
 def test_what_is_not_there_is_not_invented(tmp_path: Path, suffix: str) -> None:
     write(tmp_path / f"a.{suffix}", smooth(30, 40, 3))

@@ -15,6 +15,8 @@ logging.getLogger("pyvips").addHandler(logging.NullHandler())
 # No operation cache: it would keep files open, and serve old pixels when a file changes under the same name.
 pyvips.cache_set_max(0)
 
+OLDEST = (8, 16)  # the oldest libvips that is tried; before 8.15 its savers had other options
+
 # What libvips and its codecs say, in lower case, and what it means to a person.
 CAUSES = (
     (("no space left",), "the disk is full"),
@@ -53,11 +55,16 @@ def enter(what: object) -> None:
     """To be called before libvips computes anything.
 
     Raises:
-        ImageError: in a process that was forked from one that had used libvips.
+        ImageError: in a process that was forked from one that had used libvips, or where libvips is too old.
     """
     if _Process.forked:
         raise ImageError(
             f"{what}: images cannot be processed in a process forked after its parent did: start it by spawn or forkserver"
+        )
+    found = pyvips.version(0), pyvips.version(1)
+    if found < OLDEST:
+        raise ImageError(
+            f"libvips {found[0]}.{found[1]} is installed, but {OLDEST[0]}.{OLDEST[1]} or newer is needed: pip install pyvips-binary"
         )
     _Process.used = True
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+RESOLUTIONS = (0.0, 1e6)  # pixels per millimetre that libvips takes; what claims more is damaged
+
 
 @dataclass
 class PictureInfo:
@@ -42,6 +44,12 @@ class PictureInfo:
     @property
     def is_grey(self) -> bool:
         return self.channels == 1
+
+    @property
+    def writable_resolution(self) -> tuple[float, float] | None:
+        """The resolution, unless it is one that no file can hold: damaged, or grown too large with the picture."""
+        low, high = RESOLUTIONS
+        return self.resolution if self.resolution is not None and all(low < side <= high for side in self.resolution) else None
 
     @property
     def several(self) -> bool:

@@ -281,9 +281,10 @@ def writable_format(path: str | os.PathLike[str], format: str | None = None) -> 
     """
     path = Path(path)
     writable = [f.name for f in FORMATS.values() if f.saver and has_operation(f.saver)]
+    titles = ", ".join(FORMATS[name].title for name in writable)
     name = format_of(path) if format is None else ALIASES.get(format.lower().lstrip("."), format.lower().lstrip("."))
     if name in FORMATS and FORMATS[name].saver and name not in writable:
-        raise OptionError(f"{path}: the installed libvips cannot write {FORMATS[name].title}; it writes {', '.join(writable)}")
+        raise OptionError(f"{path}: the installed libvips cannot write {FORMATS[name].title}; it writes {titles}")
     if name not in writable:
         what = f"the suffix {path.suffix!r}" if format is None else f"the format {format!r}"
         raise OptionError(
@@ -399,7 +400,7 @@ class _Job:
         """The image with all metadata but EXIF."""
         info, target = self.info, self._target
         image = image.copy(interpretation=_INTERPRETATION[info.is_grey, self.depth])
-        resolution = info.resolution or SCREEN_RESOLUTION
+        resolution = info.writable_resolution or SCREEN_RESOLUTION
         image = image.copy(xres=resolution[0], yres=resolution[1])
         if target.name == "tiff":
             image.set_type(pyvips.GValue.gstr_type, "resolution-unit", "in")
@@ -430,7 +431,7 @@ class _Job:
         if not info.exif or target.name in ("gif", "dzi"):
             return None
         try:
-            data = exif.corrected(info.exif, info.width, self._page_height or info.height, info.resolution)
+            data = exif.corrected(info.exif, info.width, self._page_height or info.height, info.writable_resolution)
         except ValueError:
             self._note("damaged EXIF data left out")
             return None
