@@ -11,9 +11,13 @@ from collections.abc import Iterable
 
 
 class Error(Exception):
-    """Base class of all errors that drct raises for reasons outside its own code."""
+    """Base class of all errors that drct raises for reasons outside its own code.
+
+    ``told`` is set when another process of the same run has shown the message, so that one line stays one line.
+    """
 
     code = "error"
+    told = False
 
 
 class OptionError(Error):

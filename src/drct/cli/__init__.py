@@ -83,7 +83,8 @@ def run(arguments: list[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except Error as error:
-        console.error(str(error))
+        if not error.told:
+            console.error(str(error))
         return USAGE if isinstance(error, USAGE_ERRORS) else FAILED
     except (KeyboardInterrupt, click.Abort):
         click.echo("drct: interrupted", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -33,12 +34,17 @@ def command(
     from drct.errors import OptionError
     from drct.training.loop import train
     from drct.training.options import read_options
+    from drct.training.processes import one_voice
 
-    if launcher is not None or local_rank is not None:
-        raise OptionError(f"--launcher belongs to an older call; use: torchrun --nproc-per-node N -m drct train -opt {option_file}")
-    options, warnings = read_options(option_file)
-    for warning in warnings:
+    with one_voice():
+        if launcher is not None or local_rank is not None:
+            call = f"torchrun --nproc-per-node N -m drct train -opt {option_file}"
+            raise OptionError(f"--launcher belongs to an older call; use: {call}")
+        options, warnings = read_options(option_file)
+    first = os.environ.get("RANK", "0") == "0"
+    for warning in warnings if first else []:
         click.echo(f"warning: {warning}", err=True)
     result = train(options, output, resume=resume, device=device, echo=click.echo, stop_after=stop_after, tensorboard=tensorboard)
     best = ", ".join(f"{k} {v:g}" for k, v in result.best.items())
-    click.echo(f"{result.folder}: iteration {result.iteration}" + (f", best {best}" if best else ""))
+    if first:
+        click.echo(f"{result.folder}: iteration {result.iteration}" + (f", best {best}" if best else ""))

@@ -76,9 +76,10 @@ def train(
     Raises:
         OptionError, DataError, CheckpointError, DeviceError: before the first step.
         TrainingError: ten steps in a row were not finite; a checkpoint of before stands in the folder.
+        ProcessError: another process of the run has ended; earlier checkpoints are intact.
     """
     folder = Path(folder or Path("runs") / options.name)
-    with processes(device) as process:
+    with processes(device, lambda: _how_to_go_on(folder)) as process:
         say = echo if process.is_main else _silent
         run = Run(options, folder, process, say)
         if resume:
@@ -361,6 +362,13 @@ def fingerprint(options: TrainOptions) -> str:
     late = (real if options.degradation is not None else set()) | ({"network_d"} if options.network_d is not None else set())
     fixed |= options.model_dump(mode="json", include=late)
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
+def _how_to_go_on(folder: Path) -> str:
+    states = list_states(folder)
+    if not states:
+        return "no checkpoint had been written yet: start again"
+    return f"{states[-1]} and what was written before it are intact: go on by the same command with --resume auto"
 
 
 def _silent(line: str) -> None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from drct.errors import DeviceError
+from drct.errors import DeviceError, Error
+from drct.training.peers import LISTENING, Peers
+
+PATIENCE = timedelta(minutes=30)  # for a collective; long, since the others wait while rank 0 validates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,34 +55,76 @@ class Process:
 class processes(AbstractContextManager[Process]):
     """Join the other processes that torchrun started, if it did; leave them at the end.
 
+    When one of them ends early, the others raise :class:`drct.training.peers.ProcessError`; a process that is held up in a
+    collective which does not return says so itself and exits with code 1.
+
     Args:
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        advice: says how to go on after that.
 
     Raises:
         DeviceError: CUDA was asked for and is not there.
     """
 
-    def __init__(self, device: str) -> None:
-        self.wanted = device
+    def __init__(self, device: str, advice: Callable[[], str] = lambda: "start again") -> None:
+        self.wanted, self.advice = device, advice
+        self.peers: Peers | None = None
+        self.before: Any = None
 
     def __enter__(self) -> Process:
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
         cuda = torch.cuda.is_available()
         if self.wanted.startswith("cuda") and not cuda:
-            raise DeviceError(f"device '{self.wanted}' was asked for, but this torch finds no CUDA GPU: use --device cpu")
+            with one_voice():
+                raise DeviceError(f"device '{self.wanted}' was asked for, but this torch finds no CUDA GPU: use --device cpu")
         name = self.wanted if self.wanted != "auto" else "cuda" if cuda else "cpu"
         device = torch.device(f"cuda:{local}" if name == "cuda" and world_size > 1 else name)
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        self.joined = world_size > 1
-        if self.joined:
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if world_size > 1:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+            with contextlib.suppress(ValueError):  # not in the main thread
+                self.before = signal.signal(signal.SIGTERM, _end_soon)
+            self.peers = Peers(rank, world_size, device, self.advice)
         return Process(rank, world_size, device)
 
-    def __exit__(self, *exc: object) -> None:
-        if self.joined:
-            dist.destroy_process_group()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self.peers is None:
+            return
+        if error is not None:
+            raised = self.peers.fail(error)
+            # what is left of the collectives may wait for those that are gone
+            leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
+            leaving.start()
+            leaving.join(LISTENING)
+            if raised is not error:
+                raise raised from error
+            return
+        self.peers.leave()
+        dist.destroy_process_group()
+        if self.before is not None:
+            signal.signal(signal.SIGTERM, self.before)
+
+
+def _end_soon(number: int, frame: FrameType | None) -> None:
+    """torchrun sends SIGTERM to all when one process is gone: leave time to say why."""
+    signal.signal(number, signal.SIG_DFL)
+    timer = threading.Timer(LISTENING, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()
+
+
+@contextlib.contextmanager
+def one_voice() -> Iterator[None]:
+    """For errors that all processes of a machine run into alike, before they have met: only the first one says it."""
+    try:
+        yield
+    except Error as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(2 * LISTENING)  # torchrun ends all when one leaves; the first may be slower
+            error.told = True
+        raise
 
 
 class StopSignals(AbstractContextManager["StopSignals"]):

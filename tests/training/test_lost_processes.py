@@ -1,0 +1,149 @@
+"""Two processes that train together, of which one ends early: one line from one of them, exit code 1, checkpoints intact."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from training_helpers import run
+
+from drct.training.checkpoint import list_states, load_state
+
+Make = Callable[..., dict[str, Any]]
+
+
+def start_two(arguments: list[str]) -> list[subprocess.Popen[str]]:
+    """What torchrun does, without its own report and without its SIGTERM."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    shared = {**os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            env={**shared, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+
+
+def ends(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and error output, without what torch says about the connection of its own store."""
+    try:
+        _, said = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, "".join(line for line in said.splitlines(True) if not line.startswith("[W"))
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_costs_one_line(option_dict: Make, tmp_path: Path, killed: int) -> None:
+    folder, options = tmp_path / "run", tmp_path / "options.yml"
+    options.write_text(yaml.safe_dump(option_dict(total_iter=100_000)))
+    both = start_two(["-m", "drct", "train", "-opt", str(options), "--device", "cpu", "--output", str(folder)])
+    try:
+        while not list_states(folder):
+            assert both[0].poll() is None, both[0].communicate()
+            time.sleep(0.05)
+        both[killed].send_signal(signal.SIGKILL)
+        code, said = ends(both[1 - killed])
+    finally:
+        for process in both:
+            process.kill()
+    assert code == 1
+    newest = list_states(folder)[-1]
+    assert said == (
+        f"drct: error: the process of rank {killed} was killed or crashed, so training has ended; {newest} and what was written "
+        "before it are intact: go on by the same command with --resume auto\n"
+    )
+    # the line is true: a run goes on from there
+    reached = load_state(newest).iteration
+    run(option_dict(total_iter=100_000), folder, resume="auto", stop_after=1)
+    assert load_state(list_states(folder)[-1]).iteration == reached + 1
+
+
+# a collective of the GPU does not return when the other side is gone, and no exception reaches who waits in it
+STUCK = """
+import os, signal, sys, time
+from drct.training.processes import processes
+with processes("cpu", lambda: "as before") as process:
+    process.any(False)  # both are inside
+    if process.rank == int(sys.argv[1]):
+        time.sleep(600)
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise ValueError("no such thing")
+"""
+
+
+@pytest.mark.parametrize(
+    ("stuck", "way", "line"),
+    [
+        (0, "killed", "the process of rank 1 was killed or crashed"),
+        pytest.param(1, "killed", "the process of rank 0 was killed or crashed", marks=pytest.mark.slow),
+        pytest.param(
+            0, "raised", "the process of rank 1 was stopped by an error (ValueError no such thing)", marks=pytest.mark.slow
+        ),
+        pytest.param(1, "raised", None, marks=pytest.mark.slow),  # rank 0 has said it by its own traceback
+    ],
+)
+def test_a_process_that_is_stuck_ends_too(stuck: int, way: str, line: str | None) -> None:
+    both = start_two(["-c", STUCK, str(stuck), way])
+    found = [ends(process) for process in both]
+    assert found[stuck] == (1, "" if line is None else f"drct: error: {line}, so training has ended; as before\n")
+    assert ("ValueError: no such thing" in found[1 - stuck][1]) == (way == "raised")
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_is_said_once(option_dict: Make, tmp_path: Path) -> None:
+    """Rank 1 alone finds its images unreadable; rank 0 speaks, for it knows what is left."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import os, sys\n"
+        "from drct.cli import run\n"
+        "from drct.datasets import loader\n"
+        "from drct.errors import DataError\n"
+        "cut = loader.PatchSet.raw_batch\n"
+        "def broken(self, samples):\n"
+        "    if os.environ['RANK'] == '1' and samples[0] > 30:\n"
+        "        raise DataError('a.png cannot be read')\n"
+        "    return cut(self, samples)\n"
+        "loader.PatchSet.raw_batch = broken\n"
+        "sys.exit(run(sys.argv[1:]))\n"
+    )
+    folder, options = tmp_path / "run", tmp_path / "options.yml"
+    options.write_text(yaml.safe_dump(option_dict(total_iter=100_000)))
+    both = start_two([str(script), "train", "-opt", str(options), "--device", "cpu", "--output", str(folder)])
+    (code, said), (other_code, other_said) = [ends(process) for process in both]
+    assert (code, other_code, other_said) == (1, 1, "")
+    assert re.fullmatch(
+        r"drct: error: the process of rank 1 was stopped by an error \(a\.png cannot be read\), so training has ended; "
+        r".*iteration_00000005\.state and what was written before it are intact: go on by the same command with --resume auto\n",
+        said,
+    )
+
+
+@pytest.mark.slow
+def test_an_error_of_all_processes_is_said_once(option_dict: Make, tmp_path: Path) -> None:
+    data = option_dict()
+    data["datasets"]["train"]["gt_size"] = 128  # larger than the images
+    options = tmp_path / "options.yml"
+    options.write_text(yaml.safe_dump(data))
+    both = start_two(["-m", "drct", "train", "-opt", str(options), "--device", "cpu", "--output", str(tmp_path / "run")])
+    (code, said), (other_code, other_said) = [ends(process) for process in both]
+    assert (code, other_code, other_said) == (1, 1, "")
+    assert said.count("\n") == 1
+    assert "smaller than a patch" in said
