@@ -13,8 +13,8 @@ from drct.engine.native.build import load_library
 from drct.errors import DeviceError
 
 SOURCE = "selective_scan.c"
-D_STATE = 16  # N, LANES and CHUNK of the kernel
-LANES = 16
+D_STATE = 16  # N, WIDE and CHUNK of the kernel
+WIDE = 16
 CHUNK = 32
 DIRECTIONS = 4
 
@@ -62,8 +62,8 @@ class _SelectiveScan(torch.autograd.Function):
         y = u.new_empty(batch, DIRECTIONS, height, width, dim)
         states = None
         if any(ctx.needs_input_grad):
-            blocks, chunks = -(-dim // LANES), -(-height * width // CHUNK)
-            states = u.new_empty(batch, DIRECTIONS, blocks, chunks, D_STATE, LANES)
+            blocks, chunks = -(-dim // WIDE), -(-height * width // CHUNK)
+            states = u.new_empty(batch, DIRECTIONS, blocks, chunks, D_STATE, WIDE)
             ctx.save_for_backward(u, delta, a, b, c, states)
         run = load_library(SOURCE).drct_selective_scan_forward
         _check(run(ctypes.byref(shape), *_pointers(u, delta, a, b, c, y, states)))
@@ -77,7 +77,7 @@ class _SelectiveScan(torch.autograd.Function):
         batch, height, width, dim = u.shape
         dy = gradients[0].float().contiguous()
         # enough shares of the channels for all threads; every share is summed by itself
-        parts = min(-(-dim // LANES), -(-torch.get_num_threads() // (batch * DIRECTIONS)))
+        parts = min(-(-dim // WIDE), -(-torch.get_num_threads() // (batch * DIRECTIONS)))
         du = u.new_empty(batch, DIRECTIONS, height, width, dim)
         ddelta, da = torch.empty_like(delta), a.new_empty(batch, *a.shape)
         db, dc = b.new_empty(parts, *b.shape), c.new_empty(parts, *c.shape)

@@ -12,6 +12,7 @@
 #include "simd.h"
 
 #define ROWS (REGISTERS / 4) /* rows of a tile: ROWS x 2 accumulators fill half of the registers */
+#define PANEL (2 * LANES)     /* columns of a tile */
 #define BLOCK 16              /* query rows between which backward keeps its sums in registers; a multiple of ROWS */
 
 typedef struct {
@@ -129,11 +130,12 @@ static inline void scatter(const Work *w, const Shape *s, void *map, int64_t str
     }
 }
 
+/* Transposed in panels of PANEL rows, one after the other: out[panel][c][row of the panel], so that a product reads on and on. */
 static inline void transpose(const float *rows, int n, int dp, float *out) {
-    for (int i0 = 0; i0 < n; i0 += LANES)
+    for (int i0 = 0; i0 < n; i0 += PANEL)
         for (int c0 = 0; c0 < dp; c0 += LANES)
-            for (int i = i0; i < i0 + LANES; i++)
-                for (int c = c0; c < c0 + LANES; c++) out[(int64_t)c * n + i] = rows[(int64_t)i * dp + c];
+            for (int i = i0; i < i0 + PANEL; i++)
+                for (int c = c0; c < c0 + LANES; c++) out[(int64_t)i0 * dp + c * PANEL + i - i0] = rows[(int64_t)i * dp + c];
 }
 
 /* One step of a tile of ROWS x 2 accumulators: a column of a (numbers `stride` apart) times two vectors of b. */
@@ -155,16 +157,17 @@ static inline __attribute__((always_inline)) void half_tile_step(vec acc[ROWS], 
     for (int r = 0; r < ROWS; r++) acc[r] += splat(a[r * stride]) * b0;
 }
 
-/* out[r][j] = init[r][j] + sum_c a[r][c] bt[c][j] for ROWS rows r and all n columns j; init may be NULL. */
+/* out[r][j] = init[r][j] + sum_c a[r][c] bt[c][j] for ROWS rows r and all n columns j; bt in panels, init may be NULL. */
 static inline void rows_times_transposed(const float *a, int dp, int depth, const float *bt, int n, const float *init, float *out) {
-    for (int j = 0; j < n; j += 2 * LANES) {
+    for (int j = 0; j < n; j += PANEL) {
         vec acc[ROWS][2];
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++) {
             acc[r][0] = init ? load(init + r * n + j) : splat(0);
             acc[r][1] = init ? load(init + r * n + j + LANES) : splat(0);
         }
-        for (int c = 0; c < depth; c++) tile_step(acc, a + c, dp, bt + (int64_t)c * n + j);
+        const float *panel = bt + (int64_t)j * dp;
+        for (int c = 0; c < depth; c++) tile_step(acc, a + c, dp, panel + c * PANEL);
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++) {
             store(out + r * n + j, acc[r][0]);
