@@ -89,3 +89,21 @@ def test_accelerated_network_has_the_same_values_and_gradients() -> None:
         assert p.grad is not None
         assert q.grad is not None
         assert (p.grad - q.grad).abs().max() <= 1e-4 * p.grad.abs().max() + 1e-8, name
+
+
+@pytest.mark.parametrize("count", [1, 7, 16, 1003])
+def test_gelu(count: int) -> None:
+    x = torch.cat([torch.linspace(-12, 12, count - count // 2), torch.linspace(-1e-3, 1e-3, count // 2)])
+    wanted = torch.nn.functional.gelu(x.double())
+    y = native.gelu_(x.clone())
+    assert ((y - wanted).abs() <= 2e-7 * x.abs().clamp_min(1)).all()
+
+
+def test_gelu_passes_on_what_is_not_a_number() -> None:
+    assert native.gelu_(torch.tensor([1.0, float("nan"), -1.0])).isnan().tolist() == [False, True, False]
+
+
+def test_gelu_refuses_what_it_would_misread() -> None:
+    for bad in (torch.zeros(4, dtype=torch.float64), torch.zeros(4, 4).t()[:2]):
+        with pytest.raises(ValueError, match="contiguous float32"):
+            native.gelu_(bad)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drct.engine import native
 from drct.engine.folding import Affine
 
 TOKENS = 1024  # rows for which a layout is asked; layouts do not depend much on it
@@ -71,6 +72,9 @@ class Linear:
 
     def gelu(self, x: Tensor) -> Tensor:
         """The layer followed by GELU."""
+        if self.packed and self.products == torch.float32 and native.gelu_available() is None:
+            y = torch.ops.mkldnn._linear_pointwise(x.to(self.products), self.weight, self.bias, "none", [], "")
+            return native.gelu_(y).to(self.dtype)
         if self.packed:
             y = torch.ops.mkldnn._linear_pointwise(x.to(self.products), self.weight, self.bias, "gelu", [], "none")
             return y.to(self.dtype)

@@ -1,5 +1,6 @@
 """Kernels in C for CPUs, built on demand with the system's compiler; every one has a plain torch path beside it."""
 
+from drct.engine.native.gelu import gelu_, gelu_available
 from drct.engine.native.selective_scan import D_STATE, scan_available, selective_scan, ss2d_scan
 from drct.engine.native.swin_bf16 import BlockShape, dense_group, swin_bf16_available
 from drct.engine.native.window_attention import available, supports, window_attention, window_attention_forward
@@ -9,6 +10,8 @@ __all__ = [
     "BlockShape",
     "available",
     "dense_group",
+    "gelu_",
+    "gelu_available",
     "scan_available",
     "selective_scan",
     "ss2d_scan",
