@@ -106,6 +106,24 @@ def test_some_failed(tiny_model, photo, capsys):
     assert captured.out.endswith("1 done, 0 skipped, 2 failed\n")
 
 
+def test_a_file_that_may_not_be_read_is_one_of_those_that_failed(tiny_model, photo, capsys, monkeypatch):
+    write("b.png", np.zeros((5, 5, 3), np.uint8))
+    Path("b.png").chmod(0)
+    opened, access = Path.open, os.access
+    monkeypatch.setattr(os, "access", lambda path, mode, **more: "b.png" not in str(path) and access(path, mode, **more))
+
+    def refuse(path, *arguments, **more):  # root, as whom tests may run, is refused nothing
+        if path.name == "b.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert upscale(tiny_model, "b.png", photo) == 1
+    captured = capsys.readouterr()
+    assert "drct: error: b.png: cannot be opened (Permission denied)\n" in captured.err
+    assert "a.png -> a_x4.png" in captured.out
+
+
 def test_json(tiny_model, photo, capsys):
     Path("bad.png").write_text("no image")
     assert upscale(tiny_model, "bad.png", photo, "--json", "--verify-tiles") == 1

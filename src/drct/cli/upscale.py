@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     epilog="Results are named NAME_x4.png and lie beside the images, or in the output folder; those of a folder lie in FOLDER_x4. "
     "Exit code: 0 all done, 1 some files failed, 2 wrong usage."
 )
-@click.argument("inputs", nargs=-1, required=True, type=click.Path())
-@click.option("-o", "--output", type=click.Path(), help="File for a single image, else folder.")
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(readable=False))  # each is told of in its own line
+@click.option("-o", "--output", type=click.Path(readable=False), help="File for a single image, else folder.")
 @click.option("-m", "--model", default="auto", show_default=True, help="Name of a model ('drct models'), weight file, or auto.")
 @click.option("--strength", type=float, metavar="0..1", help="How much of the network for degraded photos, instead of looking.")
 @click.option("-s", "--scale", type=float, help="Any number above 0, up to 16.  [default: the model's own]")
