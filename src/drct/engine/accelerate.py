@@ -20,24 +20,28 @@ from drct.networks.drct import BLOCKS, RDG
 from drct.networks.mamba_drct import DIRECTIONS, SS2D
 from drct.networks.window_attention import SwinBlock
 
+Attend = Callable[[Tensor, Tensor, Tensor, int, int, float], Tensor]
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-class _NativeAttention:
-    """Stands in for ``SwinBlock.attention``: projections in torch, everything between them in one kernel."""
+class _FastAttention:
+    """Stands in for ``SwinBlock.attention``: projections in torch, everything between them in one kernel.
 
-    def __init__(self, block: SwinBlock) -> None:
-        self.block = block
+    Args:
+        kernels: the function for each type of device that has one.
+    """
+
+    def __init__(self, block: SwinBlock, kernels: Mapping[str, Attend]) -> None:
+        self.block, self.kernels = block, kernels
         self.plain = type(block).attention
 
     def __call__(self, x: Tensor) -> Tensor:
         attn = self.block.attn
-        if x.device.type != "cpu" or (attn.training and attn.attn_drop > 0) or torch.compiler.is_compiling():
+        kernel = self.kernels.get(x.device.type)
+        if kernel is None or (attn.training and attn.attn_drop > 0) or torch.compiler.is_compiling():
             return self.plain(self.block, x)
-        qkv = attn.qkv(x)
         table, index = attn.relative_position_bias_table, attn.relative_position_index
-        out = native.window_attention(qkv, table, index, attn.window, attn.shift, attn.scale)
-        return attn.proj_drop(attn.proj(out))
+        return attn.proj_drop(attn.proj(kernel(attn.qkv(x), table, index, attn.window, attn.shift, attn.scale)))
 
 
 class _NativeGroup:
@@ -109,9 +113,9 @@ class _FastScan:
 def accelerate(network: nn.Module, blocks: bool = True) -> list[str]:
     """Exchange window attention and selective scans for native kernels, in place; returns what was done or why not.
 
-    Covers, on a CPU, the Swin blocks of DRCT, SwinIR and HAT, and on a CPU or a CUDA GPU the SS2D blocks of MambaDRCT; the network
-    must be on its device already. It keeps its class, parameters and
-    state dict. Copy it (``copy.deepcopy``) before, not after: the exchanged operation belongs to this very network.
+    Covers, on a CPU or a CUDA GPU, the Swin blocks of DRCT, SwinIR and HAT and the SS2D blocks of MambaDRCT; the network must be on
+    its device already. It keeps its class, parameters and state dict. Copy it (``copy.deepcopy``) before, not after: the exchanged
+    operation belongs to this very network.
 
     Args:
         network: changed in place.
@@ -123,6 +127,8 @@ def accelerate(network: nn.Module, blocks: bool = True) -> list[str]:
     lines = []
     if scans and device in ("cpu", "cuda"):
         lines.append(_accelerate_scans(scans, device))
+    if device == "cuda" and swins:
+        lines.append(_accelerate_attention(swins, device))
     if device != "cpu":
         return lines
     groups = [_NativeGroup(module) for module in network.modules() if isinstance(module, RDG)]
@@ -132,18 +138,25 @@ def accelerate(network: nn.Module, blocks: bool = True) -> list[str]:
             group.group.forward = group  # type: ignore[method-assign]
         lines.append(f"under bfloat16 autocast: native blocks in {len(supported)} dense groups")
     if swins or not scans:
-        lines.append(_accelerate_attention(swins))
+        lines.append(_accelerate_attention(swins, device))
     return lines
 
 
-def _accelerate_attention(blocks: list[SwinBlock]) -> str:
-    reason = native.available()
-    if reason is not None:
-        return f"plain torch attention: {reason}"
-    supported = [block for block in blocks if native.supports(block.window)]
+def _accelerate_attention(blocks: list[SwinBlock], device: str) -> str:
+    if device == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            return "plain torch attention: the package triton is not installed"
+        from drct.engine.gpu.window_attention import window_attention
+
+        kernels, name = {"cuda": window_attention}, "Triton"
+    else:
+        if (reason := native.available()) is not None:
+            return f"plain torch attention: {reason}"
+        kernels, name = {"cpu": native.window_attention}, "native"
+    supported = [block for block in blocks if device == "cuda" or native.supports(block.window)]
     for block in supported:
-        block.attention = _NativeAttention(block)  # type: ignore[method-assign]
-    return f"native window attention in {len(supported)} blocks"
+        block.attention = _FastAttention(block, kernels)  # type: ignore[method-assign]
+    return f"{name} window attention in {len(supported)} blocks"
 
 
 def _accelerate_scans(blocks: list[SS2D], device: str) -> str:

@@ -70,10 +70,11 @@ def _norm(x: Tensor, branch: Tensor | None, total: Tensor | None, y: Tensor, wei
 
 @triton.jit
 def _attention_kernel(
-    qkv, bias, out, height, width, windows_down, windows_across,
+    qkv, bias, out, lse, scale, height, width, windows_down, windows_across,
     HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, WINDOW: tl.constexpr, SHIFT: tl.constexpr, BORDER: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, MASK: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, MASK: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
+    """``KEEP``: multiply scores by ``scale``, and write what backward needs, the logarithms (base 2) of the sums, to ``lse``."""
     n: tl.constexpr = WINDOW * WINDOW
     side: tl.constexpr = WINDOW + 2 * BORDER
     keys: tl.constexpr = side * side
@@ -115,6 +116,8 @@ def _attention_kernel(
         k = tl.load(at_k, mask=inside_n, other=0.0)
         pairs = (m < n)[:, None] & (k_at < keys)[None, :]
         scores = tl.dot(q, tl.trans(k), out_dtype=tl.float32, input_precision="ieee")
+        if KEEP:
+            scores *= scale
         at_bias = bias + head * n * keys + m[:, None] * keys + k_at[None, :]
         scores += tl.load(at_bias, mask=pairs, other=float("-inf")).to(tl.float32)
         if SHIFT > 0:
@@ -130,9 +133,12 @@ def _attention_kernel(
         values = tl.load(at_k + HEADS * D, mask=inside_n, other=0.0)
         acc = acc * shrink[:, None] + tl.dot(p.to(values.dtype), values, out_dtype=tl.float32, input_precision="ieee")
         top = new_top
-    acc = acc / tl.where(total > 0, total, 1.0)[:, None]
+    total = tl.where(total > 0, total, 1.0)
+    acc = acc / total[:, None]
     at = out + pixel_m[:, None] * (HEADS * D) + head * D + channels[None, :]
     tl.store(at, acc.to(out.dtype.element_ty), mask=inside_m)
+    if KEEP:
+        tl.store(lse + pixel_m * HEADS + head, top + tl.log2(total), mask=m < n)
 
 
 class Launch(NamedTuple):
@@ -155,6 +161,8 @@ def window_attention(
     shift: int,
     border: int = 0,
     launch: Launch = LAUNCH,
+    scale: float = 1.0,
+    lse: Tensor | None = None,
 ) -> Tensor:
     """(Shifted) window attention on a whole map; nothing of the size of the scores reaches memory.
 
@@ -165,6 +173,8 @@ def window_attention(
         size: (B, H, W), H and W multiples of ``window``.
         border: keys and values reach this far over each border of a window (HAT's overlapping cross-attention), ``keys`` being
             ``(window + 2 * border)**2``; beyond the map they are zeros. Goes without a shift.
+        lse: ``(B * H * W, heads)`` float32, for training: receives the logarithm (base 2) of each query's sum of exponentials.
+        scale: with ``lse``, a factor of the scores that the queries do not carry.
 
     Returns:
         ``(B * H * W, heads * d)``.
@@ -173,14 +183,15 @@ def window_attention(
     heads, n, keys = bias.shape
     assert keys == (window + 2 * border) ** 2
     assert not (border and shift)
+    assert scale == 1.0 or lse is not None
     d = qkv.shape[1] // 3 // heads
     out = qkv.new_empty(len(qkv), heads * d)
     block_m = min(launch.queries, max(16, triton.next_power_of_2(n)))
     block_n = min(launch.keys, max(16, triton.next_power_of_2(keys)))
     down, across = h // window, w // window
     _attention_kernel[(b * down * across, heads, triton.cdiv(n, block_m))](
-        qkv, bias, out, h, w, down, across,
-        heads, d, max(16, triton.next_power_of_2(d)), window, shift, border, block_m, block_n, MASKED,
+        qkv, bias, out, lse, scale, h, w, down, across,
+        heads, d, max(16, triton.next_power_of_2(d)), window, shift, border, block_m, block_n, MASKED, lse is not None,
         num_warps=launch.warps, num_stages=launch.stages,
     )  # fmt: skip
     return out

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drct.engine.bias_table import diagonal_sums
 from drct.engine.native.build import load_library
-from drct.engine.native.window_attention import LOG2E, diagonal_sums
+from drct.engine.native.window_attention import LOG2E
 from drct.errors import DeviceError
 
 SOURCE = "swin_bf16.c"

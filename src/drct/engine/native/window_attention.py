@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drct.engine.bias_table import table_gradient
 from drct.engine.native.build import load_library
 from drct.errors import DeviceError
 
@@ -110,26 +111,6 @@ class _WindowAttention(torch.autograd.Function):
             )
         )
         return dqkv, table_gradient(dbias.sum(0), window), None, None, None, None
-
-
-def table_gradient(dbias: Tensor, window: int) -> Tensor:
-    """Sum ``(heads, N, N)`` over the pairs of positions that share a row of the bias table: ``((2w - 1)**2, heads)``.
-
-    The rows of a table are differences of coordinates, that is diagonals; two sums over diagonals replace a scatter that is
-    many times slower.
-    """
-    x = dbias.view(-1, window, window, window, window).permute(0, 1, 3, 2, 4)  # heads, y query, y key, x query, x key
-    x = diagonal_sums(x)  # heads, y query, y key, x difference
-    x = diagonal_sums(x.permute(0, 3, 1, 2))  # heads, x difference, y difference
-    return x.permute(2, 1, 0).reshape(-1, len(dbias))
-
-
-def diagonal_sums(x: Tensor) -> Tensor:
-    """``(..., w, w)`` to ``(..., 2w - 1)``: entry ``i - j + w - 1`` is the sum over all (i, j) with that difference."""
-    w = x.shape[-1]
-    # flipped and padded to rows of 2w, then read in rows of 2w - 1, each row starts one column further left than the last
-    x = torch.nn.functional.pad(x.flip(-1), (0, w)).flatten(-2)[..., : w * (2 * w - 1)]
-    return x.unflatten(-1, (w, 2 * w - 1)).sum(-2)
 
 
 def window_attention(qkv: Tensor, table: Tensor, index: Tensor, window: int, shift: int, scale: float) -> Tensor:
