@@ -16,7 +16,7 @@ from pictures import smooth
 from PIL import Image
 
 from drct.errors import ImageError, OptionError
-from drct.imaging import Encoding, Picture, StripReader, read, read_info, write, write_strips
+from drct.imaging import Encoding, Picture, StripReader, check_output, read, read_info, write, write_strips
 
 SUFFIXES = ("png", "jpg", "webp", "avif", "tif", "gif")
 KINDS = list(itertools.product(SUFFIXES, ["uint8", "uint16", "float32"], [(1, False), (3, True)]))
@@ -170,18 +170,30 @@ def test_a_pyramid_keeps_all_and_its_copies_are_no_pages(tmp_path: Path, photo: 
 
 def test_deep_zoom(tmp_path: Path) -> None:
     picture = Picture(smooth(700, 900, 3))
-    (tmp_path / "map_files").mkdir()
-    (tmp_path / "map_files/old.jpg").write_bytes(b"of an earlier run")
+    (tmp_path / "map_files/17").mkdir(parents=True)
+    (tmp_path / "map_files/17/0_0.jpg").write_bytes(b"of an earlier run")
     in_strips(tmp_path / "map.dzi", picture, 64)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["map.dzi", "map_files"]
     assert 'Width="900"' in (tmp_path / "map.dzi").read_text()
-    assert not (tmp_path / "map_files/old.jpg").exists()
+    assert not (tmp_path / "map_files/17").exists()
     tile = read(tmp_path / "map_files/10/1_1.jpg")
     assert np.abs(tile.pixels[:200, :200].astype(int) - picture.pixels[253:453, 253:453]).max() < 24
     assert read(tmp_path / "map_files/0/0_0.jpg").pixels.shape == (1, 1, 3)
     picture.alpha = smooth(700, 900, 1, seed=1)[:, :, 0]
     write(tmp_path / "map.dzi", picture)
     assert read(tmp_path / "map_files/10/1_1.png").alpha is not None
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "2019/holiday.jpg", "2019/12_1.jpg/a", "17"])
+def test_deep_zoom_replaces_no_folder_of_somebody(tmp_path: Path, name: str) -> None:
+    mine = tmp_path / "map_files" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    for work in (lambda: check_output(tmp_path / "map.dzi", 9, 9), lambda: write(tmp_path / "map.dzi", smooth(9, 9, 3))):
+        with pytest.raises(ImageError, match=r"map_files: would be replaced by tiles, but holds "):
+            work()
+    assert mine.read_bytes() == b"mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["map_files"]
 
 
 def test_memory_does_not_grow_with_the_height(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import io
 import mmap
 import os
+import re
 import shutil
 import struct
 import tempfile
@@ -300,7 +301,8 @@ def check_output(
 
     Raises:
         OptionError: an unknown format, or an encoding that it does not have.
-        ImageError: the format does not hold so many pixels; the message proposes one that does.
+        ImageError: the format does not hold so many pixels; the message proposes one that does. Or the folder that a DeepZoom's
+            tiles would replace holds something else.
     """
     target = writable_format(path, format)
     if encoding is not None and encoding.lossless and target.lossless == "never":
@@ -312,6 +314,8 @@ def check_output(
             f"{path}: cannot be written: {width} x {height} pixels, {target.title} holds {target.longest} a side: "
             "use TIFF (--format tiff, or --pyramid for viewers) or PNG"
         )
+    if target.name == "dzi":
+        _check_tiles(_tiles_of(Path(path)))
 
 
 def _check_arrays(path: Path, picture: Picture) -> None:
@@ -544,18 +548,52 @@ def _save_with_libvips_exif(image: pyvips.Image, target: Format, part: _Part, op
 
 def _save_tiles(image: pyvips.Image, path: Path, part: _Part, options: dict[str, Any]) -> None:
     """A DeepZoom pyramid: its tiles into ``NAME_files``, its description, which makes it a picture, into the temporary file."""
-    tiles = path.with_name(f"{path.stem}_files")
+    tiles = _tiles_of(path)
     folder = path.with_name(f".{path.stem}_files.part")
     shutil.rmtree(folder, ignore_errors=True)  # of a killed run; nobody else has the lock of the temporary file
     try:
         folder.mkdir()
         image.dzsave(str(folder / "tiles"), **options, keep="icc")
         part.write((folder / "tiles.dzi").read_bytes())
+        _check_tiles(tiles)
+        # From here on there is no picture until its new description gets the name: a kill leaves none with the tiles of another.
+        path.unlink(missing_ok=True)
         if tiles.exists():
-            shutil.rmtree(tiles)
+            os.replace(tiles, folder / "old")
         os.replace(folder / "tiles_files", tiles)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _tiles_of(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_files")
+
+
+def _check_tiles(tiles: Path) -> None:
+    """Refuse to replace a folder that is no DeepZoom's, which somebody may want to keep.
+
+    Raises:
+        ImageError: it holds something else than levels of tiles.
+    """
+    try:
+        strange = next(_not_tiles(tiles), None)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ImageError(f"{tiles}: cannot be replaced by tiles: {error.strerror}") from None
+    if strange is not None:
+        raise ImageError(f"{tiles}: would be replaced by tiles, but holds {strange}: choose another name")
+
+
+def _not_tiles(tiles: Path) -> Iterator[str]:
+    """Names in a folder that DeepZoom does not give."""
+    for level in os.scandir(tiles):
+        if level.name.isdecimal() and level.is_dir():
+            for tile in os.scandir(level):
+                if not (re.fullmatch(r"\d+_\d+\.(jpe?g|png|webp)", tile.name) and tile.is_file()):
+                    yield f"{level.name}/{tile.name}"
+        elif level.name != "vips-properties.xml":
+            yield level.name
 
 
 def _save_with_insert(
