@@ -163,12 +163,55 @@ def test_a_full_disk_leaves_earlier_checkpoints(option_dict: Make, tmp_path: Pat
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("drct.training.checkpoint.os.fsync", full)
-    with pytest.raises(Error, match="No space left on device"):
+    monkeypatch.setattr("drct.weights.save.os.fsync", full)
+    with pytest.raises(Error, match=r"No space left on device.*intact"):
         run(option_dict(total_iter=10), folder, resume="auto")
     assert list_states(folder) == [earlier]
     assert earlier.read_bytes() == content
     assert not list(folder.glob(".*.part"))
+
+
+def limit_files() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits there")
+@pytest.mark.parametrize("iterations", [5, 10])  # a state alone, or the best weights before it
+def test_no_room_costs_one_line(option_dict: Make, tmp_path: Path, iterations: int) -> None:
+    """The system itself refuses, in the midst of a file."""
+    data = option_dict(total_iter=20)
+    data["val"]["val_freq"] = iterations + 5
+    folder = run(data, tmp_path / "run", stop_after=5)
+    files = {path: path.read_bytes() for path in folder.iterdir()}
+    (tmp_path / "options.yml").write_text(yaml.safe_dump(data))
+    command = [sys.executable, "-m", "drct", "train", "-opt", str(tmp_path / "options.yml"), "--device", "cpu"]
+    command += ["--output", str(folder), "--resume", "auto"]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit_files)
+    assert done.returncode == 1
+    assert done.stderr.startswith("drct: error: ")
+    assert "(File too large)" in done.stderr
+    assert "intact" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert files.keys() - {folder / "log.jsonl"} <= set(folder.iterdir())
+    assert all(path.read_bytes() == content for path, content in files.items() if path.name != "log.jsonl")
+    assert not list(folder.glob(".*.part"))
+
+
+def test_a_folder_that_cannot_be_made_is_named(option_dict: Make, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match=r"file/run cannot be written \(Not a directory\)"):
+        run(option_dict(), tmp_path / "file" / "run")
+
+
+def test_a_file_that_is_no_checkpoint_is_named(option_dict: Make, tmp_path: Path) -> None:
+    folder = run(option_dict(total_iter=5), tmp_path / "run")
+    for path in (folder / "latest.safetensors", list_states(folder)[-1]):
+        if path.suffix == ".state":
+            path.write_bytes(path.read_bytes()[:5000])
+        with pytest.raises(CheckpointError, match=r"no checkpoint of a training run, or cut off"):
+            run(option_dict(total_iter=5), folder, resume=str(path))
 
 
 def test_bad_data_is_named_before_the_first_step(option_dict: Make, tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import functools
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from drct.errors import CheckpointError
 from drct.weights.files import read_pickle
+from drct.weights.save import write_atomically
 
 
 @dataclasses.dataclass
@@ -35,19 +37,10 @@ class State:
 
 def save_atomically(content: Any, path: Path) -> None:
     """``torch.save`` to a temporary name, flushed to disk, then renamed. A full disk leaves earlier checkpoints as they were."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
     try:
-        with open(partial, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"{path} could not be written ({' '.join(str(error).split())}); earlier checkpoints are intact"
-        ) from error
+        write_atomically(path, functools.partial(torch.save, content))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; earlier checkpoints are intact: make room and go on with --resume auto") from error
 
 
 def save_state(state: State, folder: Path, keep: int = 2) -> Path:
@@ -70,6 +63,8 @@ def load_state(path: Path) -> State:
     Raises:
         CheckpointError: it is missing or damaged, or something else.
     """
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path} is no checkpoint of a training run, or cut off: give the file iteration_N.state of a run")
     content = read_pickle(path)
     try:
         state = State(**content)

@@ -34,7 +34,9 @@ class Log:
             return
         folder.mkdir(parents=True, exist_ok=True)
         kept = [r for r in read_log(folder) if r.get("iteration", 0) <= iteration] if iteration else []
-        self.path.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        partial = folder / ".log.jsonl.part"  # a full disk must not cost the log of before
+        partial.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        partial.replace(self.path)
 
     def line(self, record: dict[str, Any]) -> None:
         if self.is_main:

@@ -75,7 +75,7 @@ def train(
 
     Raises:
         OptionError, DataError, CheckpointError, DeviceError: before the first step.
-        TrainingError: ten steps in a row were not finite; a checkpoint of before stands in the folder.
+        TrainingError: ten steps in a row were not finite, and a checkpoint of before stands in the folder; or the disk is full.
         ProcessError: another process of the run has ended; earlier checkpoints are intact.
     """
     folder = Path(folder or Path("runs") / options.name)
@@ -86,7 +86,11 @@ def train(
             run.resume(folder if resume == "auto" else Path(resume))
         elif list_states(folder):
             raise OptionError(f"{folder} holds checkpoints of an earlier run: add --resume auto, or choose another name")
-        return run.go(stop_after, tensorboard)
+        try:
+            return run.go(stop_after, tensorboard)
+        except OSError as error:
+            place = error.filename or folder
+            raise TrainingError(f"{place} cannot be written ({error.strerror or error}); {_how_to_go_on(folder)}") from error
 
 
 class Run:
@@ -238,7 +242,10 @@ class Run:
         from drct.weights import save_network
 
         note = f"{self.options.name}, iteration {self.iteration}"
-        save_network(self.network, self.folder / f"{name}.safetensors", training=note)
+        try:
+            save_network(self.network, self.folder / f"{name}.safetensors", training=note)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; {_how_to_go_on(self.folder)}") from error
 
     def resume(self, where: Path) -> None:
         """Take over the newest checkpoint of a folder, or a given one."""
@@ -322,7 +329,10 @@ def build_network(options: TrainOptions, say: Callable[[str], None]) -> SuperRes
     """The network of an option file, with its starting weights."""
     chosen = dict(options.network_g)
     kind = str(chosen.pop("type"))
-    network = create_network(kind.lower(), scale=options.scale, **chosen)
+    try:
+        network = create_network(kind.lower(), scale=options.scale, **chosen)
+    except OptionError as error:
+        raise OptionError(f"network_g: {error}") from None
     path = options.path
     if path.pretrain_network_g is not None:
         from drct.weights import detect, find_model, load_into, read_weights

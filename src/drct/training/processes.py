@@ -17,7 +17,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from drct.errors import DeviceError, Error
+from drct.engine.devices import resolve_device
+from drct.errors import Error
 from drct.training.peers import LISTENING, Peers
 
 PATIENCE = timedelta(minutes=30)  # for a collective; long, since the others wait while rank 0 validates
@@ -59,11 +60,11 @@ class processes(AbstractContextManager[Process]):
     collective which does not return says so itself and exits with code 1.
 
     Args:
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        device: ``"auto"`` (each process its CUDA GPU, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``.
         advice: says how to go on after that.
 
     Raises:
-        DeviceError: CUDA was asked for and is not there.
+        DeviceError: there is no such device.
     """
 
     def __init__(self, device: str, advice: Callable[[], str] = lambda: "start again") -> None:
@@ -74,12 +75,9 @@ class processes(AbstractContextManager[Process]):
     def __enter__(self) -> Process:
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
-        cuda = torch.cuda.is_available()
-        if self.wanted.startswith("cuda") and not cuda:
-            with one_voice():
-                raise DeviceError(f"device '{self.wanted}' was asked for, but this torch finds no CUDA GPU: use --device cpu")
-        name = self.wanted if self.wanted != "auto" else "cuda" if cuda else "cpu"
-        device = torch.device(f"cuda:{local}" if name == "cuda" and world_size > 1 else name)
+        name = self.wanted if self.wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        with one_voice():
+            device = resolve_device(f"cuda:{local}" if name == "cuda" and world_size > 1 else name)
         if device.type == "cuda":
             torch.cuda.set_device(device)
         if world_size > 1:

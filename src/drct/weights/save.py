@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from drct.networks import SuperResolutionNetwork
 from drct.networks.drct import DRCT
 from drct.networks.window_attention import MASKED, relative_position_index, window_partition
 from drct.weights.files import SAFETENSORS_DTYPES, one_line, tensor_bytes, weights_sha256
+
+ROOM = 1 << 20  # bytes; a disk with less counts as full
 
 
 def save_network(
@@ -152,10 +155,20 @@ def write_atomically(path: Path, write: Callable[..., None]) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+        reason = _reason(error, path.parent)
         if partial.exists():
             partial.unlink()
         raise CheckpointError(f"{path} cannot be written ({reason})") from error
+
+
+def _reason(error: BaseException, folder: Path) -> str:
+    """What the system said. torch.save puts a line about positions in its container before it, or instead of it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return "No space left on device" if shutil.disk_usage(folder).free < ROOM else one_line(error)
 
 
 def _write_safetensors(file, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:  # type: ignore[no-untyped-def]
