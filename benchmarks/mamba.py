@@ -1,11 +1,14 @@
-"""The selective scan and a training step of MambaDRCT: formula, plain torch, C kernel and DRCT, in one run.
+"""The selective scan and a training step of MambaDRCT: formula, plain torch, kernels and DRCT, in one run.
 
     python benchmarks/mamba.py                          # scans at DRCT's narrowest width on 64 x 64, steps of one group on 64 x 64
     python benchmarks/mamba.py --channels 180 308 --groups 6 --rounds 5 --json mamba.json
+    python benchmarks/mamba.py --device cuda --channels 180 308 --groups 6 --rounds 5 --json mamba-gpu.json
 
-The contestants take turns, so that whatever else the machine does meets all of them; printed are the least processor time of each
-(one thread, so it is not stretched by waiting) and the median of the ratios within a round. The sequential scan is the formula with
-all decays computed beforehand, as in the reference code of Mamba. "kept" is what autograd holds between forward and backward.
+The contestants take turns, so that whatever else the machine does meets all of them; printed are the least time of each and the
+median of the ratios within a round. On a CPU that is processor time of one thread, which is not stretched by waiting, and kernels
+are in C; on a GPU it is the clock's, kernels are Triton's, and networks run under autocast to bfloat16. The sequential scan is the
+formula with all decays computed beforehand, as in the reference code of Mamba. "kept" is what autograd holds between forward and
+backward.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from drct.engine import compile, native
+from drct.engine import compile, native, resolve_device
 from drct.engine.accelerate import accelerate
 from drct.networks import SuperResolutionNetwork, create_network
 from drct.networks.mamba_drct import from_sequences, to_sequences
@@ -40,22 +43,30 @@ def four_scans(scan: Scan) -> Scan:
     return run
 
 
-def scan_inputs(size: int, channels: int) -> list[Tensor]:
+def scan_inputs(size: int, channels: int, device: torch.device) -> list[Tensor]:
     u, delta = torch.randn(1, size, size, channels), F.softplus(torch.randn(1, size, size, 4, channels) - 3)
     a = -torch.arange(1.0, 17.0).expand(4, channels, 16).contiguous()
     b, c = torch.randn(1, size, size, 4, 16), torch.randn(1, size, size, 4, 16)
-    return [t.requires_grad_() for t in (u, delta, a, b, c)]
+    return [t.to(device).requires_grad_() for t in (u, delta, a, b, c)]
 
 
-def alternate(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Processor seconds of each contestant in each round, after one warming round that does not count."""
+def clock(device: torch.device) -> float:
+    """Seconds: of the processor, or of the clock when the GPU is done."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def alternate(contestants: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each contestant in each round, after one warming round that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for r in range(rounds + 1):
         for name, run in contestants.items():
-            begin = time.process_time()
+            begin = clock(device)
             run()
             if r:
-                seconds[name].append(time.process_time() - begin)
+                seconds[name].append(clock(device) - begin)
     return seconds
 
 
@@ -83,10 +94,14 @@ def kept_mebibytes(run: Callable[[], object]) -> float:
     return sum(storages.values()) / 2**20
 
 
-def compare_scans(size: int, channels: int, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
-    inputs = scan_inputs(size, channels)
+def compare_scans(size: int, channels: int, rounds: int, device: torch.device) -> dict[str, dict[str, dict[str, float]]]:
+    inputs = scan_inputs(size, channels, device)
     scans: dict[str, Scan] = {"sequential": four_scans(sequential_scan), "ours, plain torch": four_scans(selective_scan)}
-    if reason := native.scan_available():
+    if device.type == "cuda":
+        from drct.engine.gpu.selective_scan import selective_scan as triton_scan
+
+        scans["ours, Triton"] = triton_scan
+    elif reason := native.scan_available():
         print(f"no C kernel: {reason}")
     else:
         scans["ours, C kernel"] = native.selective_scan
@@ -94,13 +109,13 @@ def compare_scans(size: int, channels: int, rounds: int) -> dict[str, dict[str, 
         expected = scans["sequential"](*inputs)
         errors = {name: f"difference {(scan(*inputs) - expected).abs().max():.1e}" for name, scan in scans.items()}
 
-        forward = alternate({name: lambda scan=scan: scan(*inputs) for name, scan in scans.items()}, rounds)
+        forward = alternate({name: lambda scan=scan: scan(*inputs) for name, scan in scans.items()}, rounds, device)
 
     def train(scan: Scan) -> None:
         torch.autograd.grad(scan(*inputs).sum(), inputs)
 
     notes = {name: f"kept {kept_mebibytes(lambda scan=scan: scan(*inputs)):.0f} MiB" for name, scan in scans.items()}
-    both = alternate({name: lambda scan=scan: train(scan) for name, scan in scans.items()}, rounds)
+    both = alternate({name: lambda scan=scan: train(scan) for name, scan in scans.items()}, rounds, device)
     where = f"{channels} channels, 4 directions, {size} x {size}"
     return {
         f"scan_forward_{channels}": table(f"scan, forward: {where}", forward, "sequential", errors),
@@ -108,30 +123,35 @@ def compare_scans(size: int, channels: int, rounds: int) -> dict[str, dict[str, 
     }
 
 
-def compare_steps(size: int, groups: int, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Training steps and inference of DRCT and MambaDRCT with equal groups: plain, with C kernels, and the engine's programs."""
-    x, gt = torch.rand(1, 3, size, size), torch.rand(1, 3, 4 * size, 4 * size)
+def compare_steps(size: int, groups: int, rounds: int, device: torch.device) -> dict[str, dict[str, dict[str, float]]]:
+    """Training steps and inference of DRCT and MambaDRCT with equal groups: plain, with kernels, and the engine's programs."""
+    x, gt = torch.rand(1, 3, size, size, device=device), torch.rand(1, 3, 4 * size, 4 * size, device=device)
+    gpu = device.type == "cuda"
     networks: dict[str, SuperResolutionNetwork] = {}
     for name in ("drct", "mamba_drct"):
         options = {"depths": [6] * groups} | ({"num_heads": [6] * groups} if name == "drct" else {})
-        networks[f"{name}, plain"] = create_network(name, **options)
-        networks[f"{name}, C kernels"] = create_network(name, **options)
-        accelerate(networks[f"{name}, C kernels"])
+        networks[f"{name}, plain"] = create_network(name, **options).to(device)
+        networks[f"{name}, kernels"] = create_network(name, **options).to(device)
+        accelerate(networks[f"{name}, kernels"])
+
+    def forward(network: Callable[[Tensor], Tensor]) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=gpu):
+            return network(x)
 
     def step(network: SuperResolutionNetwork) -> None:
         network.zero_grad()
-        F.l1_loss(network(x), gt).backward()
+        F.l1_loss(forward(network).float(), gt).backward()
 
-    notes = {name: f"kept {kept_mebibytes(lambda n=n: n(x)):.0f} MiB" for name, n in networks.items()}
-    training = alternate({name: lambda n=n: step(n) for name, n in networks.items()}, rounds)
+    notes = {name: f"kept {kept_mebibytes(lambda n=n: forward(n)):.0f} MiB" for name, n in networks.items()}
+    training = alternate({name: lambda n=n: step(n) for name, n in networks.items()}, rounds, device)
     runners: dict[str, Callable[[Tensor], Tensor]] = {**networks}
     for name in ("drct", "mamba_drct"):
-        runners[f"{name}, engine"] = compile(networks[f"{name}, plain"].eval(), "cpu", "fp32")
+        runners[f"{name}, engine"] = compile(networks[f"{name}, plain"].eval(), device, "bf16" if gpu else "fp32")
     with torch.inference_mode():
-        inference = alternate({name: lambda n=n: n(x) for name, n in runners.items()}, rounds)
+        inference = alternate({name: lambda n=n: forward(n) for name, n in runners.items()}, rounds, device)
     where = f"{groups} groups, {size} x {size}, x4, batch 1"
     return {
-        "step": table(f"forward and backward of the network: {where}", training, "drct, C kernels", notes),
+        "step": table(f"forward and backward of the network: {where}", training, "drct, kernels", notes),
         "inference": table(f"forward of the network: {where}", inference, "drct, engine", {}),
     }
 
@@ -142,15 +162,17 @@ def main() -> None:
     parser.add_argument("--channels", type=int, nargs="+", default=[180], help="of the scan: DRCT's blocks have 180 to 308")
     parser.add_argument("--groups", type=int, default=1, help="groups of the networks (the published sizes have 6)")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, 1 thread")
+    device = resolve_device(arguments.device)
+    print(f"torch {torch.__version__}, " + ("1 thread" if device.type == "cpu" else torch.cuda.get_device_name(device)))
     figures = {}
     for channels in arguments.channels:
-        figures |= compare_scans(arguments.size, channels, arguments.rounds)
-    figures |= compare_steps(arguments.size, arguments.groups, arguments.rounds)
+        figures |= compare_scans(arguments.size, channels, arguments.rounds, device)
+    figures |= compare_steps(arguments.size, arguments.groups, arguments.rounds, device)
     if arguments.json:
         arguments.json.write_text(json.dumps(vars(arguments) | {"json": str(arguments.json), "figures": figures}, indent=1))
 

@@ -46,7 +46,7 @@ def step_function(
     ours = contestant != "published"
     torch.manual_seed(0)
     network: Any = create_network(model, scale=SCALE, drop_path_rate=0.0).to(device)
-    if ours and device.type == "cpu":
+    if ours:
         print(f"  {contestant}:", *accelerate(network, blocks=contestant == "ours"))
     average = [p.detach().clone() for p in network.parameters()]
     optimizer = torch.optim.Adam(network.parameters(), 2e-4, betas=(0.9, 0.99), fused=True if ours else None)

@@ -25,9 +25,9 @@ from drct.networks import create_network
 from drct.training import checkpoint
 from drct.training.checkpoint import list_states, load_state
 from drct.training.log import read_log
-from drct.training.loop import Run, TrainingError
+from drct.training.loop import Run, TrainingError, train
 from drct.training.options import parse_options
-from drct.training.steps import PixelStep
+from drct.training.steps import PixelStep, uses_bf16
 from drct.weights import load_network, save_network
 
 Make = Callable[..., dict[str, Any]]
@@ -69,6 +69,23 @@ def test_killed_and_resumed_equals_one_go(option_dict: Make, tmp_path: Path) -> 
     assert "resumed iteration_00000010.state" in done.stdout
     assert states_equal(list_states(whole)[-1], list_states(tmp_path / "halves")[-1])
     assert [r for r in read_log(whole) if "validation" in r] == [r for r in read_log(tmp_path / "halves") if "validation" in r]
+
+
+def test_precision_auto_follows_the_processor(option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from drct.engine import devices
+
+    for instructions, wanted in (((), False), (("avx512_bf16",), True)):
+        monkeypatch.setattr(devices, "bf16_instructions", lambda found=instructions: found)
+        options, _ = parse_options(option_dict() | {"train": option_dict()["train"] | {"precision": "auto"}})
+        assert uses_bf16(options.train, torch.device("cpu")) is wanted
+
+
+def test_bf16_without_instructions_is_warned_of(option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drct.training.loop.bf16_instructions", lambda: ())
+    lines: list[str] = []
+    data = option_dict(total_iter=1, precision="bf16")
+    train(parse_options(data)[0], tmp_path / "run", device="cpu", echo=lines.append)
+    assert [line for line in lines if "no instructions for bf16" in line]
 
 
 def test_a_run_is_not_overwritten_by_mistake(option_dict: Make, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from drct.datasets.loader import RawBatch, batches
 from drct.engine.accelerate import accelerate
+from drct.engine.devices import bf16_instructions
 from drct.errors import CheckpointError, Error, OptionError
 from drct.networks import SuperResolutionNetwork, create_network
 from drct.training.checkpoint import State, list_states, load_state, save_state
@@ -28,7 +29,7 @@ from drct.training.options import TrainOptions
 from drct.training.pairs import Batch, open_pairs
 from drct.training.processes import Process, StopSignals, processes
 from drct.training.schedule import Schedule
-from drct.training.steps import build_step
+from drct.training.steps import build_step, uses_bf16
 from drct.training.validation import ValidationSet, check_metrics, save_sheet, validate
 from drct.weights.files import one_line
 
@@ -108,6 +109,8 @@ class Run:
         self.network.to(process.device)
         for line in accelerate(self.network):
             say(line)
+        if t.precision == "bf16" and process.device.type == "cpu" and not bf16_instructions():
+            say("warning: this processor has no instructions for bf16 and imitates them slowly: 'precision: auto' would take fp32")
         self.ema = EMA(self.network, t.ema_decay) if t.ema_decay > 0 else None
         self.step = build_step(options, self.network, process.device, process.world_size)
         self.schedule = Schedule(
@@ -189,7 +192,7 @@ class Run:
             self.network.eval()
             if self.ema is not None:
                 self.ema.swap(self.network)
-            bf16 = self.options.train.precision == "bf16"
+            bf16 = uses_bf16(self.options.train, self.process.device)
             found = {v.name: validate(self.network, v, self.options.val.metrics, self.process.device, bf16) for v in self.val_sets}
             scores = {name: values for name, values in found.items() if values}
             if scores:

@@ -203,7 +203,9 @@ class Train(Options):
     net_d_init_iters: int = Field(0, ge=0, description="iterations in which only the discriminator learns, at first")
     grad_clip: Number | None = Field(None, gt=0, description="(ours) largest norm of the gradient")
     accumulate: int = Field(1, ge=1, description="(ours) batches per optimizer step")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="(ours) bf16 runs the network under autocast")
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        "fp32", description="(ours) bf16 runs the network under autocast; auto does where the device multiplies bf16 faster"
+    )
     compile: bool = Field(False, description="(ours) torch.compile")
     linear_start: bool = Field(False, description="(ours) begin as a linear interpolation of the input instead of noise")
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from drct.engine import resolve_precision
 from drct.errors import CheckpointError
 from drct.training.adversarial import GANLoss
 from drct.training.discriminator import UNetDiscriminatorSN, settle
@@ -127,8 +128,13 @@ def _placed(network: Convolutional, device: torch.device) -> Convolutional:
     return network
 
 
+def uses_bf16(options: Train, device: torch.device) -> bool:
+    """Whether the network runs under autocast to bfloat16 on this device."""
+    return resolve_precision(options.precision, device) == "bf16"
+
+
 def _autocast(options: Train, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    return functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=options.precision == "bf16")
+    return functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=uses_bf16(options, device))
 
 
 @dataclasses.dataclass
