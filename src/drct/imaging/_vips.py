@@ -30,6 +30,7 @@ CAUSES = (
             *("premature end", "truncated", "unexpected end", "end of file", "libpng read error", "failed to read directory"),
             *("io error", "not enough", "short read", "out of data", "no data", "references data outside", "unable to parse image"),
             *("invalid input", "invalid frame data", "incorrect data check", "incorrect header check"),
+            "jxldecoderprocessinput",
         ),
         "the file is cut off or damaged",
     ),

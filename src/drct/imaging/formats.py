@@ -75,7 +75,8 @@ FORMATS = {
             quality=85,
         ),
         Format("heic", (".heic", ".heif"), "heifload_source"),
-        Format("jxl", (".jxl",), "jxlload_source", "jxlsave_target", _DEEP, lossless="optional", quality=90),
+        # It holds floats too, but libvips writes them as linear light, which they are not here, and grey ones as bytes.
+        Format("jxl", (".jxl",), "jxlload_source", "jxlsave_target", _DEEP[:2], lossless="optional", quality=90),
         Format("dzi", (".dzi",), "", "dzsave", lossless="never", quality=90),
     )
 }
