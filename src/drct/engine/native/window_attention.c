@@ -13,7 +13,7 @@
 
 #define ROWS (REGISTERS / 4) /* rows of a tile: ROWS x 2 accumulators fill half of the registers */
 #define PANEL (2 * LANES)     /* columns of a tile */
-#define BLOCK 16              /* query rows between which backward keeps its sums in registers; a multiple of ROWS */
+#define BLOCK 16              /* query rows that share what is in the first cache; a multiple of ROWS */
 
 typedef struct {
     int64_t batch, height, width, heads, head_dim, window, shift;
@@ -25,7 +25,7 @@ typedef struct {
 typedef struct {
     int n, d, dp; /* positions of a window, channels of a head, channels padded to whole vectors */
     int64_t *token;
-    float *q, *k, *v, *kt, *vt, *dout, *dq, *dk, *dv, *p, *dp_rows;
+    float *q, *k, *v, *kt, *vt, *kp, *vp, *dout, *dq, *dk, *dv, *p, *dp_rows;
     float *masks; /* [kind 0..3][class of the query 0..3][n] */
     /* for bfloat16 products, two numbers in each 32 bits: along channels (c) or along rows (r) */
     uint32_t *q_c, *k_c, *v_c, *dout_c, *kt_c, *vt_c, *q_r, *k_r, *v_r, *dout_r, *p_c, *p_r, *g_c, *g_r;
@@ -46,7 +46,7 @@ static int work_open(Work *w, const Shape *s, int backward) {
     w->n = (int)(s->window * s->window);
     w->d = (int)s->head_dim;
     w->dp = (w->d + LANES - 1) / LANES * LANES;
-    int64_t nd = (int64_t)w->n * w->dp, count = 3 * nd + nd + 16 * (int64_t)w->n + BLOCK * (int64_t)w->n + 64 * LANES;
+    int64_t nd = (int64_t)w->n * w->dp, count = 3 * nd + 2 * nd + 16 * (int64_t)w->n + BLOCK * (int64_t)w->n + 64 * LANES;
     if (backward) count += 5 * nd + BLOCK * (int64_t)w->n;
 #ifdef BF16_PRODUCTS
     if (s->bf16) count += 5 * nd + 2 * ROWS * (int64_t)w->n + 16 * LANES;
@@ -59,6 +59,7 @@ static int work_open(Work *w, const Shape *s, int backward) {
     w->k = take(&cursor, nd);
     w->v = take(&cursor, nd);
     w->kt = take(&cursor, nd);
+    w->kp = w->vp = take(&cursor, nd); /* forward needs the values in panels, backward the keys */
     w->masks = take(&cursor, 16 * w->n);
     w->p = take(&cursor, BLOCK * w->n);
     if (backward) {
@@ -138,6 +139,15 @@ static inline void transpose(const float *rows, int n, int dp, float *out) {
                 for (int c = c0; c < c0 + LANES; c++) out[(int64_t)i0 * dp + c * PANEL + i - i0] = rows[(int64_t)i * dp + c];
 }
 
+/* Rows in panels of PANEL channels, one after the other; the last may be half as wide. */
+static inline void panels(const float *rows, int n, int dp, float *out) {
+    for (int c0 = 0; c0 < dp; c0 += PANEL) {
+        int width = dp - c0 < PANEL ? dp - c0 : PANEL;
+        for (int i = 0; i < n; i++)
+            for (int c = 0; c < width; c += LANES) store(out + (int64_t)c0 * n + i * width + c, load(rows + (int64_t)i * dp + c0 + c));
+    }
+}
+
 /* One step of a tile of ROWS x 2 accumulators: a column of a (numbers `stride` apart) times two vectors of b. */
 static inline __attribute__((always_inline)) void tile_step(vec acc[ROWS][2], const float *a, int64_t stride, const float *b) {
     vec b0 = load(b), b1 = load(b + LANES);
@@ -157,47 +167,48 @@ static inline __attribute__((always_inline)) void half_tile_step(vec acc[ROWS], 
     for (int r = 0; r < ROWS; r++) acc[r] += splat(a[r * stride]) * b0;
 }
 
-/* out[r][j] = init[r][j] + sum_c a[r][c] bt[c][j] for ROWS rows r and all n columns j; bt in panels, init may be NULL. */
+/* out[r][j] = init[r][j] + sum_c a[r][c] bt[c][j] for BLOCK rows r and all n columns j; bt in panels, init may be NULL. */
 static inline void rows_times_transposed(const float *a, int dp, int depth, const float *bt, int n, const float *init, float *out) {
-    for (int j = 0; j < n; j += PANEL) {
-        vec acc[ROWS][2];
+    for (int j = 0; j < n; j += PANEL)
+        for (int i = 0; i < BLOCK; i += ROWS) { /* a panel stays in the first cache for all of them */
+            const float *rows = a + i * dp, *panel = bt + (int64_t)j * dp;
+            float *to = out + i * n + j;
+            vec acc[ROWS][2];
 #pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) {
-            acc[r][0] = init ? load(init + r * n + j) : splat(0);
-            acc[r][1] = init ? load(init + r * n + j + LANES) : splat(0);
-        }
-        const float *panel = bt + (int64_t)j * dp;
-        for (int c = 0; c < depth; c++) tile_step(acc, a + c, dp, panel + c * PANEL);
+            for (int r = 0; r < ROWS; r++) {
+                acc[r][0] = init ? load(init + (i + r) * n + j) : splat(0);
+                acc[r][1] = init ? load(init + (i + r) * n + j + LANES) : splat(0);
+            }
+            for (int c = 0; c < depth; c++) tile_step(acc, rows + c, dp, panel + c * PANEL);
 #pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) {
-            store(out + r * n + j, acc[r][0]);
-            store(out + r * n + j + LANES, acc[r][1]);
+            for (int r = 0; r < ROWS; r++) store(to + r * n, acc[r][0]), store(to + r * n + LANES, acc[r][1]);
         }
-    }
 }
 
-/* out[r][:] = sum_j a[r][j] b[j][:] for ROWS rows. */
+/* out[r][:] = sum_j a[r][j] b[j][:] for BLOCK rows; b in panels. */
 static inline void rows_times_matrix(const float *a, int n, const float *b, int dp, float *out) {
     int c = 0;
-    for (; c + 2 * LANES <= dp; c += 2 * LANES) {
-        vec acc[ROWS][2];
+    for (; c + PANEL <= dp; c += PANEL)
+        for (int i = 0; i < BLOCK; i += ROWS) {
+            const float *rows = a + i * n, *panel = b + (int64_t)c * n;
+            float *to = out + i * dp + c;
+            vec acc[ROWS][2];
 #pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) acc[r][0] = acc[r][1] = splat(0);
-        for (int j = 0; j < n; j++) tile_step(acc, a + j, n, b + (int64_t)j * dp + c);
+            for (int r = 0; r < ROWS; r++) acc[r][0] = acc[r][1] = splat(0);
+            for (int j = 0; j < n; j++) tile_step(acc, rows + j, n, panel + j * PANEL);
 #pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) {
-            store(out + r * dp + c, acc[r][0]);
-            store(out + r * dp + c + LANES, acc[r][1]);
+            for (int r = 0; r < ROWS; r++) store(to + r * dp, acc[r][0]), store(to + r * dp + LANES, acc[r][1]);
         }
-    }
-    for (; c < dp; c += LANES) {
-        vec acc[ROWS];
+    if (c < dp)
+        for (int i = 0; i < BLOCK; i += ROWS) {
+            const float *rows = a + i * n, *panel = b + (int64_t)c * n;
+            vec acc[ROWS];
 #pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) acc[r] = splat(0);
-        for (int j = 0; j < n; j++) half_tile_step(acc, a + j, n, b + (int64_t)j * dp + c);
+            for (int r = 0; r < ROWS; r++) acc[r] = splat(0);
+            for (int j = 0; j < n; j++) half_tile_step(acc, rows + j, n, panel + j * LANES);
 #pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) store(out + r * dp + c, acc[r]);
-    }
+            for (int r = 0; r < ROWS; r++) store(out + (i + r) * dp + c, acc[r]);
+        }
 }
 
 /* out[j][:] += sum_i a[i][j] b[i][:] over BLOCK rows i, for all n columns j. */
@@ -225,18 +236,22 @@ static inline void add_transposed_rows_times(const float *a, int n, const float 
         }
 }
 
-/* Probabilities of ROWS query rows from row i on, times their row sum, to p; the reciprocal sums go to inverse[]. */
-static inline void softmax_rows(const Work *w, const Shape *s, int i, int kind, const float *bias, float *p, float *inverse) {
+/* Probabilities of BLOCK query rows from row i on, times their row sum; the reciprocal sums go to inverse[]. */
+static inline void softmax_rows(const Work *w, const Shape *s, int i, int kind, const float *bias, float *inverse) {
     int n = w->n;
-    rows_times_transposed(w->q + (int64_t)i * w->dp, w->dp, w->d, w->kt, n, bias + (int64_t)i * n, p);
-    for (int r = 0; r < ROWS; r++) {
-        float *row = p + r * n;
+    rows_times_transposed(w->q + (int64_t)i * w->dp, w->dp, w->d, w->kt, n, bias + (int64_t)i * n, w->p);
+    for (int r = 0; r < BLOCK; r++) {
+        float *row = w->p + r * n;
         vec top = splat(-INFINITY);
         if (kind) {
             const float *mask = w->masks + (kind * 4 + wrapped_class(i + r, (int)s->window, (int)s->shift)) * n;
-            for (int j = 0; j < n; j += LANES) store(row + j, load(row + j) + load(mask + j));
-        }
-        for (int j = 0; j < n; j += LANES) top = vmax(top, load(row + j));
+            for (int j = 0; j < n; j += LANES) {
+                vec x = load(row + j) + load(mask + j);
+                top = vmax(top, x);
+                store(row + j, x);
+            }
+        } else
+            for (int j = 0; j < n; j += LANES) top = vmax(top, load(row + j));
         vec highest = splat(reduce_max(top)), total = splat(0);
         for (int j = 0; j < n; j += LANES) {
             vec e = exp2_nonpositive(load(row + j) - highest);
@@ -275,12 +290,13 @@ static void forward_task(Work *w, const Shape *s, int64_t window, int64_t head, 
     gather(w, s, qkv, 3 * channels, at + channels, 1.0f, w->k);
     gather(w, s, qkv, 3 * channels, at + 2 * channels, 1.0f, w->v);
     transpose(w->k, w->n, w->dp, w->kt);
-    for (int i = 0; i < w->n; i += ROWS) {
-        float inverse[ROWS];
-        softmax_rows(w, s, i, kind, bias, w->p, inverse);
+    panels(w->v, w->n, w->dp, w->vp);
+    for (int i = 0; i < w->n; i += BLOCK) {
+        float inverse[BLOCK];
+        softmax_rows(w, s, i, kind, bias, inverse);
         float *o = w->q + (int64_t)i * w->dp; /* these query rows are not needed any more */
-        rows_times_matrix(w->p, w->n, w->v, w->dp, o);
-        for (int r = 0; r < ROWS; r++)
+        rows_times_matrix(w->p, w->n, w->vp, w->dp, o);
+        for (int r = 0; r < BLOCK; r++)
             for (int c = 0; c < w->dp; c += LANES) store(o + r * w->dp + c, load(o + r * w->dp + c) * splat(inverse[r]));
     }
     scatter(w, s, out, channels, at, w->q);
@@ -297,16 +313,15 @@ static void backward_task(Work *w, const Shape *s, int64_t window, int64_t head,
     gather(w, s, dout, channels, at, 1.0f, w->dout);
     transpose(w->k, n, dp, w->kt);
     transpose(w->v, n, dp, w->vt);
+    panels(w->k, n, dp, w->kp);
     memset(w->dk, 0, sizeof(float) * n * dp);
     memset(w->dv, 0, sizeof(float) * n * dp);
     for (int i = 0; i < n; i += BLOCK) {
         float inverse[BLOCK];
-        for (int r = 0; r < BLOCK; r += ROWS) {
-            softmax_rows(w, s, i + r, kind, bias, w->p + r * n, inverse + r);
-            rows_times_transposed(w->dout + (int64_t)(i + r) * dp, dp, w->d, w->vt, n, NULL, w->dp_rows + r * n);
-        }
+        softmax_rows(w, s, i, kind, bias, inverse);
+        rows_times_transposed(w->dout + (int64_t)i * dp, dp, w->d, w->vt, n, NULL, w->dp_rows);
         score_gradients(w, i, BLOCK, inverse, dbias);
-        for (int r = 0; r < BLOCK; r += ROWS) rows_times_matrix(w->dp_rows + r * n, n, w->k, dp, w->dq + (int64_t)(i + r) * dp);
+        rows_times_matrix(w->dp_rows, n, w->kp, dp, w->dq + (int64_t)i * dp);
         add_transposed_rows_times(w->p, n, w->dout + (int64_t)i * dp, dp, w->dv);
         add_transposed_rows_times(w->dp_rows, n, w->q + (int64_t)i * dp, dp, w->dk);
     }
