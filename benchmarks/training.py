@@ -5,7 +5,7 @@
 
 The first line is for a GPU, the second for a CPU with 24 GB. The two steps take turns, so that whatever else the machine does meets
 both; medians and the median of the ratios are printed. The published step is float32 without compilation and runs the published
-network's operations. Ours is what ``drct train`` runs on this device with ``precision: bf16``. The loader is timed alone, on a pack
+network's operations. Ours is what ``drct train`` runs on this device with ``precision: auto``. The loader is timed alone, on a pack
 of random images, over the same batches.
 
 ``--micro N`` cuts a batch into pieces of N images whose gradients add up, in both loops, where the memory does not hold the
@@ -32,6 +32,7 @@ import torch.nn.functional as F
 
 from drct.datasets.loader import PatchSet, batches
 from drct.datasets.pack import Pack, write_pack
+from drct.engine import resolve_precision
 from drct.engine.accelerate import accelerate
 from drct.networks import create_network
 from inference import published_forward
@@ -95,7 +96,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[4])
     parser.add_argument("--patch", type=int, default=64, help="side in LR pixels")
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16", help="of our step")
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16"],
+        default="auto",
+        help="of our step; auto: bf16 where the device is made for it",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--against", choices=["published", "attention"], default="published", help="attention: ours with that kernel alone (CPU)"
@@ -106,13 +112,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
+    precision = resolve_precision(arguments.precision, device)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     clock = time.process_time if arguments.processor_time else time.perf_counter
     unit = "s of processor time" if arguments.processor_time else "s"
-    print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads, {device}, model {arguments.model}")
+    print(
+        f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads, {device}, {precision}, "
+        f"model {arguments.model}"
+    )
     names = (arguments.against, "ours")
-    steps = [step_function(arguments.model, device, name, arguments.precision, arguments.micro) for name in names]
+    steps = [step_function(arguments.model, device, name, precision, arguments.micro) for name in names]
     rows = []
     for batch in arguments.batch:
         lq = torch.rand(batch, 3, arguments.patch, arguments.patch, device=device)
@@ -139,7 +149,7 @@ def main() -> None:
         }
         rows.append(row)
         pieces = f" as {-(-batch // arguments.micro)} x {arguments.micro}" if arguments.micro and arguments.micro < batch else ""
-        print(f"batch {batch}{pieces}: {arguments.against} {other:.2f} {unit}, ours {ours:.2f} ({arguments.precision}), ", end="")
+        print(f"batch {batch}{pieces}: {arguments.against} {other:.2f} {unit}, ours {ours:.2f} ({precision}), ", end="")
         print(f"ratio {row['ratio']:.2f}; images/s: {arguments.against} {batch / other:.3f}, ours {batch / ours:.3f}, ", end="")
         print(f"loader alone {row['loader_images_per_second']:.0f}", flush=True)
     if arguments.json:
