@@ -81,7 +81,7 @@ def main() -> None:
 
 def table(scale: int, sets: tuple[str, ...], reports: list[Report]) -> list[str]:
     """Lines of a Markdown table: ours first, then what was published, worst first."""
-    header = ["Model", "Training images", "Params", "Mult-adds", *sets, "s/image"]
+    header = ["Model", "Trained on", "Params", "Mult-adds", *sets, "s/image"]
     rows = []
     for report in reports:
         for model in report.models:
