@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from drct.checking import first_problem
 from drct.errors import OptionError, did_you_mean
 
 KernelKind = Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"]
@@ -77,7 +78,7 @@ class DegradationOptions(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise OptionError(_describe(error)) from None
+            raise OptionError(first_problem(error, DegradationOptions.model_fields, noun="degradation option", depth=1)) from None
 
     @classmethod
     def preset(cls, name: str) -> DegradationOptions:
@@ -197,13 +198,3 @@ def _check_sum(name: str, shares: tuple[float, ...]) -> None:
         _check_share(name, share)
     if not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise ValueError(f"{name} sums to {sum(shares):g}, but probabilities must sum to 1")
-
-
-def _describe(error: ValidationError) -> str:
-    """The first problem of a validation error in one line."""
-    first = error.errors()[0]
-    name = str(first["loc"][0]) if first["loc"] else ""
-    if first["type"] == "extra_forbidden":
-        return f"degradation option '{name}' is unknown{did_you_mean(name, DegradationOptions.model_fields)}"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{name} is {first['input']!r}: {message}" if name else message

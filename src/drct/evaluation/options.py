@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from drct.errors import MissingDependencyError, OptionError, did_you_mean
+from drct.checking import first_problem
+from drct.errors import MissingDependencyError, OptionError
 from drct.evaluation.measures import Convention
 
 OVERLAP = 32  # LR pixels that neighbouring tiles share
+BRANCHES = ("constrained-int", "literal['auto','off']")  # of the type of a tile
+EXPECTED = {"tile": "must be 'auto', 'off' or a number of pixels"}
 
 
 class Checked(BaseModel):
@@ -27,7 +29,7 @@ class Checked(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise OptionError(describe(error, type(self).model_fields)) from None
+            raise OptionError(first_problem(error, type(self).model_fields, branches=BRANCHES, expected=EXPECTED)) from None
 
 
 class RunOptions(Checked):
@@ -177,7 +179,8 @@ def read_test_file(path: Path) -> tuple[TestFile, list[str]]:
     try:
         file = TestFile.model_validate(data)
     except ValidationError as error:
-        raise OptionError(f"{path}: {describe(error, (name for group in GROUPS for name in group.model_fields))}") from None
+        known = [name for group in GROUPS for name in group.model_fields]
+        raise OptionError(f"{path}: {first_problem(error, known, branches=BRANCHES, expected=EXPECTED)}") from None
     for name, dataset in file.datasets.items():
         if dataset.dataroot_gt is None and dataset.dataroot_lq is None:
             raise OptionError(f"{path}: datasets.{name} has neither dataroot_gt nor dataroot_lq")
@@ -194,17 +197,3 @@ def _drop_dead(data: dict[str, Any], warnings: dict[str, str]) -> dict[str, Any]
         else:
             kept[key] = value
     return kept
-
-
-def describe(error: ValidationError, known: Iterable[str]) -> str:
-    """The first problem of a validation error in one line; ``known`` are the valid keys."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in ("constrained-int", "literal['auto','off']"))
-    last = where.rsplit(".", 1)[-1]
-    if first["type"] == "extra_forbidden":
-        return f"option '{where}' is unknown{did_you_mean(last, known)}"
-    if first["type"] == "missing":
-        return f"option '{where}' is missing"
-    if where == "tile" and not isinstance(first["input"], dict):
-        return f"tile is {first['input']!r}: must be 'auto', 'off' or a number of pixels"
-    return f"{where} is {first['input']!r}: {first['msg']}"

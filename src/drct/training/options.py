@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from drct.checking import first_problem
 from drct.degradation import DegradationOptions
-from drct.errors import OptionError, did_you_mean
+from drct.errors import OptionError
 from drct.training.perceptual import PUBLISHED_WEIGHTS, check_layers
 
 # stand in published files and change nothing here, wherever they appear
@@ -363,7 +364,9 @@ def parse_options(data: Any, source: str = "options") -> tuple[TrainOptions, lis
     try:
         options = TrainOptions.model_validate(data)
     except ValidationError as error:
-        raise OptionError(f"{source}: {describe(error)}") from None
+        known = {name for group in _groups(TrainOptions) for name in group.model_fields}
+        problem = first_problem(error, known, noun="key", branches=("TrainSet", "ValSet"))
+        raise OptionError(f"{source}: {problem}") from None
     except OptionError as error:  # those of the degradation
         raise OptionError(f"{source}: {error}") from None
     if options.network_d is None and "optim_d" in options.train.model_fields_set:
@@ -381,20 +384,6 @@ def _drop_dead(data: dict[str, Any], prefix: str, warnings: list[str]) -> dict[s
         else:
             kept[key] = value
     return kept
-
-
-def describe(error: ValidationError) -> str:
-    """The first problem of a validation error in one line."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in ("TrainSet", "ValSet"))
-    if first["type"] == "extra_forbidden":
-        known = {name for group in _groups(TrainOptions) for name in group.model_fields}
-        return f"key '{where}' is unknown{did_you_mean(where.rsplit('.', 1)[-1], known)}"
-    if first["type"] == "missing":
-        return f"key '{where}' is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    shown = f" (found {first['input']!r})" if where and not isinstance(first["input"], dict) else ""
-    return f"{where + ': ' if where else ''}{message}{shown}"
 
 
 def _groups(root: type[BaseModel]) -> list[type[BaseModel]]:

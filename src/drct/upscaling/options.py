@@ -8,13 +8,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from drct.errors import OptionError, did_you_mean
+from drct.checking import first_problem
+from drct.errors import OptionError
 from drct.imaging.writing import Encoding
 
 AUTO = "auto"  # looks at each picture
 FIDELITY_MODEL, REAL_MODEL = "drct-light", "drct-real-light"  # what it chooses from: for clean and for degraded pictures
 LARGEST_SCALE = 16.0
 OVERLAP = 32  # input pixels that neighbouring tiles share
+TIME = "must be seconds from 0 up, or H:MM:SS"
+EXPECTED = {"tile": "must be 'auto', 'off' or a number of pixels", "start": TIME, "duration": TIME}
 
 
 def _seconds(value: Any) -> Any:
@@ -70,7 +73,7 @@ class UpscaleOptions(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise OptionError(_describe(error)) from None
+            raise OptionError(first_problem(error, UpscaleOptions.model_fields, depth=1, expected=EXPECTED)) from None
 
     @property
     def encoding(self) -> Encoding:
@@ -90,19 +93,3 @@ class UpscaleOptions(BaseModel):
                 f"strength mixes the two networks of model 'auto', but model is {str(self.model)!r}: leave out one of them"
             )
         return self
-
-
-def _describe(error: ValidationError) -> str:
-    """The first problem of a validation error in one line."""
-    first = error.errors()[0]
-    name = str(first["loc"][0]) if first["loc"] else ""
-    if first["type"] == "extra_forbidden":
-        return f"option '{name}' is unknown{did_you_mean(name, UpscaleOptions.model_fields)}"
-    if first["type"] == "missing":
-        return f"option '{name}' is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    if name == "tile":
-        message = "must be 'auto', 'off' or a number of pixels"
-    elif name in ("start", "duration"):
-        message = "must be seconds from 0 up, or H:MM:SS"
-    return f"{name} is {first['input']!r}: {message}" if name else message
