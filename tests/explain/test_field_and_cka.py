@@ -13,6 +13,7 @@ from drct.errors import OptionError
 from drct.explain.cka import linear_cka, samples, similarity
 from drct.explain.features import as_picture
 from drct.explain.field import receptive_field, side_of
+from drct.explain.figures import features_figure
 from drct.explain.subjects import Subject
 from drct.networks.base import SuperResolutionNetwork
 from drct.weights import load_network
@@ -69,6 +70,22 @@ def test_similarity_of_a_network_to_itself(models: list[Path]) -> None:
     np.testing.assert_allclose(np.diag(matrix), 1)
     assert 0 < matrix[0, 1] == pytest.approx(matrix[1, 0])
     assert matrix[0, 1] < 1
+
+
+def test_a_single_pixel_has_no_similarity(models: list[Path]) -> None:
+    subject = Subject("net", load_network(models[0]))
+    with pytest.raises(OptionError, match="more than one pixel"):
+        samples(subject, [np.ones((1, 1, 3), np.float32)])
+
+
+def test_groups_are_named_on_one_line_above_all_rows() -> None:
+    """Also those that the network of the first row does not have."""
+    figure = features_figure(["short", "long"], [[np.ones((8, 12))] * 2, [np.ones((8, 12))] * 4], "mean")
+    figure.canvas.draw()
+    titles = [ax.title for ax in figure.axes if ax.get_title()]
+    assert [title.get_text() for title in titles] == [f"group {i}" for i in (1, 2, 3, 4)]
+    heights = [title.get_window_extent().y0 for title in titles]
+    np.testing.assert_allclose(heights, heights[0], atol=0.5)
 
 
 def test_pictures_of_features() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drct.errors import OptionError
 from drct.explain.features import group_features
 from drct.explain.subjects import Subject
 
@@ -25,7 +26,11 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
 
 
 def samples(subject: Subject, images: Iterable[np.ndarray], advance: Callable[[int], None] | None = None) -> list[Tensor]:
-    """Features of every group at up to :data:`SAMPLES` pixels of each image; one ``(n, C)`` per group."""
+    """Features of every group at up to :data:`SAMPLES` pixels of each image; one ``(n, C)`` per group.
+
+    Raises:
+        OptionError: the images are a single pixel, or the network has no named groups.
+    """
     parts: list[list[Tensor]] = []
     for done, pixels in enumerate(images, start=1):
         flat = [feature.flatten(0, 1) for feature in group_features(subject, pixels).values()]
@@ -33,6 +38,8 @@ def samples(subject: Subject, images: Iterable[np.ndarray], advance: Callable[[i
         parts.append([feature[chosen] for feature in flat])
         if advance is not None:
             advance(done)
+    if sum(len(part[0]) for part in parts) < 2:
+        raise OptionError("similarity needs images of more than one pixel: choose a larger crop")
     return [torch.cat(group) for group in zip(*parts, strict=True)]
 
 

@@ -85,7 +85,8 @@ def lam_figure(hr: np.ndarray, names: Sequence[str], results: Sequence[Attributi
     height, width = hr.shape[:2]
     side = 1.75
     rows = len(results)
-    with new_figure(len(titles) * side + 0.9, rows * (side * height / width + 0.12) + 0.35) as figure:
+    # the labels and the bar leave the panels a little less than their side
+    with new_figure(len(titles) * side + 0.9, rows * (0.95 * side * height / width + 0.1) + 0.35) as figure:
         axes = figure.subplots(rows, len(titles), squeeze=False)
         patches = need("matplotlib.patches")
         extent = (0, width, height, 0)
@@ -156,16 +157,15 @@ def features_figure(names: Sequence[str], sheets: Sequence[Sequence[np.ndarray]]
             image: Any = None
             for ax, panel in zip(row, sheet, strict=False):
                 image = ax.imshow(panel, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
-            for i, ax in enumerate(row):
-                ax.set(xticks=[], yticks=[])
-                ax.set_visible(i < len(sheet))
+            for ax in row:
+                ax.set(xticks=[], yticks=[], box_aspect=height / width)  # also where there is no such group
+                ax.spines[:].set_visible(False)
             row[0].set_ylabel(label(name))
             if show != "pca":
                 bar = figure.colorbar(image, ax=row, shrink=0.85, pad=0.01, aspect=14)
-                bar.set_label("mean |value|" if show == "mean" else f"channel {show}", fontsize=8)
-        for i in range(columns):
-            longest = max(range(len(sheets)), key=lambda s: len(sheets[s]))
-            axes[0 if len(sheets[0]) > i else longest][i].set_title(f"group {i + 1}")
+                bar.set_label("mean absolute value" if show == "mean" else f"channel {show}", fontsize=8)
+        for i, ax in enumerate(axes[0]):
+            ax.set_title(f"group {i + 1}")
     return figure
 
 

@@ -31,7 +31,6 @@ from drct.imaging import to_tensor
 from drct.networks import SuperResolutionNetwork
 
 SIGMA, FOLD, KERNEL_SIZE = 1.2, 50, 9  # of the paper
-BANDWIDTH = 1 / 70  # of the density figure, relative to the spread of the map
 CPU_PIXELS = 64 * 64  # LR pixels in a batch that keep a CPU busy; more leave its caches and gain nothing
 GPU_SHARE = 0.5  # of free memory
 EPSILON = 1e-5  # keeps the Gaussian of width zero finite
@@ -194,14 +193,15 @@ def diffusion_index(attribution: np.ndarray) -> float:
     return float((1 - gini) * 100)
 
 
-def density(attribution: np.ndarray, bandwidth: float = BANDWIDTH) -> np.ndarray:
+def density(attribution: np.ndarray) -> np.ndarray:
     """Gaussian kernel density of a map ``(h, w)``, divided by its maximum.
 
-    The kernel has ``bandwidth**2`` times the covariance of the map, as in ``scipy.stats.gaussian_kde`` with these weights; on a
-    grid it is a convolution.
+    The bandwidth is by Scott's rule, as in ``scipy.stats.gaussian_kde`` with these weights; on a grid it is a convolution. A small
+    fixed one, such as 1/70 of the spread, would smooth nothing on a map of LR pixels.
     """
     h, w = attribution.shape
     weights = attribution.astype(np.float64) / attribution.sum(dtype=np.float64)
+    bandwidth = np.sum(weights**2) ** (1 / 6)
     ys, xs = np.mgrid[:h, :w]
     covariance = np.cov(np.stack([ys.ravel(), xs.ravel()]), aweights=weights.ravel()) * bandwidth**2
     # a map on a single line or pixel has no inverse covariance; a thousandth of a pixel is below what a figure shows

@@ -24,10 +24,11 @@ from drct.explain.subjects import Subject, centre
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff }
-img { max-width: 100%; height: auto; display: block; margin: 1rem auto }
+img { display: block; margin: 1rem auto; height: auto; max-width: 100%; min-width: min(40rem, var(--width)) }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: 14px }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
+thead th { white-space: normal; vertical-align: bottom }
 th:first-child { text-align: left }
 h2 { margin-top: 2.5rem }
 """
@@ -44,13 +45,13 @@ TEXTS = {
     "flow": (
         "How strong the features are on their way",
         "A network passes its image through groups of layers, one after the other. The curves show how strong the numbers "
-        "between the groups are. A curve that falls towards the last group means that information is lost on the way, the "
-        "information bottleneck that DRCT's dense connections are meant to avoid.",
+        "between the groups are: the largest, their mean size, and how much they differ. A curve that falls towards the last group "
+        "means that information is lost on the way, the information bottleneck that DRCT's dense connections are meant to avoid.",
     ),
     "features": (
         "What the features look like",
-        "The same numbers as pictures, averaged over channels: one row for each network, from its first group to its last. A row "
-        "has one colour scale, so that features that fade with depth also look faded.",
+        "The same numbers as pictures, the mean of their size over all channels: one row for each network, from its first group to "
+        "its last. A row has one colour scale, so that features that fade with depth also look faded.",
     ),
     "field": (
         "How far the networks look",
@@ -65,8 +66,9 @@ TEXTS = {
     "cost": (
         "What the networks cost",
         "Parameters are the numbers learned in training. Multiply-adds are the operations for one small picture of 64 x 64 "
-        "pixels, in billions (G): fewer means faster. Memory is that of what is computed on the way, in 32-bit numbers, without "
-        "the parameters: while enlarging, and while training, which has to keep more.",
+        "pixels, in billions (G), and how many of them are convolutions, linear layers and attention: fewer means faster. Memory "
+        "is that of what is computed on the way, in 32-bit numbers, without the parameters: while enlarging, and while training, "
+        "which has to keep more.",
     ),
 }
 
@@ -122,9 +124,11 @@ def write_report(
     table = _cost_table([network_cost(s.name, s.network) for s in subjects])
 
     parts = [f"<h1>{html.escape(title)}: what the networks do</h1>"]
+    sizes = {f"{lr.shape[1]} x {lr.shape[0]} pixels": s.name for s, lr in pairs}  # one for each scale
+    small = ", ".join(size if len(sizes) == 1 else f"{size} for {html.escape(name)}" for size, name in sizes.items())
     parts.append(
-        f"<p>The picture was made small ({inputs[0].shape[1]} x {inputs[0].shape[0]} pixels for {html.escape(names[0])}) and "
-        f"enlarged by {html.escape(', '.join(names))}. Each section shows one side of how they did it.</p>"
+        f"<p>A part of the picture, {width} x {height} pixels, was made small ({small}) and enlarged again by "
+        f"{html.escape(', '.join(names))}. Each section shows one side of how they did it.</p>"
     )
     for key, (heading, text) in TEXTS.items():
         body = table if key == "cost" else _image(drawn[key], heading)
@@ -142,7 +146,8 @@ def _cost_table(costs: Sequence[NetworkCost]) -> str:
         cells = [f"{cost.scale} times", f"{cost.operations.parameters:,}", *(f"{count / 1e9:.2f} G" for count in counts)]
         cells += [f"{size / 2**20:,.0f} MiB" for size in (cost.memory.inference, cost.memory.training)]
         rows.append(f'<tr><th scope="row">{html.escape(cost.name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
-    return f"<div class=wide><table><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr>{''.join(rows)}</table></div>"
+    titles = "".join(f"<th>{cell}</th>" for cell in head)
+    return f"<div class=wide><table><thead><tr>{titles}</tr></thead>{''.join(rows)}</table></div>"
 
 
 def _image(figure: Any, description: str) -> str:
@@ -150,7 +155,10 @@ def _image(figure: Any, description: str) -> str:
     with need("matplotlib").rc_context(figures.STYLE):
         figure.savefig(buffer, format="png", dpi=150, facecolor="white")
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img alt="{description}" src="data:image/png;base64,{data}">'
+    # letters are as large in all figures; on a phone wide ones scroll
+    width = f"{96 * figure.get_figwidth():.0f}px"
+    style = f"--width: {width}; width: {width}"
+    return f'<div class=wide><img alt="{description}" style="{style}" src="data:image/png;base64,{data}"></div>'
 
 
 def _write(file: Path, title: str, parts: Sequence[str]) -> None:
