@@ -91,6 +91,25 @@ def test_accelerated_network_has_the_same_values_and_gradients() -> None:
         assert (p.grad - q.grad).abs().max() <= 1e-4 * p.grad.abs().max() + 1e-8, name
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_folded_groups_draw_and_learn_as_the_network_does(rate: float) -> None:
+    """The last layer of a block folded into the 1x1 convolution: same values, gradients and dropped branches."""
+    torch.manual_seed(0)
+    options = {"embed_dim": 24, "gc": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 8, "drop_path_rate": rate}
+    network = create_network("drct", scale=2, **options).train()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    x, results = torch.rand(4, 3, 16, 8), []
+    for fast in (False, True):
+        if fast:
+            accelerate(network)
+        torch.manual_seed(3)
+        y = network(x)
+        results.append([y.detach(), *torch.autograd.grad(y.square().mean(), list(network.parameters()))])
+    for plain_one, folded in zip(*results, strict=True):
+        assert (plain_one - folded).abs().max() <= 1e-4 * plain_one.abs().max() + 1e-7
+
+
 @pytest.mark.parametrize("count", [1, 7, 16, 1003])
 def test_gelu(count: int) -> None:
     x = torch.cat([torch.linspace(-12, 12, count - count // 2), torch.linspace(-1e-3, 1e-3, count // 2)])
