@@ -15,6 +15,7 @@ from drct.errors import CheckpointError, OptionError
 from drct.networks import SuperResolutionNetwork, create_network
 from drct.weights.detect import detect
 from drct.weights.files import WeightFile, is_own, one_line, read_weights
+from drct.weights.models import find_model
 
 SHOWN = 4  # names of tensors in an error message
 LARGEST = 65536  # no option of a network is larger; metadata of an unknown file are not trusted beyond it
@@ -81,8 +82,6 @@ def load_network(
         ModelNotFoundError: no file and no model of that name.
         DownloadError: the model had to be downloaded and could not.
     """
-    from drct.weights.models import find_model
-
     file = read_weights(find_model(path_or_name), key=key)
     network = network_of(file)
     if scale is not None and network.scale != scale:
