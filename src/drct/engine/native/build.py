@@ -59,7 +59,7 @@ def load_library(source: str) -> ctypes.CDLL:
     code = [path.read_bytes() for path in (FOLDER / source, *sorted(FOLDER.glob("*.h")))]
     digest = hashlib.sha256(b"\0".join([*code, " ".join(FLAGS).encode(), compiler.encode(), _processor().encode()]))
     target = cache_folder() / f"{Path(source).stem}-{digest.hexdigest()[:16]}.so"
-    if not target.exists():
+    if not os.path.isfile(target):  # also where the folder may not be read, which the build then says
         _build(compiler, source, target)
     try:
         return ctypes.CDLL(str(target))

@@ -2,13 +2,14 @@
  *
  *   h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t,    y_t = C_t . h_t
  *
- * One task is 16 channels of one direction: their 16 states stay at hand along the whole map, and pixels are read in the order of
- * the direction from where they lie, so nothing is transposed or flipped and no state goes further than the first cache.
+ * One task is 16 channels of an image, forward in all directions, which add up where they meet: their 16 states stay at hand along
+ * the whole map, and pixels are read in the order of the direction from where they lie, so nothing is transposed or flipped and no
+ * state goes further than the first cache.
  * Directions: rows, columns, rows from the end, columns from the end. For training, states are kept every CHUNK pixels.
  *
  * Training takes step sizes that were made before, inference makes them on the way (drct_ss2d_scan).
  *
- * u and dy (B, L, D); delta and ddelta (B, L, 4, D); b and c (B, L, 4, N); a (4, N, D); y and du (B, 4, L, D); L = height * width.
+ * u and dy (B, L, D); delta and ddelta (B, L, 4, D); b and c (B, L, 4, N); a (4, N, D); y (B, L, D); du (B, 4, L, D); L = height * width.
  */
 #include "simd.h"
 
@@ -83,27 +84,32 @@ int drct_selective_scan_forward(const shape_t *s, const float *u, const float *d
     int64_t *order = visiting_order(s->height, s->width);
     if (!order) return 1;
 #pragma omp parallel for num_threads(s->threads) schedule(dynamic)
-    for (int64_t task = 0; task < s->batch * DIRECTIONS * blocks; task++) {
-        int64_t block = task % blocks, k = task / blocks % DIRECTIONS, i = task / blocks / DIRECTIONS;
-        int64_t first = block * WIDE, channels = dim - first < WIDE ? dim - first : WIDE;
-        const int64_t *visit = order + k * length;
-        wide decay[N], h[N];
-        for (int n = 0; n < N; n++) {
-            decay[n] = load_wide(a + (k * N + n) * dim + first, channels);
-            EACH(v) decay[n].v[v] *= splat(LOG2E);
-            EACH(v) h[n].v[v] = splat(0);
-        }
-        for (int64_t t = 0; t < length; t++) {
-            if (states && t % CHUNK == 0) memcpy(states + (task * chunks + t / CHUNK) * N * WIDE, h, sizeof h);
-            int64_t pixel = i * length + visit[t], later = i * length + visit[t + AHEAD < length ? t + AHEAD : t];
-            __builtin_prefetch(delta + (later * DIRECTIONS + k) * dim + first);
-            __builtin_prefetch(u + later * dim + first);
-            wide step = load_wide(delta + (pixel * DIRECTIONS + k) * dim + first, channels);
-            wide x = load_wide(u + pixel * dim + first, channels), out;
-            EACH(v) x.v[v] *= step.v[v];
-            EACH(v) out.v[v] = splat(0);
-            advance(h, decay, &step, &x, b + (pixel * DIRECTIONS + k) * N, c + (pixel * DIRECTIONS + k) * N, &out);
-            store_wide(y + ((i * DIRECTIONS + k) * length + visit[t]) * dim + first, &out, channels);
+    for (int64_t task = 0; task < s->batch * blocks; task++) {
+        int64_t i = task / blocks, block = task % blocks, first = block * WIDE;
+        int64_t channels = dim - first < WIDE ? dim - first : WIDE;
+        for (int k = 0; k < DIRECTIONS; k++) {
+            const int64_t *visit = order + k * length;
+            float *keep = states ? states + ((i * DIRECTIONS + k) * blocks + block) * chunks * N * WIDE : NULL;
+            wide decay[N], h[N];
+            for (int n = 0; n < N; n++) {
+                decay[n] = load_wide(a + (k * N + n) * dim + first, channels);
+                EACH(v) decay[n].v[v] *= splat(LOG2E);
+                EACH(v) h[n].v[v] = splat(0);
+            }
+            for (int64_t t = 0; t < length; t++) {
+                if (keep && t % CHUNK == 0) memcpy(keep + t / CHUNK * N * WIDE, h, sizeof h);
+                int64_t pixel = i * length + visit[t], later = i * length + visit[t + AHEAD < length ? t + AHEAD : t];
+                __builtin_prefetch(delta + (later * DIRECTIONS + k) * dim + first);
+                __builtin_prefetch(u + later * dim + first);
+                __builtin_prefetch(y + later * dim + first, 1);
+                wide step = load_wide(delta + (pixel * DIRECTIONS + k) * dim + first, channels);
+                wide x = load_wide(u + pixel * dim + first, channels), out;
+                EACH(v) x.v[v] *= step.v[v];
+                if (k) out = load_wide(y + pixel * dim + first, channels);
+                else EACH(v) out.v[v] = splat(0);
+                advance(h, decay, &step, &x, b + (pixel * DIRECTIONS + k) * N, c + (pixel * DIRECTIONS + k) * N, &out);
+                store_wide(y + pixel * dim + first, &out, channels);
+            }
         }
     }
     free(order);

@@ -59,7 +59,7 @@ class _SelectiveScan(torch.autograd.Function):
         u, delta, a, b, c = (t.contiguous() for t in (u, delta, a, b, c))
         shape = _shape(u, delta, a, b, c)
         batch, height, width, dim = u.shape
-        y = u.new_empty(batch, DIRECTIONS, height, width, dim)
+        y = torch.empty_like(u)
         states = None
         if any(ctx.needs_input_grad):
             blocks, chunks = -(-dim // WIDE), -(-height * width // CHUNK)
@@ -67,7 +67,7 @@ class _SelectiveScan(torch.autograd.Function):
             ctx.save_for_backward(u, delta, a, b, c, states)
         run = load_library(SOURCE).drct_selective_scan_forward
         _check(run(ctypes.byref(shape), *_pointers(u, delta, a, b, c, y, states)))
-        return y.sum(1)
+        return y
 
     @staticmethod
     @once_differentiable
