@@ -40,8 +40,8 @@ def test_the_same_seed_makes_the_same_image(preset: str, photo: Path, tmp_path: 
 def test_a_sheet_shows_several_draws(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["degrade", str(photo), "-o", str(tmp_path / "sheet.png"), "--sheet", "3", "--scale", "2", "--seed", "7"]) == 0
     sheet = read(tmp_path / "sheet.png").pixels
-    assert sheet.shape[0] > 2 * 70
-    assert sheet.shape[1] > 2 * 90
+    assert sheet.shape[0] > 2 * 2 * 70  # pictures of less than 128 pixels are shown twice as large, beside their labels
+    assert sheet.shape[1] == 8 + 3 * (2 * 90 + 8)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines[:3]] == ["seed 7", "seed 8", "seed 9"]
     # single images with these seeds are drawn alike, as far as their sizes allow

@@ -13,7 +13,7 @@ from pictures import smooth
 
 from drct.errors import ImageError
 from drct.imaging import Picture, side_by_side, text
-from drct.imaging.sheet import _LETTERS
+from drct.imaging.sheet import _LETTERS, _lines
 
 
 def test_panels_stand_where_they_should() -> None:
@@ -40,11 +40,31 @@ def test_transparency_is_laid_on_white() -> None:
     assert panel[:, 20:].max() == 0
 
 
-def test_labels_are_cut_to_their_panel_and_need_no_markup() -> None:
-    sheet = side_by_side([np.zeros((20, 40), np.uint8)] * 2, ["<i>long & longer</i> " * 9, "  "], gap=30, text_height=12)
-    assert (sheet[:30, 70:100] == 255).all()
-    assert sheet[30:49, 30:70].min() < 100
-    assert (sheet[30:49, 100:] == 255).all()
+def test_labels_are_broken_into_lines_and_need_no_markup() -> None:
+    inks = (text("<i>as long &", 12), text("longer</i>", 12))
+    width = max(ink.shape[1] for ink in inks) + 1
+    sheet = side_by_side([np.zeros((20, width), np.uint8)] * 2, ["<i>as long & longer</i>", "one"], gap=30, text_height=12)
+    assert sheet.shape == (30 + 34 + 20 + 30, 30 + 2 * (width + 30), 3)
+    for ink, top in zip(inks, (30, 45), strict=True):  # each line stands whole in a row of its own
+        first = top + (19 - ink.shape[0]) // 2
+        row = 255 - sheet[first : first + ink.shape[0], 30 : 30 + ink.shape[1], 0]
+        assert (row >= ink).all()
+        assert np.count_nonzero(row > ink) < 0.05 * ink.size  # where letters of the other line reach in
+    assert (sheet[:45, 30 + width :] == 255).all()  # a shorter label stands on its panel
+    assert sheet[45:64, 60 + width :].min() < 100
+    assert (sheet[:64, 30 + width : 60 + width] == 255).all()
+
+
+def test_labels_too_long_for_three_lines_end_in_dots() -> None:
+    width = text("wwww...", 12).shape[1]
+    assert _lines("wwww wwww wwww", 12, width) == ["wwww", "wwww", "wwww"]
+    assert _lines("wwww wwww wwww wwww", 12, width) == ["wwww", "wwww", "wwww..."]
+    assert _lines("wwwwwwwwwww and", 12, width) == ["wwww...", "and"]
+    assert _lines("wwww ww\N{NO-BREAK SPACE}w", 12, width) == ["wwww", "ww\N{NO-BREAK SPACE}w"]
+    for side in (1, 20, 50):
+        sheet = side_by_side([np.zeros((20, side), np.uint8)] * 2, ["long and longer " * 9, " "], gap=30, text_height=12)
+        assert (sheet[:, 30 + side : 60 + side] == 255).all()
+        assert (sheet[:-50, 60 + side :] == 255).all()
 
 
 def test_misuse() -> None:

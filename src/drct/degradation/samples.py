@@ -16,7 +16,7 @@ from drct.errors import OptionError
 from drct.imaging import Picture, from_tensor, side_by_side, to_tensor
 from drct.imaging.writing import on_white
 
-SIDE = 256  # of the ground truth in a sheet: that of the published training patches
+SIDE = 256  # of the ground truth in a sheet: that of the published training patches; smaller pictures are shown enlarged to it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,8 @@ def sample_sheet(
     Args:
         picture: the good image.
         options: of the degradation.
-        scale: how many times smaller the samples are; they are shown enlarged, each pixel a square.
+        scale: how many times smaller the samples are; they are shown enlarged, each pixel a square,
+            and so is the whole of a small picture.
         seed: of the first sample; each next one has the next seed.
         count: samples.
         side: of the part of the picture that is used, in pixels.
@@ -95,9 +96,15 @@ def sample_sheet(
     gt = gt[..., top : top + height, left : left + width]
     gt = usm_sharpen(gt) if sharpen else gt
     samples = [_sample(gt, options, scale, seed + i) for i in range(count)]
-    panels = [from_tensor(gt, np.uint8), *(np.kron(s.pixels, np.ones((scale, scale, 1), np.uint8)) for s in samples)]
+    zoom = max(1, SIDE // max(height, width))
+    panels = [_enlarged(from_tensor(gt, np.uint8), zoom), *(_enlarged(sample.pixels, zoom * scale) for sample in samples)]
     labels = ["ground truth, sharpened" if sharpen else "ground truth", *(sample.label for sample in samples)]
-    return side_by_side(panels, labels, columns=_columns(len(panels)), text_height=12), samples
+    whole = [re.sub("(?<=[^,]) ", "\N{NO-BREAK SPACE}", label) for label in labels]  # broken between steps, not within one
+    return side_by_side(panels, whole, columns=_columns(len(panels)), text_height=12), samples
+
+
+def _enlarged(pixels: np.ndarray, factor: int) -> np.ndarray:
+    return pixels.repeat(factor, 0).repeat(factor, 1)
 
 
 def _columns(panels: int) -> int:

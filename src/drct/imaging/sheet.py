@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import html
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ from drct.errors import ImageError
 from drct.imaging._vips import enter, pyvips
 from drct.imaging.picture import Picture
 from drct.imaging.writing import on_white, to_depth
+
+LINES = 3  # of a label at most: a sheet is there for its pictures
 
 # Letters for machines without any font, where libvips would draw a row of boxes: 5 x 7 pixels, a byte per row; lower case is
 # shown as upper case, and the last one stands for all that is missing.
@@ -41,7 +44,8 @@ def side_by_side(
     Args:
         images: pictures or pixels ``(H, W)``, ``(H, W, 1)``, ``(H, W, 3)`` in uint8, uint16 or float32 (0..1), of any sizes;
             transparent ones are laid on white. They are not resized: a smaller one stands in the top left corner of its panel.
-        labels: one line of text each; it is cut where it is longer than the panel is wide.
+        labels: one for each. Where it is longer than the panel is wide, it goes on in a second and third line; what does not fit
+            in these gives way to three dots. Words joined by no-break spaces stay in one line.
         gap: pixels between and around the panels.
         columns: panels in a row; all in one by default.
         text_height: of the letters, in pixels; by default it follows the size of the panels.
@@ -57,17 +61,51 @@ def side_by_side(
     panels = [_rgb8(image) for image in images]
     height, width = max(p.shape[0] for p in panels), max(p.shape[1] for p in panels)
     text_height = text_height or min(28, max(12, width // 18))
-    band = round(text_height * 1.6)
+    broken = [_lines(label, text_height, width) for label in labels]
+    spacing = round(text_height * 1.25)
+    band = round(text_height * 1.6) + spacing * (max(map(len, broken)) - 1)
     columns = min(columns or len(panels), len(panels))
     rows = -(-len(panels) // columns)
     sheet = np.full((rows * (height + band + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
-    for i, (panel, label) in enumerate(zip(panels, labels, strict=True)):
+    for i, (panel, lines) in enumerate(zip(panels, broken, strict=True)):
         top, left = gap + i // columns * (height + band + gap), gap + i % columns * (width + gap)
-        ink = text(label, text_height)[:band, :width]
-        offset = (band - ink.shape[0]) // 2
-        sheet[top + offset : top + offset + ink.shape[0], left : left + ink.shape[1]] = 255 - ink[:, :, None]
         sheet[top + band : top + band + panel.shape[0], left : left + panel.shape[1]] = panel
+        room = round(text_height * 1.6)
+        for j, line in enumerate(reversed(lines)):  # the last line stands on the panel, whatever the other labels need
+            ink = text(line, text_height)[:room, :width]
+            offset = top + band - room - j * spacing + (room - ink.shape[0]) // 2
+            under = sheet[offset : offset + ink.shape[0], left : left + ink.shape[1]]
+            under[:] = np.minimum(under, 255 - ink[:, :, None])  # high letters may reach into the line above
     return sheet
+
+
+def _lines(label: str, height: int, width: int) -> list[str]:
+    """A label broken between words into at most :data:`LINES` lines that are no wider than the panel."""
+    lines, rest = [""], [word for word in re.split("[ \t\r\n]+", label) if word]  # a no-break space keeps words together
+    while rest:
+        longer = f"{lines[-1]} {rest[0]}".lstrip()
+        if not lines[-1] or _width(longer, height) <= width:
+            lines[-1] = longer
+            rest.pop(0)
+        elif len(lines) < LINES:
+            lines.append("")
+        else:
+            lines[-1] += "..."
+            break
+    return [_shortened(line, height, width) for line in lines]
+
+
+def _shortened(line: str, height: int, width: int) -> str:
+    """As much of the line as the width holds; dots say that there was more."""
+    kept = line.removesuffix("...")
+    while kept and _width(line, height) > width:
+        kept = kept[:-1].rstrip(" ,")
+        line = kept + "..."
+    return line
+
+
+def _width(line: str, height: int) -> int:
+    return text(line, height).shape[1]
 
 
 def text(line: str, height: int) -> np.ndarray:
