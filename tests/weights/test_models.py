@@ -12,13 +12,13 @@ import torch
 
 from drct.errors import CheckpointError, ModelNotFoundError
 from drct.networks import SuperResolutionNetwork, create_network
-from drct.weights import find_model, list_models, load_network, models_folder, read_weights, save_network, write_card
+from drct.weights import ModelCard, find_model, list_models, load_network, models_folder, read_weights, save_network, write_card
 from drct.weights import models as models_module
 from drct.weights.files import file_sha256
 from drct.weights.models import DOWNLOADABLE
 
 
-def only(name: str) -> models_module.ModelCard:
+def only(name: str) -> ModelCard:
     (card,) = [card for card in list_models() if card.name == name]
     return card
 

@@ -1,11 +1,12 @@
 """Weight files in and out, and models by name: the only room that knows file formats and foreign key names."""
 
+from drct.weights.cards import ModelCard, models_folder
 from drct.weights.detect import detect
 from drct.weights.downloads import download
 from drct.weights.export import export_model
 from drct.weights.files import WeightFile, read_weights, weights_sha256
 from drct.weights.load import LoadReport, load_into, load_network
-from drct.weights.models import ModelCard, find_model, list_models, models_folder, write_card
+from drct.weights.models import find_model, list_models, write_card
 from drct.weights.save import export_compat, save_network
 
 __all__ = [

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from drct.errors import CheckpointError, DownloadError
+from drct.weights.cards import CHECKSUMS, ModelCard, models_folder, recorded_checksums
 from drct.weights.files import file_kind, file_sha256, one_line
-from drct.weights.models import CHECKSUMS, ModelCard, models_folder, recorded_checksums
 
 TIMEOUT = 15.0  # seconds without an answer or without data
 CHUNK = 1 << 20

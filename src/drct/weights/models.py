@@ -1,75 +1,22 @@
-"""Model cards, and finding a model by its name: bundled with the package, downloadable, or in the user's models folder."""
+"""Finding a model by its name: bundled with the package, downloadable, or in the user's models folder; reading its card."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from drct.errors import CheckpointError, DownloadError, ModelNotFoundError, did_you_mean
+from drct.weights.cards import ModelCard, models_folder, recorded_checksums
 from drct.weights.detect import detect
+from drct.weights.downloads import download as fetch
 from drct.weights.files import file_sha256, one_line, read_shapes
 
 BUNDLED = Path(__file__).with_name("bundled")
 SUFFIXES = (".safetensors", ".pth", ".pt")
-CHECKSUMS = "checksums.json"  # in the models folder: what each download turned out to be
-
-
-class ModelCard(BaseModel):
-    """What is known of a model.
-
-    Attributes:
-        name: the name users type.
-        architecture: a name for :func:`drct.create_network`.
-        scale: magnification.
-        parameters: number of weights.
-        licence: terms of use of the weights.
-        source: public page of the authors.
-        url: address of the file itself; None if only the page is known, or if nothing needs to be downloaded.
-        file: file name.
-        size: bytes of the file, if known.
-        sha256: hash of the file (not of the weights), if known; that of a download is recorded when it first arrives.
-        location: ``"bundled"``, ``"downloadable"`` or ``"local"``.
-        training: one line on how it was made.
-        scores: PSNR in dB on the Y channel at this scale, by benchmark, as published or as measured for bundled models.
-        lpips: LPIPS (AlexNet, lower is better), by set, of networks that were trained for degraded images.
-        path: where the file lies on this machine, if it does.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    architecture: str | None = None
-    scale: int | None = Field(default=None, ge=1)
-    parameters: int | None = None
-    licence: str = ""
-    source: str = ""
-    url: str | None = None
-    file: str
-    size: int | None = None
-    sha256: str | None = None
-    location: Literal["bundled", "downloadable", "local"] = "local"
-    training: str = ""
-    scores: dict[str, float] = {}
-    lpips: dict[str, float] = {}
-    path: Path | None = None
-
-    @property
-    def state(self) -> str:
-        """``"bundled"``, ``"local"``, ``"downloaded"``, ``"downloadable"``, or ``"by hand"`` if only the page is known."""
-        if self.location != "downloadable":
-            return self.location
-        if self.path is not None:
-            return "downloaded"
-        return "downloadable" if self.url else "by hand"
-
-
 AUTHORS_LICENCE = "MIT, by setup.py of github.com/ming053l/DRCT"
 DRIVE = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
 DRIVE_PAGE = "https://drive.google.com/file/d/{}/view"
@@ -170,19 +117,6 @@ DOWNLOADABLE: tuple[ModelCard, ...] = (
 )
 
 
-def models_folder() -> Path:
-    """Where downloads and the user's own models lie: ``DRCT_MODELS``, else ``drct/models`` in the platform's cache folder."""
-    if chosen := os.environ.get("DRCT_MODELS"):
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "drct" / "models"
-
-
 def list_models() -> list[ModelCard]:
     """All models that can be used by name: bundled, downloadable (with ``path`` when already here), then local ones.
 
@@ -230,25 +164,12 @@ def find_model(
         if _plain(name) in (_plain(card.name), _plain(card.file)):
             if not download or os.environ.get("DRCT_OFFLINE", "") not in ("", "0"):
                 raise DownloadError(f"model '{card.name}' is not on this machine and downloads are off: get it from {card.source}")
-            from drct.weights.downloads import download as fetch
-
             return fetch(card, progress=progress)
     if path.is_dir():
         raise ModelNotFoundError(f"{path} is a folder: give a weight file, or a name that 'drct models' lists")
     if path.suffix.lower() in SUFFIXES or path.name != name:
         raise ModelNotFoundError(f"{path} does not exist: give a weight file, or a name that 'drct models' lists")
     raise ModelNotFoundError(f"model '{name}' is unknown{did_you_mean(name.lower(), here)}; 'drct models' lists all")
-
-
-def recorded_checksums(folder: Path) -> dict[str, tuple[int, str]]:
-    """Size and sha256 of earlier downloads by model name."""
-    path = folder / CHECKSUMS
-    if not path.is_file():
-        return {}
-    try:
-        return {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in json.loads(path.read_text()).items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged: delete it and it is made anew by the next download") from error
 
 
 def read_card(path: Path, location: Literal["bundled", "local"] = "local") -> ModelCard:
