@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from drct.engine import native
 from drct.engine.accelerate import accelerate
+from drct.engine.native.build import load_library
 from drct.networks import create_network
 from drct.networks.window_attention import WindowAttention, relative_position_index, window_partition, window_reverse
 
@@ -89,6 +92,20 @@ def test_accelerated_network_has_the_same_values_and_gradients() -> None:
         assert p.grad is not None
         assert q.grad is not None
         assert (p.grad - q.grad).abs().max() <= 1e-4 * p.grad.abs().max() + 1e-8, name
+
+
+def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, and the plain path for whoever does not insist."""
+    (tmp_path / "taken").write_text("a file where a folder should be")
+    monkeypatch.setenv("DRCT_CACHE", str(tmp_path / "taken"))
+    load_library.cache_clear()
+    try:
+        reason = native.available()
+        assert reason is not None
+        assert "could not be built in" in reason
+        assert "\n" not in reason
+    finally:
+        load_library.cache_clear()
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5])

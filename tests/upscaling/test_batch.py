@@ -47,6 +47,12 @@ def run(model: Path, *inputs: Path, listener: Listener | None = None, **options)
     return upscale(UpscaleOptions(inputs=inputs, model=model, device="cpu", **options), listener)
 
 
+def test_options_of_videos_without_a_video_are_told_of(model, photos, tmp_path):
+    report = run(model, photos / "p0.png", output=tmp_path / "a.png", start="1", crf=20)
+    assert report.exit_code == 0
+    assert "crf, start: without effect, since no input is a video" in report.notices
+
+
 def test_a_folder(model, photos, tmp_path):
     recorder = Recorder()
     report = run(model, photos, output=tmp_path / "out", listener=recorder)

@@ -25,7 +25,7 @@ from drct.errors import Error, ImageError
 from drct.imaging import Picture, PictureInfo, StripReader, read, read_info, remove_stale_parts, write
 from drct.upscaling import memory
 from drct.upscaling.choosing import create_upscaler
-from drct.upscaling.desk import POLL, Desk, Taken, failure
+from drct.upscaling.desk import ONLY_FOR_VIDEOS, POLL, Desk, Taken, failure
 from drct.upscaling.files import result_size, upscale_file, way_of
 from drct.upscaling.jobs import Job, plan_jobs
 from drct.upscaling.manifest import SPENT, Manifest, Stamp
@@ -68,6 +68,7 @@ def upscale(options: UpscaleOptions, listener: Listener | None = None, upscaler:
     with Session(options, upscaler) as session:
         jobs = plan_jobs(options, session.upscaler.default_scale)
         listener.started(jobs)
+        session.notices += _without_effect(options, jobs.jobs)
         results: list[FileResult] = []
         for folder, message in jobs.unreadable:
             results.append(FileResult(folder, None, "failed", error=message, code=ImageError.code))
@@ -79,6 +80,14 @@ def upscale(options: UpscaleOptions, listener: Listener | None = None, upscaler:
     place = {job.source: i for i, job in enumerate(jobs.jobs)}
     results.sort(key=lambda result: place.get(result.source, -1))
     return session.report(results, jobs.others, time.perf_counter() - start)
+
+
+def _without_effect(options: UpscaleOptions, jobs: tuple[Job, ...]) -> list[str]:
+    """What to say of options for videos where there is none."""
+    given = sorted(name for name in ONLY_FOR_VIDEOS if getattr(options, name) is not None)
+    if not given or any(job.is_video for job in jobs):
+        return []
+    return [f"{', '.join(given)}: without effect, since no input is a video"]
 
 
 class Session:
@@ -96,13 +105,13 @@ class Session:
         self._others: dict[int, Upscaler] = {}
         self._desk = Desk(options, self.upscaler)
         self._cleaned: set[Path] = set()
-        self._notices: list[str] = []
+        self.notices: list[str] = []
 
     def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._notices = self._desk.close()
+        self.notices += self._desk.close()
 
     def run(self, jobs: tuple[Job, ...], listener: Listener) -> Results:
         """Results of jobs: in their order, or as they come where several devices work or other processes have a part in it.
@@ -131,7 +140,7 @@ class Session:
             str(self._options.model),
             ", ".join(str(upscaler.device) for upscaler in upscalers),
             self.upscaler.precision,
-            (*dict.fromkeys(notice for upscaler in upscalers for notice in upscaler.notices), *self._notices),
+            (*dict.fromkeys(notice for upscaler in upscalers for notice in upscaler.notices), *self.notices),
             seconds,
             counts,
         )

@@ -29,7 +29,7 @@ POLL = 0.25  # seconds between looks at what other processes have in work
 
 # Options that do not decide about the bytes of a result; the network is held against its weights and not its name.
 _WITHOUT_EFFECT = {"inputs", "output", "model", "device", "scale", "recursive", "overwrite", "verify_tiles", "watch", "strips"}
-_ONLY_FOR_VIDEOS = {"codec", "crf", "preset", "start", "duration"}
+ONLY_FOR_VIDEOS = {"codec", "crf", "preset", "start", "duration"}
 _ONLY_FOR_IMAGES = {"alpha", "format", "quality", "lossless", "pyramid", "strip"}
 
 
@@ -251,7 +251,7 @@ class Desk:
 
 def options_key(options: UpscaleOptions, default_scale: float, video: bool = False) -> str:
     """The options that decide about the bytes of results, as text; those left at their defaults are not in it."""
-    exclude = _WITHOUT_EFFECT | (_ONLY_FOR_IMAGES if video else _ONLY_FOR_VIDEOS)
+    exclude = _WITHOUT_EFFECT | (_ONLY_FOR_IMAGES if video else ONLY_FOR_VIDEOS)
     values = options.model_dump_json(exclude=exclude, exclude_defaults=True)
     if options.width is not None or options.height is not None:
         return values
