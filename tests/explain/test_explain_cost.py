@@ -42,7 +42,9 @@ def test_table_shows_what_was_measured(name: str, giga: float) -> None:
     cost = network_cost(name, create_network(name, scale=4).eval())
     head, row = cost_table([cost])
     assert head.split()[:5] == ["model", "scale", "size", "parameters", "multiply-adds"]
+    assert head.endswith("  memory to run  memory to train")
     assert f" {giga} G " in row
+    assert row.endswith(f"{cost.memory.training / 2**20:,.1f} MiB")
     assert row.startswith(name)
     values = cost.as_dict()
     kinds = [values[f"multiply_adds_{kind}"] for kind in ("convolution", "linear", "attention")]
@@ -67,5 +69,8 @@ def test_memory_of_scans() -> None:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         network(x)
     assert activation_memory(network, 24, 40).training == pytest.approx(sum(kept.values()), rel=0.1)
-    _, row = cost_table([network_cost("mamba", network, 24, 40)])
-    assert len(row.split()) > len(cost_table([network_cost("p", Plain())])[1].split())
+    head, scans, none = cost_table([network_cost("mamba", network, 24, 40), network_cost("p", Plain())])
+    column = head.index("scan") + len("scan")
+    assert scans[:column].endswith(" M")
+    assert none[:column].endswith("  0")
+    assert "scan" not in cost_table([network_cost("p", Plain())])[0]

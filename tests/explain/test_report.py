@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from drct.cli import run
-from drct.explain.report import TEXTS
+from drct.explain.cost import network_cost
+from drct.explain.report import TEXTS, _cost_table
+from drct.networks import create_network
 
 
 def test_report_is_one_page_with_all_sections(
@@ -29,7 +31,15 @@ def test_report_is_one_page_with_all_sections(
         assert head == "data:image/png;base64"
         assert base64.b64decode(data).startswith(b"\x89PNG")
     assert "http" not in re.sub(r"base64,[^\"]+", "", page)
-    assert '<th scope="row">tiny-swinir</th><td>2 times</td>' in page
+    assert '<th scope="col">tiny-drct</th><th scope="col">tiny-swinir</th>' in page
+    assert '<th scope="row">Enlarges</th><td>4 times</td><td>2 times</td>' in page
+    scans = [
+        network_cost(name, create_network(name, scale=2, embed_dim=12, depths=[1], **heads))
+        for name, heads in (("mamba_drct", {}), ("drct", {"num_heads": [2]}))
+    ]
+    table = _cost_table(scans)
+    assert re.search(r"scan</th><td>[\d.]+ G</td><td>0</td></tr>", table)
+    assert table.count("<tr>") == table.count("</tr>") == 1 + 3 + 4 + 2
 
 
 @pytest.mark.parametrize(

@@ -116,14 +116,20 @@ def cost_table(costs: Sequence[NetworkCost]) -> list[str]:
     kinds = ["convolution", "linear", "attention"]
     if any(entry.operations.by_kind["scan"] for entry in costs):
         kinds.append("scan")
-    head = ["model", "scale", "size", "parameters", "multiply-adds", *kinds, "inference", "training"]
+    head = ["model", "scale", "size", "parameters", "multiply-adds", *kinds, "memory to run", "memory to train"]
     rows = [head]
     for entry in costs:
         cost = entry.operations
         counts = [cost.multiply_adds, *(cost.by_kind[kind] for kind in kinds)]
         row = [entry.name, f"x{entry.scale}", f"{cost.width}x{cost.height}", f"{cost.parameters:,}"]
-        row += [f"{count / 1e9:.1f} G" if count >= 1e8 else f"{count / 1e6:.1f} M" for count in counts]
-        row += [f"{size / 2**20:.1f} MiB" for size in (entry.memory.inference, entry.memory.training)]
+        row += [_short(count) for count in counts]
+        row += [f"{size / 2**20:,.1f} MiB" for size in (entry.memory.inference, entry.memory.training)]
         rows.append(row)
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return ["  ".join(c.ljust(n) if i == 0 else c.rjust(n) for i, (c, n) in enumerate(zip(r, widths, strict=True))) for r in rows]
+
+
+def _short(count: int) -> str:
+    if not count:
+        return "0"
+    return f"{count / 1e9:.1f} G" if count >= 1e8 else f"{count / 1e6:.1f} M"

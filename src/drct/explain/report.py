@@ -27,9 +27,9 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 img { display: block; margin: 1rem auto; height: auto; max-width: 100%; min-width: min(40rem, var(--width)) }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: 14px }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
-thead th { white-space: normal; vertical-align: bottom }
-th:first-child { text-align: left }
+th, td { padding: .3rem .5rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
+thead th { white-space: normal; overflow-wrap: anywhere; vertical-align: bottom }
+tbody th { text-align: left; font-weight: normal; padding-left: 0 }
 h2 { margin-top: 2.5rem }
 """
 
@@ -66,9 +66,9 @@ TEXTS = {
     "cost": (
         "What the networks cost",
         "Parameters are the numbers learned in training. Multiply-adds are the operations for one small picture of 64 x 64 "
-        "pixels, in billions (G), and how many of them are convolutions, linear layers and attention: fewer means faster. Memory "
-        "is that of what is computed on the way, in 32-bit numbers, without the parameters: while enlarging, and while training, "
-        "which has to keep more.",
+        "pixels, in billions (G), and below it how many of them are convolutions, linear layers and so on: fewer means faster. "
+        "Memory is that of what is computed on the way, in 32-bit numbers, without the parameters: while enlarging, and while "
+        "training, which has to keep more.",
     ),
 }
 
@@ -138,16 +138,25 @@ def write_report(
 
 
 def _cost_table(costs: Sequence[NetworkCost]) -> str:
+    """A column for each network, so that few of them fit on a phone too and nothing is cut off."""
     kinds = [kind for kind in costs[0].operations.by_kind if any(cost.operations.by_kind[kind] for cost in costs)]
-    head = ["Network", "Enlarges", "Parameters", "Multiply-adds", *kinds, "Memory to enlarge", "Memory to train"]
-    rows = []
-    for cost in costs:
-        counts = [cost.operations.multiply_adds, *(cost.operations.by_kind[kind] for kind in kinds)]
-        cells = [f"{cost.scale} times", f"{cost.operations.parameters:,}", *(f"{count / 1e9:.2f} G" for count in counts)]
-        cells += [f"{size / 2**20:,.0f} MiB" for size in (cost.memory.inference, cost.memory.training)]
-        rows.append(f'<tr><th scope="row">{html.escape(cost.name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
-    titles = "".join(f"<th>{cell}</th>" for cell in head)
-    return f"<div class=wide><table><thead><tr>{titles}</tr></thead>{''.join(rows)}</table></div>"
+    rows = {
+        "Enlarges": [f"{cost.scale} times" for cost in costs],
+        "Parameters": [f"{cost.operations.parameters:,}" for cost in costs],
+        "Multiply-adds": [_billions(cost.operations.multiply_adds) for cost in costs],
+        **{f"&emsp;{kind}": [_billions(cost.operations.by_kind[kind]) for cost in costs] for kind in kinds},
+        "Memory to enlarge": [f"{cost.memory.inference / 2**20:,.0f} MiB" for cost in costs],
+        "Memory to train": [f"{cost.memory.training / 2**20:,.0f} MiB" for cost in costs],
+    }
+    names = "".join(f'<th scope="col">{html.escape(cost.name)}</th>' for cost in costs)
+    body = "".join(
+        f'<tr><th scope="row">{title}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>' for title, cells in rows.items()
+    )
+    return f"<div class=wide><table><thead><tr><td></td>{names}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _billions(count: int) -> str:
+    return f"{count / 1e9:.2f} G" if count else "0"
 
 
 def _image(figure: Any, description: str) -> str:
