@@ -15,7 +15,7 @@ from drct.datasets.loader import PatchSet, batches, mirror
 from drct.datasets.pack import Pack, write_pack
 from drct.datasets.prepare import prepare
 from drct.datasets.sampling import PatchSampler
-from drct.datasets.sources import EnlargedSource, FolderSource, open_source
+from drct.datasets.sources import EnlargedSource, FolderSource, listed_names, open_source
 from drct.datasets.verify import verify
 from drct.errors import DataError, OptionError
 from drct.imaging import Picture, write
@@ -146,7 +146,7 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
         FolderSource(tmp_path)
     (tmp_path / "list.txt").write_text("missing.png (4,4,3)\n")
     with pytest.raises(DataError, match=r"missing.png does not exist"):
-        open_source(tmp_path, tmp_path / "list.txt")
+        open_source(tmp_path, listed_names(tmp_path / "list.txt"))
 
 
 def test_lmdb_in_the_layout_of_basicsr(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -234,11 +235,24 @@ def test_a_file_that_is_no_checkpoint_is_named(option_dict: Make, tmp_path: Path
 def test_bad_data_is_named_before_the_first_step(option_dict: Make, tmp_path: Path) -> None:
     data = option_dict()
     data["datasets"]["train"]["gt_size"] = 128
-    with pytest.raises(DataError, match="smaller than a patch"):
+    with pytest.raises(DataError, match=r"^datasets\.train: .* smaller than a patch"):
         run(data, tmp_path / "run")
-    data["datasets"]["train"]["dataroot_gt"] = str(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="nowhere does not exist"):
-        run(data, tmp_path / "run")
+    pack, nowhere, fewer = (str(tmp_path / name) for name in ("pack", "nowhere", "fewer"))
+    (tmp_path / "fewer").mkdir()
+    write(tmp_path / "fewer" / "a.png", Picture(pixels=np.zeros((48, 48, 3), np.uint8)))
+    for section, changes, message in (
+        ("train", {"dataroot_gt": nowhere}, rf"^datasets\.train\.dataroot_gt: {re.escape(nowhere)} does not exist$"),
+        ("train", {"dataroot_lq": nowhere}, rf"^datasets\.train\.dataroot_lq: {re.escape(nowhere)} does not exist$"),
+        ("train", {"dataroot_lq": fewer}, r"^datasets\.train: \d+ GT images and 1 LR images"),
+        ("train", {"meta_info_file": nowhere}, rf"^datasets\.train\.meta_info_file: {re.escape(nowhere)} cannot be read"),
+        ("val_1", {"dataroot_gt": nowhere}, rf"^datasets\.val_1\.dataroot_gt: {re.escape(nowhere)} does not exist$"),
+        ("val_1", {"dataroot_lq": nowhere}, rf"^datasets\.val_1\.dataroot_lq: {re.escape(nowhere)} does not exist$"),
+        ("val_1", {"dataroot_lq": fewer, "dataroot_gt": pack}, r"^datasets\.val_1: \d+ GT images and 1 LR images"),
+    ):
+        data = option_dict()
+        data["datasets"][section] |= changes
+        with pytest.raises(DataError, match=message):
+            run(data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -110,31 +112,42 @@ def read_rgb8(path: Path) -> np.ndarray:
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
 
-def open_source(root: str | Path, meta_info_file: str | Path | None = None) -> ImageSource:
-    """Open what ``root`` is: a pack, an LMDB data base (``NAME.lmdb``) or a folder.
-
-    ``meta_info_file`` names the images of a folder to use, one per line.
-    """
+def open_source(root: str | Path, names: list[str] | None = None) -> ImageSource:
+    """Open what ``root`` is: a pack, an LMDB data base (``NAME.lmdb``) or a folder, of which ``names`` are the images to use."""
     root = Path(root)
     if not root.exists():
         raise DataError(f"{root} does not exist")
     if (root / "index.json").is_file() and (root / "pixels.bin").is_file():
-        if meta_info_file is not None:
+        if names is not None:
             raise DataError(f"{root} is a pack: meta_info_file goes with folders only")
         return Pack(root)
     if root.suffix == ".lmdb":
-        if meta_info_file is not None:
+        if names is not None:
             raise DataError(f"{root} has a list of its own: meta_info_file goes with folders only")
         return LmdbSource(root)
-    names = None
-    if meta_info_file is not None:
-        try:
-            lines = Path(meta_info_file).read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"meta_info_file {meta_info_file} cannot be read ({error})") from error
-        # published lists carry sizes behind the name: "0001_s001.png (480,480,3)"
-        names = [line.split(" ")[0] for line in lines if line.strip()]
     return FolderSource(root, names)
+
+
+def listed_names(meta_info_file: str | Path) -> list[str]:
+    """Names of images, one per line."""
+    try:
+        lines = Path(meta_info_file).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{meta_info_file} cannot be read as a list of images ({reason})") from error
+    # published lists carry sizes behind the name: "0001_s001.png (480,480,3)"
+    return [line.split(" ")[0] for line in lines if line.strip()]
+
+
+@contextlib.contextmanager
+def at_option(key: str | None) -> Iterator[None]:
+    """Let data errors begin with the key of the option file that is to be corrected: one path may stand at several."""
+    try:
+        yield
+    except DataError as error:
+        if key is None:
+            raise
+        raise DataError(f"{key}: {error}") from error
 
 
 def check_pairs(gt: ImageSource, lq: ImageSource, scale: int) -> None:

@@ -102,7 +102,9 @@ class Run:
         t = options.train
         torch.manual_seed(options.manual_seed)
         self.pairs = open_pairs(options)
-        self.val_sets = [ValidationSet(v, options.scale) for v in options.val_sets] if process.is_main else []
+        self.val_sets: list[ValidationSet] = []
+        if process.is_main:
+            self.val_sets = [ValidationSet(v, options.scale, f"datasets.{key}") for key, v in options.val_sets.items()]
         if self.val_sets:
             check_metrics(options.val.metrics)
         self.network = build_network(options, say)

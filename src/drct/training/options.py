@@ -347,8 +347,9 @@ class TrainOptions(Options):
         return found
 
     @property
-    def val_sets(self) -> list[ValSet]:
-        return [s for s in self.datasets.values() if isinstance(s, ValSet)]
+    def val_sets(self) -> dict[str, ValSet]:
+        """By their keys in ``datasets``."""
+        return {key: s for key, s in self.datasets.items() if isinstance(s, ValSet)}
 
 
 def parse_options(data: Any, source: str = "options") -> tuple[TrainOptions, list[str]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from drct.datasets.loader import PatchSet, RawBatch
-from drct.datasets.sources import EnlargedSource, check_pairs, open_source
+from drct.datasets.sources import EnlargedSource, at_option, check_pairs, listed_names, open_source
 from drct.degradation import DegradationOptions, PairPool, degrade, usm_sharpen
 from drct.training.options import TrainOptions
 
@@ -128,10 +128,17 @@ def open_pairs(options: TrainOptions) -> Pairs:
         DataError: it is missing, empty or incomplete, or an image is smaller than a patch.
     """
     data = options.train_set
-    gt = open_source(data.dataroot_gt, data.meta_info_file)
-    lq = None if data.dataroot_lq is None else open_source(data.dataroot_lq)
-    if lq is not None:
-        check_pairs(gt, lq, options.scale)
+    names = lq = None
+    if data.meta_info_file is not None:
+        with at_option("datasets.train.meta_info_file"):
+            names = listed_names(data.meta_info_file)
+    with at_option("datasets.train.dataroot_gt"):
+        gt = open_source(data.dataroot_gt, names)
+    if data.dataroot_lq is not None:
+        with at_option("datasets.train.dataroot_lq"):
+            lq = open_source(data.dataroot_lq)
+        with at_option("datasets.train"):
+            check_pairs(gt, lq, options.scale)
     if data.type == "ImageNetPairedDataset":
         gt = EnlargedSource(gt, data.gt_size)
     real = options.degradation
@@ -148,7 +155,8 @@ def open_pairs(options: TrainOptions) -> Pairs:
     )
     if data.type == "ImageNetPairedDataset" or real is not None:
         return CleanPairs(patches) if real is None else _real_pairs(patches, options, real)
-    patches.check()
+    with at_option("datasets.train"):
+        patches.check()
     return CleanPairs(patches)
 
 

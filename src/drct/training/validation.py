@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drct.datasets.sources import ImageSource, check_pairs, open_source
+from drct.datasets.sources import ImageSource, at_option, check_pairs, open_source
 from drct.degradation import degrade
 from drct.evaluation.metrics import psnr, ssim
 from drct.evaluation.perceptual import lpips
@@ -32,21 +32,26 @@ class ValidationSet:
 
     LR images that are not there are made from GT, by the MATLAB bicubic or by the degradation that the entry names; the latter is a
     function of the entry's seed and the number of the image, so every validation sees the same. A set of LR images
-    alone has no scores.
+    alone has no scores. Errors name ``section``, where the entry stands in the option file.
     """
 
-    def __init__(self, options: ValSet, scale: int) -> None:
+    def __init__(self, options: ValSet, scale: int, section: str | None = None) -> None:
         self.name = options.name
         self.scale = scale
-        self.gt: ImageSource | None = None if options.dataroot_gt is None else open_source(options.dataroot_gt)
-        self.lq: ImageSource | None = None if options.dataroot_lq is None else open_source(options.dataroot_lq)
+        self.gt, self.lq = (self._open(options, key, section) for key in ("dataroot_gt", "dataroot_lq"))
         if self.gt is not None and self.lq is not None:
-            check_pairs(self.gt, self.lq, scale)
+            with at_option(section):
+                check_pairs(self.gt, self.lq, scale)
         images = self.gt if self.gt is not None else self.lq
         assert images is not None
         self.count = min(len(images), options.max_images or len(images))
         self.degradation, self.seed = options.degradation, options.seed
         self._degraded: dict[int, Tensor] = {}  # uint8, a sixteenth of the ground truth at x4: cheaper to keep than to make again
+
+    @staticmethod
+    def _open(options: ValSet, key: str, section: str | None) -> ImageSource | None:
+        with at_option(section and f"{section}.{key}"):
+            return None if (root := getattr(options, key)) is None else open_source(root)
 
     def __len__(self) -> int:
         return self.count
