@@ -54,7 +54,7 @@ def test_dead_keys_warn() -> None:
         ("train.totl_iter", 10, "train.totl_iter.*did you mean 'total_iter'"),
         ("datasets.train.gt_sise", 256, "gt_sise.*did you mean 'gt_size'"),
         ("datasets.train.gt_size", 255, "gt_size 255 is not a multiple of scale 4"),
-        ("train.optim_g", {"type": "Adan"}, "Adam.*Adan"),
+        ("train.optim_g", {"type": "Adan"}, "type is 'Adan': .*'Adam'"),
         ("scale", 0, "scale.*greater than 0"),
         ("datasets.train.dataroot_gt", None, "dataroot_gt"),
         ("val.metrics", {"psnr": {"type": "calculate_niqe"}}, "calculate_psnr"),

@@ -321,7 +321,7 @@ def changed(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("gt_size", 28, "gt_size 28 is not a multiple of 8"),
         ("network_d", None, r"train\.gan_opt needs network_d"),
         ("train.gan_opt", None, r"network_d needs train\.gan_opt"),
-        ("train.gan_opt.gan_type", "wgan", "'vanilla'.*wgan"),
+        ("train.gan_opt.gan_type", "wgan", "gan_type is 'wgan': .*'vanilla'"),
         ("train.perceptual_opt.layer_weights", {"conv3_4": 1}, "vgg16 has no layer 'conv3_4'"),
         ("train.perceptual_opt.perceptual_weight", 0, "are both 0"),
         ("train.perceptual_opt.shift", 17, "shift 17 is more than half of gt_size 32"),
