@@ -4,9 +4,10 @@ from drct.upscaling.batch import upscale
 from drct.upscaling.choosing import AutoUpscaler
 from drct.upscaling.files import UpscaledFile
 from drct.upscaling.options import UpscaleOptions
+from drct.upscaling.passes import Pass, Upscaled, UpscaledPicture, target_size
 from drct.upscaling.results import FileResult, Listener, Report
 from drct.upscaling.tiles import TilePlan, plan_tiles, upscale_strips
-from drct.upscaling.upscaler import Pass, Upscaled, UpscaledPicture, Upscaler, self_ensemble, target_size
+from drct.upscaling.upscaler import Upscaler, self_ensemble
 from drct.upscaling.watch import watch_folders
 
 __all__ = [

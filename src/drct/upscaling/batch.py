@@ -30,8 +30,9 @@ from drct.upscaling.files import result_size, upscale_file, way_of
 from drct.upscaling.jobs import Job, plan_jobs
 from drct.upscaling.manifest import SPENT, Manifest, Stamp
 from drct.upscaling.options import UpscaleOptions
+from drct.upscaling.passes import Plans
 from drct.upscaling.results import FileResult, Listener, Report
-from drct.upscaling.upscaler import Plans, Upscaler
+from drct.upscaling.upscaler import Upscaler
 from drct.upscaling.video import Clip, Done, upscale_clip
 
 READ_AHEAD = 2  # pictures that are read before the network asks for them

@@ -19,7 +19,8 @@ from drct.errors import OptionError
 from drct.imaging import Picture
 from drct.networks import SuperResolutionNetwork
 from drct.upscaling.options import AUTO, FIDELITY_MODEL, REAL_MODEL, UpscaleOptions
-from drct.upscaling.upscaler import STRETCH, Upscaled, UpscaledPicture, Upscaler, family
+from drct.upscaling.passes import Upscaled, UpscaledPicture
+from drct.upscaling.upscaler import STRETCH, Upscaler, family
 from drct.weights import load_network
 
 

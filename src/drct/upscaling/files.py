@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -26,8 +26,8 @@ from drct.imaging import (
     write_strips,
 )
 from drct.upscaling import memory
+from drct.upscaling.passes import Pass, Plans, Progress, Stages, TilesTooLarge, UpscaledPicture, target_size
 from drct.upscaling.strips import Alpha, Colours, Rows, Shares, Survey, larger, survey
-from drct.upscaling.upscaler import Pass, Plans, Progress, Stages, TilesTooLarge, Upscaler, target_size
 
 Strips = Literal["auto", "on", "off"]
 Size = tuple[int, int]  # height, width
@@ -52,6 +52,41 @@ class UpscaledFile:
     choice: str = ""
 
 
+class PictureUpscaler(Protocol):
+    """What enlarges the pictures of a file; :class:`drct.Upscaler` is one, and says what each part means.
+
+    Only these parts of it are used here, so that files stand on passes and strips alone, and upscalers on files.
+    """
+
+    @property
+    def alpha(self) -> Literal["network", "resize"]: ...
+
+    @property
+    def chooses(self) -> bool: ...
+
+    @property
+    def default_scale(self) -> int: ...
+
+    def suited(self, picture: Picture) -> tuple[PictureUpscaler, str]: ...
+
+    def picture(
+        self,
+        picture: Picture,
+        *,
+        scale: float | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        progress: Progress | None = None,
+        plans: Plans | None = None,
+    ) -> UpscaledPicture: ...
+
+    def stages(
+        self, source: Colours | Alpha, size: Size, progress: Progress | None = None, plans: Plans | None = None
+    ) -> Stages: ...
+
+    def use_smaller_tiles(self, scale: int, tile: int) -> None: ...
+
+
 def way_of(info: PictureInfo, size: Size, target: Path, format: str | None, encoding: Encoding, strips: Strips) -> str:
     """How a file is upscaled: ``"whole"``, in ``"strips"``, or as ``"pictures"`` one by one.
 
@@ -67,7 +102,7 @@ def way_of(info: PictureInfo, size: Size, target: Path, format: str | None, enco
 
 
 def upscale_file(
-    upscaler: Upscaler,
+    upscaler: PictureUpscaler,
     source: Path,
     target: Path,
     sides: dict[str, Any],
@@ -78,10 +113,10 @@ def upscale_file(
     progress: Progress | None = None,
     plans: Plans | None = None,
 ) -> UpscaledFile:
-    """Upscale a file; see :meth:`Upscaler.file`.
+    """Upscale a file; see :meth:`drct.Upscaler.file`.
 
     Args:
-        sides: ``scale``, ``width`` and ``height``, as :meth:`Upscaler.upscale` takes them.
+        sides: ``scale``, ``width`` and ``height``, as :meth:`drct.Upscaler.upscale` takes them.
     """
     info = read_info(source, _no_limit(strips))
     size = result_size(upscaler, info, sides)
@@ -98,7 +133,7 @@ def upscale_file(
     return UpscaledFile(_wh(picture), _wh(result.picture), result.passes, notices, choice)
 
 
-def result_size(upscaler: Upscaler, info: PictureInfo, sides: dict[str, Any]) -> Size:
+def result_size(upscaler: PictureUpscaler, info: PictureInfo, sides: dict[str, Any]) -> Size:
     """Height and width of a picture's result."""
     scale = upscaler.default_scale if sides.get("scale") is None else sides["scale"]
     return target_size(info.height, info.width, scale, sides.get("width"), sides.get("height"))
@@ -113,7 +148,7 @@ def _wh(picture: Picture | PictureInfo) -> tuple[int, int]:
 
 
 def _in_strips(
-    upscaler: Upscaler,
+    upscaler: PictureUpscaler,
     info: PictureInfo,
     source: Path,
     target: Path,
@@ -150,7 +185,7 @@ def _in_strips(
 
 
 def _write_strips(
-    upscaler: Upscaler,
+    upscaler: PictureUpscaler,
     reader: StripReader,
     found: Survey,
     readers: contextlib.ExitStack,
@@ -212,7 +247,7 @@ def _middle(reader: StripReader) -> Picture:
 
 
 def _pictures(
-    upscaler: Upscaler,
+    upscaler: PictureUpscaler,
     info: PictureInfo,
     source: Path,
     target: Path,
@@ -224,7 +259,7 @@ def _pictures(
 ) -> UpscaledFile:
     passes: list[Pass] = []
     notices: list[str] = []
-    chosen: list[tuple[Upscaler, str]] = []
+    chosen: list[tuple[PictureUpscaler, str]] = []
     shares = Shares(progress, [1] * info.frames)
 
     def results() -> Generator[Picture, None, None]:
@@ -249,4 +284,4 @@ def _chain(first: Picture, rest: Iterator[Picture]) -> Iterator[Picture]:
     yield from rest
 
 
-__all__ = ["Strips", "UpscaledFile", "result_size", "upscale_file", "way_of"]
+__all__ = ["PictureUpscaler", "Strips", "UpscaledFile", "result_size", "upscale_file", "way_of"]

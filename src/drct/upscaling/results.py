@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drct.upscaling.jobs import Job, Jobs
-from drct.upscaling.upscaler import Pass
+from drct.upscaling.passes import Pass
 from drct.upscaling.video import Done
 
 Size = tuple[int, int]  # width, height

@@ -21,6 +21,7 @@ import numpy as np
 
 from drct.errors import OptionError, VideoError
 from drct.imaging import Picture
+from drct.upscaling.passes import target_size
 from drct.upscaling.video.batches import enlarge, frames_at_once
 from drct.upscaling.video.encoding import (
     CONTAINERS,
@@ -190,8 +191,6 @@ def _chosen(clip: Clip, upscaler: Upscaler, span: tuple[int | None, int | None])
 
 
 def _frame_size(clip: Clip, upscaler: Upscaler, scale: float | None, width: int | None, height: int | None) -> tuple[int, int]:
-    from drct.upscaling.upscaler import target_size
-
     return target_size(clip.height, clip.width, upscaler.default_scale if scale is None else scale, width, height)
 
 
