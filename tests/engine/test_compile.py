@@ -81,7 +81,20 @@ def test_full_networks(name: str, build: Build) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    "name", ["drct", "drct_l", "drct_xl", "drct_light", "hat", "hat_s", "hat_l", "swinir", "swinir_real_large"]
+    "name",
+    [
+        "drct",
+        "drct_l",
+        "drct_xl",
+        "drct_light",
+        "hat",
+        "hat_s",
+        "hat_l",
+        "swinir",
+        "swinir_real",
+        "swinir_real_large",
+        "mamba_drct",
+    ],
 )
 def test_full_networks_in_all_precisions(name: str, precision: str, build: Build) -> None:
     network = build(name)
