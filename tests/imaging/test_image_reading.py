@@ -479,6 +479,6 @@ def test_looking_at_files_needs_no_torch() -> None:
 def test_errors_are_quick(tmp_path: Path) -> None:
     path = tmp_path / "text.png"
     path.write_text("hello\n" * 10_000_000)
-    start = time.monotonic()
+    start = time.process_time()
     refused(path, "not an image")
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2  # of the processor, which a busy machine does not stretch
