@@ -12,7 +12,7 @@ from drct.engine import compiler
 from drct.engine.cpu import attention, linear
 from drct.engine.cpu.body import BodyProgram
 from drct.engine.memory import LiveBytes
-from drct.engine.native.build import load_library
+from drct.engine.native.build import library_or_reason
 from drct.engine.program import PlainProgram
 from drct.errors import DeviceError, OptionError, OutOfMemoryError
 from drct.networks import SuperResolutionNetwork
@@ -296,7 +296,7 @@ def test_other_errors_are_not_taken_for_missing_memory(build: Build) -> None:
 def test_without_a_compiler_the_slower_path_says_why(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CC", raising=False)
-    load_library.cache_clear()
+    library_or_reason.cache_clear()
     try:
         assert "C compiler" in (attention.native.available() or "")
         network = build("drct", **TINY)
@@ -304,4 +304,4 @@ def test_without_a_compiler_the_slower_path_says_why(build: Build, monkeypatch: 
         assert any("torch in 5 blocks" in line and "C compiler" in line for line in program.describe())
         assert difference(program, network, 1, 9, 9) <= 1e-4
     finally:
-        load_library.cache_clear()
+        library_or_reason.cache_clear()

@@ -9,7 +9,7 @@ import torch
 
 from drct.engine import native
 from drct.engine.accelerate import accelerate
-from drct.engine.native.build import load_library
+from drct.engine.native.build import library_or_reason
 from drct.networks import create_network
 from drct.networks.window_attention import WindowAttention, relative_position_index, window_partition, window_reverse
 
@@ -98,14 +98,30 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pyt
     """One line, and the plain path for whoever does not insist."""
     (tmp_path / "taken").write_text("a file where a folder should be")
     monkeypatch.setenv("DRCT_CACHE", str(tmp_path / "taken"))
-    load_library.cache_clear()
+    library_or_reason.cache_clear()
     try:
         reason = native.available()
         assert reason is not None
         assert "could not be built in" in reason
         assert "\n" not in reason
     finally:
-        load_library.cache_clear()
+        library_or_reason.cache_clear()
+
+
+def test_a_compiler_that_fails_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/calls\necho no room for this >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setenv("DRCT_CACHE", str(tmp_path / "cache"))
+    library_or_reason.cache_clear()
+    try:
+        reasons = [native.gelu_available() for _ in range(3)]
+        assert "no room for this" in (reasons[0] or "")
+        assert reasons == [reasons[0]] * 3
+        assert (tmp_path / "calls").read_text() == "asked\n"
+    finally:
+        library_or_reason.cache_clear()
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5])

@@ -44,13 +44,29 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
 
 
-@functools.cache
 def load_library(source: str) -> ctypes.CDLL:
     """Build ``source`` (a file name in this folder) if this machine has not yet, and load it.
 
     Raises:
-        DeviceError: kernels are switched off (``DRCT_NATIVE=0``), there is no compiler, or it failed.
+        DeviceError: kernels are switched off (``DRCT_NATIVE=0``), there is no compiler, or it failed. A program that asked once
+            gets the same answer ever after, so that nobody waits for a compiler that fails in every layer.
     """
+    outcome = library_or_reason(source)
+    if isinstance(outcome, str):
+        raise DeviceError(outcome)
+    return outcome
+
+
+@functools.cache
+def library_or_reason(source: str) -> ctypes.CDLL | str:
+    """The library that :func:`load_library` returns, or what it says instead."""
+    try:
+        return _load(source)
+    except DeviceError as error:
+        return str(error)
+
+
+def _load(source: str) -> ctypes.CDLL:
     if os.environ.get("DRCT_NATIVE") == "0":
         raise DeviceError("native kernels are switched off by DRCT_NATIVE=0")
     compiler = find_compiler()
