@@ -1,7 +1,7 @@
 #!/bin/sh
 # Everything that only a GPU can show, in one go: kernels against their formulas, then every benchmark, each under a time limit.
 #
-#     sh benchmarks/gpu.sh results/            # about a quarter of an hour on one H100; PYTHON=python3.12 for another Python
+#     sh benchmarks/gpu.sh results/            # 16 minutes at most, by its limits; PYTHON=python3.12 for another Python
 #
 # Each part writes NAME.txt (what it printed) and, where it can, NAME.json; a part that fails does not keep the others from running.
 set -u
