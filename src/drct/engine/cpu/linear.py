@@ -65,20 +65,22 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., out)``."""
-        if self.packed:
-            y = torch.ops.mkldnn._linear_pointwise(x.to(self.products), self.weight, self.bias, "none", [], "")
-            return y.to(self.dtype)
-        return F.linear(x, self.weight, self.bias)
+        return self._product(x).to(self.dtype)
 
     def gelu(self, x: Tensor) -> Tensor:
         """The layer followed by GELU."""
-        if self.packed and self.products == torch.float32 and native.gelu_available() is None:
-            y = torch.ops.mkldnn._linear_pointwise(x.to(self.products), self.weight, self.bias, "none", [], "")
-            return native.gelu_(y).to(self.dtype)
-        if self.packed:
-            y = torch.ops.mkldnn._linear_pointwise(x.to(self.products), self.weight, self.bias, "gelu", [], "none")
-            return y.to(self.dtype)
-        return F.gelu(F.linear(x, self.weight, self.bias))
+        if not self.packed:
+            return F.gelu(self._product(x))
+        if self.products == torch.float32 and native.gelu_available() is None:
+            return native.gelu_(self._product(x)).to(self.dtype)
+        return self._product(x, "gelu").to(self.dtype)
+
+    def _product(self, x: Tensor, after: str = "none") -> Tensor:
+        """In the type of the products; ``after`` is an operation that oneDNN fuses, for packed layers only."""
+        if not self.packed:
+            return F.linear(x, self.weight, self.bias)
+        variant = "none" if after == "gelu" else ""  # of GELU: the exact one
+        return torch.ops.mkldnn._linear_pointwise(x.to(self.products), self.weight, self.bias, after, [], variant)
 
     def add(self, x: Tensor, other: Tensor) -> Tensor:
         """The layer plus ``other``, which has the shape of its output.
