@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -38,20 +39,33 @@ def plain(qkv: torch.Tensor, table: torch.Tensor, window: int, shift: int, scale
     return window_reverse(out, window).roll((shift, shift), (1, 2))
 
 
-@pytest.mark.parametrize(("window", "heads", "head_dim", "shift"), [(16, 3, 16, 0), (16, 2, 53, 8), (8, 2, 30, 4), (8, 1, 122, 0)])
-def test_values_and_gradients(window: int, heads: int, head_dim: int, shift: int) -> None:
+@pytest.mark.parametrize("size", [1, 8], ids=["scores near zero", "scores far from zero"])
+@pytest.mark.parametrize(
+    ("window", "heads", "head_dim", "shift"), [(16, 3, 16, 0), (16, 2, 53, 8), (8, 2, 30, 4), (8, 1, 122, 0), (8, 2, 5, 4)]
+)
+def test_values_and_gradients(window: int, heads: int, head_dim: int, shift: int, size: float) -> None:
     torch.manual_seed(0)
-    qkv = torch.randn(2, 2 * window, 3 * window, 3 * heads * head_dim, requires_grad=True)
+    qkv = torch.randn(2, 2 * window, 3 * window, 3 * heads * head_dim)
+    qkv = qkv.view(2, 2 * window, 3 * window, 3, -1).mul(torch.tensor([size, size, 1.0])[:, None]).flatten(3).requires_grad_()
     table = torch.randn((2 * window - 1) ** 2, heads, requires_grad=True)
     scale = head_dim**-0.5
     expected = plain(qkv, table, window, shift, scale)
     out = native.window_attention(qkv, table, relative_position_index(window), window, shift, scale)
-    assert (out - expected).abs().max() < 1e-5
+    assert (out - expected).abs().max() < 1e-5 * size**2
     dout = torch.randn_like(out)
     for ours, theirs in zip(
         torch.autograd.grad(out, (qkv, table), dout), torch.autograd.grad(expected, (qkv, table), dout), strict=True
     ):
-        assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+        assert (ours - theirs).abs().max() < 1e-5 * size**2 * theirs.abs().max()
+
+
+def test_what_is_no_number_is_not_hidden() -> None:
+    """The guard of the training loop finds a step that went wrong by what comes out of the network."""
+    qkv = torch.randn(1, 8, 8, 3 * 16)
+    qkv[0, 2, 3, 5] = math.nan  # of a query
+    out = native.window_attention_forward(qkv, torch.zeros(1, 64, 64), 1, 8, 0, 1.0)
+    assert out[0, 2, 3].isnan().all()
+    assert torch.isfinite(out).sum() == out.numel() - 16
 
 
 @pytest.mark.parametrize("head_dim", [16, 53])

@@ -5,7 +5,7 @@
 #include "simd.h"
 
 static inline vec gelu(vec x) {
-    vec magnitude = vmax(x, -x), e = exp2_nonpositive(x * x * splat(-0.5f * LOG2E));
+    vec magnitude = vmax(x, -x), e = exp2_below_127(x * x * splat(-0.5f * LOG2E));
     vec t = splat(1.0f) / (splat(1.0f) + magnitude * splat(0.3275911f * 0.70710678f));
     vec p = splat(0.5f * 1.061405429f);
     p = p * t + splat(0.5f * -1.453152027f);

@@ -67,9 +67,9 @@ static inline __attribute__((always_inline)) void advance(wide h[N], const wide 
     for (int n = 0; n < N; n += 2) {
         vec b0 = splat(b[n]), c0 = splat(c[n]), b1 = splat(b[n + 1]), c1 = splat(c[n + 1]);
         EACH(v) {
-            h[n].v[v] = exp2_nonpositive(step->v[v] * decay[n].v[v]) * h[n].v[v] + x->v[v] * b0;
+            h[n].v[v] = exp2_below_127(step->v[v] * decay[n].v[v]) * h[n].v[v] + x->v[v] * b0;
             y->v[v] += h[n].v[v] * c0;
-            h[n + 1].v[v] = exp2_nonpositive(step->v[v] * decay[n + 1].v[v]) * h[n + 1].v[v] + x->v[v] * b1;
+            h[n + 1].v[v] = exp2_below_127(step->v[v] * decay[n + 1].v[v]) * h[n + 1].v[v] + x->v[v] * b1;
             odd.v[v] += h[n + 1].v[v] * c1;
         }
     }
@@ -119,7 +119,7 @@ int drct_selective_scan_forward(const shape_t *s, const float *u, const float *d
 /* ln(1 + e^x), as max(x, 0) + ln(1 + e^-|x|); the logarithm is 2 artanh(z / (2 + z)), whose series ends below 1e-8. */
 static inline vec softplus(vec x) {
     vec positive = vmax(x, splat(0)), magnitude = vmax(x, -x);
-    vec z = exp2_nonpositive(magnitude * splat(-LOG2E));
+    vec z = exp2_below_127(magnitude * splat(-LOG2E));
     vec s = z / (splat(2.0f) + z), square = s * s;
     vec p = splat(2.0f / 13);
     p = p * square + splat(2.0f / 11);
@@ -237,7 +237,7 @@ int drct_selective_scan_backward(const shape_t *s, const float *u, const float *
                     for (int n = 0; n < N; n++) {
                         vec factor = splat(bp[n]);
                         EACH(v) {
-                            vec decay = exp2_nonpositive(step.v[v] * rate[n].v[v]);
+                            vec decay = exp2_below_127(step.v[v] * rate[n].v[v]);
                             w->decay[t][n].v[v] = decay;
                             w->h[t + 1][n].v[v] = decay * w->h[t][n].v[v] + x.v[v] * factor;
                         }

@@ -24,12 +24,16 @@ typedef struct {
 
 typedef struct {
     int n, d, dp; /* positions of a window, channels of a head, channels padded to whole vectors */
-    int64_t *token;
-    float *q, *k, *v, *kt, *vt, *kp, *vp, *dout, *dq, *dk, *dv, *p, *dp_rows;
+    int64_t *token, *ahead; /* pixels of this window, and of the one after it */
+    float *q, *k, *v, *kt, *vt, *kp, *vp, *out, *dout, *dq, *dk, *dv, *p, *dp_rows;
     float *masks; /* [kind 0..3][class of the query 0..3][n] */
     /* for bfloat16 products, two numbers in each 32 bits: along channels (c) or along rows (r) */
     uint32_t *q_c, *k_c, *v_c, *dout_c, *kt_c, *vt_c, *q_r, *k_r, *v_r, *dout_r, *p_c, *p_r, *g_c, *g_r;
 } Work;
+
+typedef struct {
+    float highest, lowest_own; /* of a head's bias: of all, and of a query with itself as the key */
+} Range;
 
 static float *take(float **cursor, int64_t count) {
     float *p = *cursor;
@@ -47,12 +51,12 @@ static int work_open(Work *w, const Shape *s, int backward) {
     w->d = (int)s->head_dim;
     w->dp = (w->d + LANES - 1) / LANES * LANES;
     int64_t nd = (int64_t)w->n * w->dp, count = 3 * nd + 2 * nd + 16 * (int64_t)w->n + BLOCK * (int64_t)w->n + 64 * LANES;
-    if (backward) count += 5 * nd + BLOCK * (int64_t)w->n;
+    if (backward) count += 6 * nd + BLOCK * (int64_t)w->n;
 #ifdef BF16_PRODUCTS
     if (s->bf16) count += 5 * nd + 2 * ROWS * (int64_t)w->n + 16 * LANES;
 #endif
     char *block = NULL;
-    if (posix_memalign((void **)&block, 64, sizeof(float) * count + sizeof(int64_t) * w->n)) return 0;
+    if (posix_memalign((void **)&block, 64, sizeof(float) * count + 2 * sizeof(int64_t) * w->n)) return 0;
     memset(block, 0, sizeof(float) * count);
     float *cursor = (float *)block;
     w->q = take(&cursor, nd);
@@ -64,6 +68,7 @@ static int work_open(Work *w, const Shape *s, int backward) {
     w->p = take(&cursor, BLOCK * w->n);
     if (backward) {
         w->vt = take(&cursor, nd);
+        w->out = take(&cursor, nd);
         w->dout = take(&cursor, nd);
         w->dq = take(&cursor, nd);
         w->dk = take(&cursor, nd);
@@ -78,7 +83,7 @@ static int work_open(Work *w, const Shape *s, int backward) {
         for (int i = 0; i < 4; i++) *rows[i] = (uint32_t *)take(&cursor, ROWS * w->n / 2);
     }
 #endif
-    w->token = (int64_t *)cursor;
+    w->token = (int64_t *)cursor, w->ahead = w->token + w->n;
     for (int kind = 0; kind < 4; kind++)
         for (int c = 0; c < 4; c++)
             for (int j = 0; j < w->n; j++) {
@@ -90,17 +95,42 @@ static int work_open(Work *w, const Shape *s, int backward) {
 
 static void work_close(Work *w) { free(w->q); }
 
-/* Which pixel of the map each position of a window is; returns the window's kind of mask. */
-static int find_tokens(Work *w, const Shape *s, int64_t index) {
+static Range range_of(const float *bias, int n) {
+    vec top = splat(-INFINITY);
+    for (int64_t i = 0; i < (int64_t)n * n; i += LANES) top = vmax(top, load(bias + i));
+    Range range = {reduce_max(top), INFINITY};
+    for (int64_t i = 0; i < n; i++) range.lowest_own = fminf(range.lowest_own, bias[i * n + i]);
+    return range;
+}
+
+/* Which pixel of the map each position of a window is. */
+static void find_tokens(const Shape *s, int64_t index, int64_t *token) {
     int64_t columns = s->width / s->window, rows = s->height / s->window;
     int64_t wx = index % columns, wy = index / columns % rows, b = index / (columns * rows);
-    for (int64_t y = 0; y < s->window; y++)
-        for (int64_t x = 0; x < s->window; x++) {
-            int64_t row = (wy * s->window + y + s->shift) % s->height;
-            int64_t col = (wx * s->window + x + s->shift) % s->width;
-            w->token[y * s->window + x] = (b * s->height + row) * s->width + col;
-        }
-    return s->shift ? (wx == columns - 1) | (wy == rows - 1) << 1 : 0;
+    for (int64_t y = 0; y < s->window; y++) {
+        int64_t row = wy * s->window + y + s->shift, col = wx * s->window + s->shift;
+        row -= row >= s->height ? s->height : 0;
+        for (int64_t x = 0; x < s->window; x++, col++)
+            *token++ = (b * s->height + row) * s->width + col - (col >= s->width ? s->width : 0);
+    }
+}
+
+/* Finds the pixels of a window and of the one after it; returns the window's kind of mask. */
+static int enter_window(Work *w, const Shape *s, int64_t index) {
+    int64_t columns = s->width / s->window, rows = s->height / s->window;
+    find_tokens(s, index, w->token);
+    find_tokens(s, (index + 1) % (s->batch * rows * columns), w->ahead);
+    return s->shift ? (index % columns == columns - 1) | (index / columns % rows == rows - 1) << 1 : 0;
+}
+
+/* Asks for one head of the next window, positions i on, while there is arithmetic to do: its rows lie too far apart for the processor
+ * to guess where the next one is. */
+static inline void fetch_ahead(const Work *w, const Shape *s, int i, const void *map, int64_t stride, int64_t offset) {
+    int64_t size = s->bf16 ? 2 : 4, bytes = size * w->d;
+    for (int r = 0; r < BLOCK; r++) {
+        const char *row = (const char *)map + (w->ahead[i + r] * stride + offset) * size;
+        for (uintptr_t at = (uintptr_t)row & ~63ul; at < (uintptr_t)row + bytes; at += 64) __builtin_prefetch((const void *)at, 0, 3);
+    }
 }
 
 static inline void gather(const Work *w, const Shape *s, const void *map, int64_t stride, int64_t offset, float scale, float *rows) {
@@ -112,7 +142,13 @@ static inline void gather(const Work *w, const Shape *s, const void *map, int64_
             for (int c = 0; c < w->d; c++) to[c] = from_bf16(from[c]) * scale;
         } else {
             const float *from = (const float *)map + at;
-            for (int c = 0; c < w->d; c++) to[c] = from[c] * scale;
+            if (w->d < LANES)
+                for (int c = 0; c < w->d; c++) to[c] = from[c] * scale;
+            else
+                for (int c = 0; c < w->d; c += LANES) {
+                    int last = c < w->d - LANES ? c : w->d - LANES; /* the last vector may overlap the one before */
+                    store(to + last, load(from + last) * splat(scale));
+                }
         }
     }
 }
@@ -126,7 +162,13 @@ static inline void scatter(const Work *w, const Shape *s, void *map, int64_t str
             for (int c = 0; c < w->d; c++) to[c] = to_bf16(from[c]);
         } else {
             float *to = (float *)map + at;
-            for (int c = 0; c < w->d; c++) to[c] = from[c];
+            if (w->d < LANES)
+                for (int c = 0; c < w->d; c++) to[c] = from[c];
+            else
+                for (int c = 0; c < w->d; c += LANES) {
+                    int last = c < w->d - LANES ? c : w->d - LANES;
+                    store(to + last, load(from + last));
+                }
         }
     }
 }
@@ -165,24 +207,6 @@ static inline __attribute__((always_inline)) void half_tile_step(vec acc[ROWS], 
     KEEP(b0);
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++) acc[r] += splat(a[r * stride]) * b0;
-}
-
-/* out[r][j] = init[r][j] + sum_c a[r][c] bt[c][j] for BLOCK rows r and all n columns j; bt in panels, init may be NULL. */
-static inline void rows_times_transposed(const float *a, int dp, int depth, const float *bt, int n, const float *init, float *out) {
-    for (int j = 0; j < n; j += PANEL)
-        for (int i = 0; i < BLOCK; i += ROWS) { /* a panel stays in the first cache for all of them */
-            const float *rows = a + i * dp, *panel = bt + (int64_t)j * dp;
-            float *to = out + i * n + j;
-            vec acc[ROWS][2];
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) {
-                acc[r][0] = init ? load(init + (i + r) * n + j) : splat(0);
-                acc[r][1] = init ? load(init + (i + r) * n + j + LANES) : splat(0);
-            }
-            for (int c = 0; c < depth; c++) tile_step(acc, rows + c, dp, panel + c * PANEL);
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) store(to + r * n, acc[r][0]), store(to + r * n + LANES, acc[r][1]);
-        }
 }
 
 /* out[r][:] = sum_j a[r][j] b[j][:] for BLOCK rows; b in panels. */
@@ -236,64 +260,111 @@ static inline void add_transposed_rows_times(const float *a, int n, const float 
         }
 }
 
-/* Probabilities of BLOCK query rows from row i on, times their row sum; the reciprocal sums go to inverse[]. */
-static inline void softmax_rows(const Work *w, const Shape *s, int i, int kind, const float *bias, float *inverse) {
-    int n = w->n;
-    rows_times_transposed(w->q + (int64_t)i * w->dp, w->dp, w->d, w->kt, n, bias + (int64_t)i * n, w->p);
+/* Probabilities of BLOCK query rows from row i on, times their row sum; the reciprocal sums go to inverse[].
+ *
+ * Where no score is far from zero (`near`), its power is taken as it stands while it lies in a register; else the row's highest score
+ * is found and subtracted first. */
+static inline void softmax_rows(const Work *w, const Shape *s, int i, int kind, int near, const float *bias, float *inverse) {
+    int n = w->n, dp = w->dp;
+    const float *masks[BLOCK];
+    vec total[BLOCK], top[BLOCK];
     for (int r = 0; r < BLOCK; r++) {
-        float *row = w->p + r * n;
-        vec top = splat(-INFINITY);
-        if (kind) {
-            const float *mask = w->masks + (kind * 4 + wrapped_class(i + r, (int)s->window, (int)s->shift)) * n;
+        masks[r] = w->masks + (kind * 4 + (kind ? wrapped_class(i + r, (int)s->window, (int)s->shift) : 0)) * n;
+        total[r] = splat(0), top[r] = splat(-INFINITY);
+    }
+    for (int j = 0; j < n; j += PANEL)
+        for (int r0 = 0; r0 < BLOCK; r0 += ROWS) { /* a panel of keys stays in the first cache for all of them */
+            const float *rows = w->q + (int64_t)(i + r0) * dp, *panel = w->kt + (int64_t)j * dp, *b = bias + (int64_t)(i + r0) * n + j;
+            float *to = w->p + r0 * n + j;
+            vec acc[ROWS][2];
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; r++) acc[r][0] = load(b + r * n), acc[r][1] = load(b + r * n + LANES);
+            if (kind)
+#pragma GCC unroll 8
+                for (int r = 0; r < ROWS; r++) acc[r][0] += load(masks[r0 + r] + j), acc[r][1] += load(masks[r0 + r] + j + LANES);
+            for (int c = 0; c < w->d; c++) tile_step(acc, rows + c, dp, panel + c * PANEL);
+            if (near)
+#pragma GCC unroll 8
+                for (int r = 0; r < ROWS; r++) {
+                    acc[r][0] = exp2_below_127(acc[r][0]), acc[r][1] = exp2_below_127(acc[r][1]);
+                    total[r0 + r] += acc[r][0] + acc[r][1];
+                }
+            else
+#pragma GCC unroll 8
+                for (int r = 0; r < ROWS; r++) top[r0 + r] = vmax(top[r0 + r], vmax(acc[r][0], acc[r][1]));
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; r++) store(to + r * n, acc[r][0]), store(to + r * n + LANES, acc[r][1]);
+        }
+    for (int r = 0; r < BLOCK; r++) {
+        if (!near) {
+            vec highest = splat(reduce_max(top[r]));
             for (int j = 0; j < n; j += LANES) {
-                vec x = load(row + j) + load(mask + j);
-                top = vmax(top, x);
-                store(row + j, x);
+                vec e = exp2_below_127(load(w->p + r * n + j) - highest);
+                total[r] += e;
+                store(w->p + r * n + j, e);
             }
-        } else
-            for (int j = 0; j < n; j += LANES) top = vmax(top, load(row + j));
-        vec highest = splat(reduce_max(top)), total = splat(0);
-        for (int j = 0; j < n; j += LANES) {
-            vec e = exp2_nonpositive(load(row + j) - highest);
-            total += e;
-            store(row + j, e);
         }
-        inverse[r] = 1.0f / reduce_add(total);
+        inverse[r] = 1.0f / reduce_add(total[r]);
     }
 }
 
-/* Turn the gradients of `rows` rows of probabilities (in dp_rows, query row i first) into those of the scores, add them to dbias, and
- * normalize the probabilities. */
-static inline void score_gradients(Work *w, int i, int rows, const float *inverse, float *dbias) {
-    int n = w->n;
-    for (int r = 0; r < rows; r++) {
-        float *p = w->p + (int64_t)r * n, *g = w->dp_rows + (int64_t)r * n, *db = dbias + (int64_t)(i + r) * n;
-        vec inv = splat(inverse[r]), mean = splat(0);
-        for (int j = 0; j < n; j += LANES) {
-            vec x = load(p + j) * inv;
-            store(p + j, x);
-            mean += x * load(g + j);
-        }
-        mean = splat(reduce_add(mean));
-        for (int j = 0; j < n; j += LANES) {
-            vec x = load(p + j) * (load(g + j) - mean);
-            store(g + j, x);
-            store(db + j, load(db + j) + x);
-        }
+/* Longest of n rows, as a Euclidean norm. */
+static inline float longest(const float *rows, int n, int dp) {
+    float most = 0;
+    for (int i = 0; i < n; i++) {
+        vec sum = splat(0);
+        for (int c = 0; c < dp; c += LANES) sum += load(rows + (int64_t)i * dp + c) * load(rows + (int64_t)i * dp + c);
+        float square = reduce_add(sum);
+        if (!(square <= most)) most = square; /* keeps NaN */
     }
+    return sqrtf(most);
 }
 
-static void forward_task(Work *w, const Shape *s, int64_t window, int64_t head, const void *qkv, const float *bias, void *out) {
+/* Whether no power of two of a score leaves float32: none is above 60, and every row has one above -60, that of the query itself,
+ * which no mask covers. */
+static inline int scores_near_zero(const Work *w, const Range *bias) {
+    float most = longest(w->q, w->n, w->dp) * longest(w->k, w->n, w->dp);
+    return most + bias->highest <= 60 && most - bias->lowest_own <= 60;
+}
+
+/* Gradients of the scores of BLOCK query rows from row i on, into dp_rows and added to dbias: p (dout v^T - mean), where dout has been
+ * divided by the row's sum and `mean` is what the row's gradients sum to when weighed by p. */
+static inline void gradient_rows(const Work *w, int i, const float *dout, const float *mean, float *dbias) {
+    int n = w->n, dp = w->dp;
+    for (int j = 0; j < n; j += PANEL)
+        for (int r0 = 0; r0 < BLOCK; r0 += ROWS) {
+            const float *rows = dout + r0 * dp, *panel = w->vt + (int64_t)j * dp, *p = w->p + r0 * n + j;
+            float *to = w->dp_rows + r0 * n + j, *db = dbias + (int64_t)(i + r0) * n + j;
+            vec acc[ROWS][2];
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; r++) acc[r][0] = acc[r][1] = splat(-mean[r0 + r]);
+            for (int c = 0; c < w->d; c++) tile_step(acc, rows + c, dp, panel + c * PANEL);
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 2
+                for (int half = 0; half < 2; half++) {
+                    int at = r * n + half * LANES;
+                    vec x = acc[r][half] * load(p + at);
+                    store(to + at, x);
+                    store(db + at, load(db + at) + x);
+                }
+        }
+}
+
+static void forward_task(Work *w, const Shape *s, int64_t window, int64_t head, const void *qkv, const float *bias,
+                         const Range *range, void *out) {
     int64_t channels = s->heads * s->head_dim, at = head * s->head_dim;
-    int kind = find_tokens(w, s, window);
+    int kind = enter_window(w, s, window);
     gather(w, s, qkv, 3 * channels, at, s->scale * LOG2E, w->q);
     gather(w, s, qkv, 3 * channels, at + channels, 1.0f, w->k);
     gather(w, s, qkv, 3 * channels, at + 2 * channels, 1.0f, w->v);
     transpose(w->k, w->n, w->dp, w->kt);
     panels(w->v, w->n, w->dp, w->vp);
+    int near = scores_near_zero(w, range);
     for (int i = 0; i < w->n; i += BLOCK) {
         float inverse[BLOCK];
-        softmax_rows(w, s, i, kind, bias, inverse);
+        for (int part = 0; part < 3; part++) fetch_ahead(w, s, i, qkv, 3 * channels, at + part * channels);
+        softmax_rows(w, s, i, kind, near, bias, inverse);
         float *o = w->q + (int64_t)i * w->dp; /* these query rows are not needed any more */
         rows_times_matrix(w->p, w->n, w->vp, w->dp, o);
         for (int r = 0; r < BLOCK; r++)
@@ -303,26 +374,39 @@ static void forward_task(Work *w, const Shape *s, int64_t window, int64_t head, 
     memset(w->q, 0, sizeof(float) * w->n * w->dp); /* padded channels must stay zero */
 }
 
-static void backward_task(Work *w, const Shape *s, int64_t window, int64_t head, const void *qkv, const float *bias, const void *dout,
-                          void *dqkv, float *dbias) {
+static void backward_task(Work *w, const Shape *s, int64_t window, int64_t head, const void *qkv, const float *bias,
+                          const Range *range, const void *out, const void *dout, void *dqkv, float *dbias) {
     int64_t channels = s->heads * s->head_dim, at = head * s->head_dim;
-    int n = w->n, dp = w->dp, kind = find_tokens(w, s, window);
+    int n = w->n, dp = w->dp, kind = enter_window(w, s, window);
+    gather(w, s, out, channels, at, 1.0f, w->out);
+    gather(w, s, dout, channels, at, 1.0f, w->dout);
     gather(w, s, qkv, 3 * channels, at, s->scale * LOG2E, w->q);
     gather(w, s, qkv, 3 * channels, at + channels, 1.0f, w->k);
     gather(w, s, qkv, 3 * channels, at + 2 * channels, 1.0f, w->v);
-    gather(w, s, dout, channels, at, 1.0f, w->dout);
     transpose(w->k, n, dp, w->kt);
     transpose(w->v, n, dp, w->vt);
     panels(w->k, n, dp, w->kp);
     memset(w->dk, 0, sizeof(float) * n * dp);
     memset(w->dv, 0, sizeof(float) * n * dp);
+    int near = scores_near_zero(w, range);
     for (int i = 0; i < n; i += BLOCK) {
-        float inverse[BLOCK];
-        softmax_rows(w, s, i, kind, bias, inverse);
-        rows_times_transposed(w->dout + (int64_t)i * dp, dp, w->d, w->vt, n, NULL, w->dp_rows);
-        score_gradients(w, i, BLOCK, inverse, dbias);
+        float inverse[BLOCK], mean[BLOCK], *g = w->dout + (int64_t)i * dp;
+        for (int part = 0; part < 3; part++) fetch_ahead(w, s, i, qkv, 3 * channels, at + part * channels);
+        fetch_ahead(w, s, i, out, channels, at);
+        fetch_ahead(w, s, i, dout, channels, at);
+        softmax_rows(w, s, i, kind, near, bias, inverse);
+        for (int r = 0; r < BLOCK; r++) {
+            vec sum = splat(0);
+            for (int c = r * dp; c < (r + 1) * dp; c += LANES) {
+                vec x = load(g + c) * splat(inverse[r]);
+                store(g + c, x);
+                sum += x * load(w->out + (int64_t)i * dp + c);
+            }
+            mean[r] = reduce_add(sum);
+        }
+        gradient_rows(w, i, g, mean, dbias);
         rows_times_matrix(w->dp_rows, n, w->kp, dp, w->dq + (int64_t)i * dp);
-        add_transposed_rows_times(w->p, n, w->dout + (int64_t)i * dp, dp, w->dv);
+        add_transposed_rows_times(w->p, n, g, dp, w->dv);
         add_transposed_rows_times(w->dp_rows, n, w->q + (int64_t)i * dp, dp, w->dk);
     }
     for (int64_t i = 0; i < (int64_t)n * dp; i += LANES) {
@@ -414,6 +498,27 @@ static inline void add_transposed_pairs_times(const uint32_t *a, int n, const ui
         }
 }
 
+/* Turn the gradients of `rows` rows of probabilities (in dp_rows, query row i first) into those of the scores, add them to dbias, and
+ * normalize the probabilities. */
+static inline void score_gradients(Work *w, int i, int rows, const float *inverse, float *dbias) {
+    int n = w->n;
+    for (int r = 0; r < rows; r++) {
+        float *p = w->p + (int64_t)r * n, *g = w->dp_rows + (int64_t)r * n, *db = dbias + (int64_t)(i + r) * n;
+        vec inv = splat(inverse[r]), mean = splat(0);
+        for (int j = 0; j < n; j += LANES) {
+            vec x = load(p + j) * inv;
+            store(p + j, x);
+            mean += x * load(g + j);
+        }
+        mean = splat(reduce_add(mean));
+        for (int j = 0; j < n; j += LANES) {
+            vec x = load(p + j) * (load(g + j) - mean);
+            store(g + j, x);
+            store(db + j, load(db + j) + x);
+        }
+    }
+}
+
 static inline void softmax_pairs(const Work *w, const Shape *s, int i, int kind, const float *bias, float *inverse) {
     int n = w->n;
     vec factor = splat(s->scale * LOG2E);
@@ -437,7 +542,7 @@ static inline void softmax_pairs(const Work *w, const Shape *s, int i, int kind,
             }
         vec highest = splat(reduce_max(top));
         for (int j = 0; j < n; j += LANES) {
-            vec e = exp2_nonpositive(load(row + j) - highest);
+            vec e = exp2_below_127(load(row + j) - highest);
             total += e;
             store(row + j, e);
         }
@@ -447,7 +552,7 @@ static inline void softmax_pairs(const Work *w, const Shape *s, int i, int kind,
 
 static void forward_task_pairs(Work *w, const Shape *s, int64_t window, int64_t head, const void *qkv, const float *bias, void *out) {
     int64_t channels = s->heads * s->head_dim, at = head * s->head_dim;
-    int kind = find_tokens(w, s, window);
+    int kind = enter_window(w, s, window);
     gather_pairs(w, qkv, 3 * channels, at, w->q_c);
     gather_pairs(w, qkv, 3 * channels, at + channels, w->k_c);
     gather_pairs(w, qkv, 3 * channels, at + 2 * channels, w->v_c);
@@ -467,7 +572,7 @@ static void forward_task_pairs(Work *w, const Shape *s, int64_t window, int64_t 
 static void backward_task_pairs(Work *w, const Shape *s, int64_t window, int64_t head, const void *qkv, const float *bias,
                                 const void *dout, void *dqkv, float *dbias) {
     int64_t channels = s->heads * s->head_dim, at = head * s->head_dim;
-    int n = w->n, dp = w->dp, kind = find_tokens(w, s, window);
+    int n = w->n, dp = w->dp, kind = enter_window(w, s, window);
     gather_pairs(w, qkv, 3 * channels, at, w->q_c);
     gather_pairs(w, qkv, 3 * channels, at + channels, w->k_c);
     gather_pairs(w, qkv, 3 * channels, at + 2 * channels, w->v_c);
@@ -500,25 +605,26 @@ static void backward_task_pairs(Work *w, const Shape *s, int64_t window, int64_t
 }
 #endif
 
-static void forward_any(Work *w, const Shape *s, int64_t window, int64_t head, const void *qkv, const float *bias, void *out) {
+static void forward_any(Work *w, const Shape *s, int64_t window, int64_t head, const void *qkv, const float *bias, const Range *range,
+                        void *out) {
 #ifdef BF16_PRODUCTS
     if (s->bf16) {
         forward_task_pairs(w, s, window, head, qkv, bias, out);
         return;
     }
 #endif
-    forward_task(w, s, window, head, qkv, bias, out);
+    forward_task(w, s, window, head, qkv, bias, range, out);
 }
 
-static void backward_any(Work *w, const Shape *s, int64_t window, int64_t head, const void *qkv, const float *bias, const void *dout,
-                         void *dqkv, float *dbias) {
+static void backward_any(Work *w, const Shape *s, int64_t window, int64_t head, const void *qkv, const float *bias, const Range *range,
+                         const void *out, const void *dout, void *dqkv, float *dbias) {
 #ifdef BF16_PRODUCTS
     if (s->bf16) {
         backward_task_pairs(w, s, window, head, qkv, bias, dout, dqkv, dbias);
         return;
     }
 #endif
-    backward_task(w, s, window, head, qkv, bias, dout, dqkv, dbias);
+    backward_task(w, s, window, head, qkv, bias, range, out, dout, dqkv, dbias);
 }
 
 /* bias must have been multiplied by log2(e). Returns 0, or 1 when memory ran out. */
@@ -528,10 +634,15 @@ int drct_window_attention_forward(const Shape *s, const void *qkv, const float *
 #pragma omp parallel num_threads(s->threads)
     {
         Work w;
+        Range range;
+        int64_t known = -1; /* the head whose range it is */
         if (work_open(&w, s, 0)) {
 #pragma omp for collapse(2) schedule(static)
             for (int64_t h = 0; h < s->heads; h++)
-                for (int64_t i = 0; i < windows; i++) forward_any(&w, s, i, h, qkv, bias + h * nn, out);
+                for (int64_t i = 0; i < windows; i++) {
+                    if (h != known) range = range_of(bias + h * nn, w.n), known = h;
+                    forward_any(&w, s, i, h, qkv, bias + h * nn, &range, out);
+                }
             work_close(&w);
         } else {
 #pragma omp atomic write
@@ -541,21 +652,25 @@ int drct_window_attention_forward(const Shape *s, const void *qkv, const float *
     return failed;
 }
 
-/* dbias is (parts, heads, N, N), zero on entry: part p sums its share of the windows, so the sum over parts does not depend on
+/* out is what forward returned. dbias is (parts, heads, N, N), zero on entry: part p sums its share of the windows, so the sum over parts does not depend on
  * which thread ran first. bias must have been multiplied by log2(e). Returns 0, or 1 when memory ran out. */
-int drct_window_attention_backward(const Shape *s, const void *qkv, const float *bias, const void *dout, void *dqkv, float *dbias,
-                                   int64_t parts) {
+int drct_window_attention_backward(const Shape *s, const void *qkv, const float *bias, const void *out, const void *dout, void *dqkv,
+                                   float *dbias, int64_t parts) {
     int64_t windows = s->batch * (s->height / s->window) * (s->width / s->window), nn = s->window * s->window * s->window * s->window;
     int failed = 0;
 #pragma omp parallel num_threads(s->threads)
     {
         Work w;
+        Range range;
+        int64_t known = -1; /* the head whose range it is */
         if (work_open(&w, s, 1)) {
 #pragma omp for collapse(2) schedule(dynamic)
             for (int64_t h = 0; h < s->heads; h++)
-                for (int64_t part = 0; part < parts; part++)
+                for (int64_t part = 0; part < parts; part++) {
+                    if (h != known) range = range_of(bias + h * nn, w.n), known = h;
                     for (int64_t i = windows * part / parts; i < windows * (part + 1) / parts; i++)
-                        backward_any(&w, s, i, h, qkv, bias + h * nn, dout, dqkv, dbias + (part * s->heads + h) * nn);
+                        backward_any(&w, s, i, h, qkv, bias + h * nn, &range, out, dout, dqkv, dbias + (part * s->heads + h) * nn);
+                }
             work_close(&w);
         } else {
 #pragma omp atomic write

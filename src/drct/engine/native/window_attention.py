@@ -88,13 +88,14 @@ class _WindowAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, table: Tensor, index: Tensor, window: int, shift: int, scale: float) -> Tensor:
         bias = table.float().t()[:, index]
-        ctx.save_for_backward(qkv, bias)
+        out = window_attention_forward(qkv, bias, len(bias), window, shift, scale)
+        ctx.save_for_backward(qkv, bias, out)  # the next layer keeps out, too: it costs no memory
         ctx.arguments = (window, shift, scale)
-        return window_attention_forward(qkv, bias, len(bias), window, shift, scale)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, bias = ctx.saved_tensors
+        qkv, bias, out = ctx.saved_tensors
         window, shift, scale = ctx.arguments
         shape = _shape(qkv, len(bias), window, shift, scale)
         qkv, scaled = qkv.contiguous(), bias * LOG2E
@@ -106,7 +107,7 @@ class _WindowAttention(torch.autograd.Function):
         _check(
             library.drct_window_attention_backward(
                 ctypes.byref(shape),
-                *(ctypes.c_void_p(t.data_ptr()) for t in (qkv, scaled, dout, dqkv, dbias)),
+                *(ctypes.c_void_p(t.data_ptr()) for t in (qkv, scaled, out, dout, dqkv, dbias)),
                 ctypes.c_int64(parts),
             )
         )
