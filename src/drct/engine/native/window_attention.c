@@ -190,23 +190,31 @@ static inline void panels(const float *rows, int n, int dp, float *out) {
     }
 }
 
-/* One step of a tile of ROWS x 2 accumulators: a column of a (numbers `stride` apart) times two vectors of b. */
-static inline __attribute__((always_inline)) void tile_step(vec acc[ROWS][2], const float *a, int64_t stride, const float *b) {
-    vec b0 = load(b), b1 = load(b + LANES);
-    KEEP(b0);
-    KEEP(b1);
+/* A tile of ROWS rows and two vectors of columns, in registers: acc[r] += a[r][t] b[t] over t < depth. Rows of a lie `stride` numbers
+ * apart, its columns `step`, rows of b `width`. */
+static inline __attribute__((always_inline)) void multiply(vec acc[ROWS][2], int depth, const float *a, int64_t stride, int64_t step,
+                                                           const float *b, int64_t width) {
+    for (int t = 0; t < depth; t++, a += step, b += width) {
+        vec b0 = load(b), b1 = load(b + LANES);
+        KEEP(b0);
+        KEEP(b1);
 #pragma GCC unroll 8
-    for (int r = 0; r < ROWS; r++) {
-        vec x = splat(a[r * stride]);
-        acc[r][0] += x * b0;
-        acc[r][1] += x * b1;
+        for (int r = 0; r < ROWS; r++) {
+            vec x = splat(a[r * stride]);
+            acc[r][0] += x * b0;
+            acc[r][1] += x * b1;
+        }
     }
 }
-static inline __attribute__((always_inline)) void half_tile_step(vec acc[ROWS], const float *a, int64_t stride, const float *b) {
-    vec b0 = load(b);
-    KEEP(b0);
+/* The same with one vector of columns. */
+static inline __attribute__((always_inline)) void multiply_half(vec acc[ROWS], int depth, const float *a, int64_t stride, int64_t step,
+                                                                const float *b, int64_t width) {
+    for (int t = 0; t < depth; t++, a += step, b += width) {
+        vec b0 = load(b);
+        KEEP(b0);
 #pragma GCC unroll 8
-    for (int r = 0; r < ROWS; r++) acc[r] += splat(a[r * stride]) * b0;
+        for (int r = 0; r < ROWS; r++) acc[r] += splat(a[r * stride]) * b0;
+    }
 }
 
 /* out[r][:] = sum_j a[r][j] b[j][:] for BLOCK rows; b in panels. */
@@ -214,22 +222,20 @@ static inline void rows_times_matrix(const float *a, int n, const float *b, int 
     int c = 0;
     for (; c + PANEL <= dp; c += PANEL)
         for (int i = 0; i < BLOCK; i += ROWS) {
-            const float *rows = a + i * n, *panel = b + (int64_t)c * n;
             float *to = out + i * dp + c;
             vec acc[ROWS][2];
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; r++) acc[r][0] = acc[r][1] = splat(0);
-            for (int j = 0; j < n; j++) tile_step(acc, rows + j, n, panel + j * PANEL);
+            multiply(acc, n, a + i * n, n, 1, b + (int64_t)c * n, PANEL);
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; r++) store(to + r * dp, acc[r][0]), store(to + r * dp + LANES, acc[r][1]);
         }
     if (c < dp)
         for (int i = 0; i < BLOCK; i += ROWS) {
-            const float *rows = a + i * n, *panel = b + (int64_t)c * n;
             vec acc[ROWS];
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; r++) acc[r] = splat(0);
-            for (int j = 0; j < n; j++) half_tile_step(acc, rows + j, n, panel + j * LANES);
+            multiply_half(acc, n, a + i * n, n, 1, b + (int64_t)c * n, LANES);
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; r++) store(out + (i + r) * dp + c, acc[r]);
         }
@@ -238,23 +244,23 @@ static inline void rows_times_matrix(const float *a, int n, const float *b, int 
 /* out[j][:] += sum_i a[i][j] b[i][:] over BLOCK rows i, for all n columns j. */
 static inline void add_transposed_rows_times(const float *a, int n, const float *b, int dp, float *out) {
     int c = 0;
-    for (; c + 2 * LANES <= dp; c += 2 * LANES)
+    for (; c + PANEL <= dp; c += PANEL)
         for (int j = 0; j < n; j += ROWS) {
             float *to = out + (int64_t)j * dp + c;
             vec acc[ROWS][2];
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; r++) acc[r][0] = load(to + r * dp), acc[r][1] = load(to + r * dp + LANES);
-            for (int i = 0; i < BLOCK; i++) tile_step(acc, a + (int64_t)i * n + j, 1, b + (int64_t)i * dp + c);
+            multiply(acc, BLOCK, a + j, 1, n, b + c, dp);
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; r++) store(to + r * dp, acc[r][0]), store(to + r * dp + LANES, acc[r][1]);
         }
-    for (; c < dp; c += LANES)
+    if (c < dp)
         for (int j = 0; j < n; j += ROWS) {
             float *to = out + (int64_t)j * dp + c;
             vec acc[ROWS];
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; r++) acc[r] = load(to + r * dp);
-            for (int i = 0; i < BLOCK; i++) half_tile_step(acc, a + (int64_t)i * n + j, 1, b + (int64_t)i * dp + c);
+            multiply_half(acc, BLOCK, a + j, 1, n, b + c, dp);
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; r++) store(to + r * dp, acc[r]);
         }
@@ -265,7 +271,7 @@ static inline void add_transposed_rows_times(const float *a, int n, const float 
  * Where no score is far from zero (`near`), its power is taken as it stands while it lies in a register; else the row's highest score
  * is found and subtracted first. */
 static inline void softmax_rows(const Work *w, const Shape *s, int i, int kind, int near, const float *bias, float *inverse) {
-    int n = w->n, dp = w->dp;
+    int64_t n = w->n, dp = w->dp;
     const float *masks[BLOCK];
     vec total[BLOCK], top[BLOCK];
     for (int r = 0; r < BLOCK; r++) {
@@ -274,26 +280,24 @@ static inline void softmax_rows(const Work *w, const Shape *s, int i, int kind, 
     }
     for (int j = 0; j < n; j += PANEL)
         for (int r0 = 0; r0 < BLOCK; r0 += ROWS) { /* a panel of keys stays in the first cache for all of them */
-            const float *rows = w->q + (int64_t)(i + r0) * dp, *panel = w->kt + (int64_t)j * dp, *b = bias + (int64_t)(i + r0) * n + j;
+            const float *b = bias + (i + r0) * n + j;
             float *to = w->p + r0 * n + j;
             vec acc[ROWS][2];
 #pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) acc[r][0] = load(b + r * n), acc[r][1] = load(b + r * n + LANES);
-            if (kind)
+            for (int r = 0; r < ROWS; r++) {
+                acc[r][0] = load(b + r * n), acc[r][1] = load(b + r * n + LANES);
+                if (kind) acc[r][0] += load(masks[r0 + r] + j), acc[r][1] += load(masks[r0 + r] + j + LANES);
+            }
+            multiply(acc, w->d, w->q + (i + r0) * dp, dp, 1, w->kt + j * dp, PANEL);
 #pragma GCC unroll 8
-                for (int r = 0; r < ROWS; r++) acc[r][0] += load(masks[r0 + r] + j), acc[r][1] += load(masks[r0 + r] + j + LANES);
-            for (int c = 0; c < w->d; c++) tile_step(acc, rows + c, dp, panel + c * PANEL);
-            if (near)
-#pragma GCC unroll 8
-                for (int r = 0; r < ROWS; r++) {
+            for (int r = 0; r < ROWS; r++) {
+                if (near) {
                     acc[r][0] = exp2_below_127(acc[r][0]), acc[r][1] = exp2_below_127(acc[r][1]);
                     total[r0 + r] += acc[r][0] + acc[r][1];
-                }
-            else
-#pragma GCC unroll 8
-                for (int r = 0; r < ROWS; r++) top[r0 + r] = vmax(top[r0 + r], vmax(acc[r][0], acc[r][1]));
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) store(to + r * n, acc[r][0]), store(to + r * n + LANES, acc[r][1]);
+                } else
+                    top[r0 + r] = vmax(top[r0 + r], vmax(acc[r][0], acc[r][1]));
+                store(to + r * n, acc[r][0]), store(to + r * n + LANES, acc[r][1]);
+            }
         }
     for (int r = 0; r < BLOCK; r++) {
         if (!near) {
@@ -333,12 +337,12 @@ static inline void gradient_rows(const Work *w, int i, const float *dout, const 
     int n = w->n, dp = w->dp;
     for (int j = 0; j < n; j += PANEL)
         for (int r0 = 0; r0 < BLOCK; r0 += ROWS) {
-            const float *rows = dout + r0 * dp, *panel = w->vt + (int64_t)j * dp, *p = w->p + r0 * n + j;
+            const float *p = w->p + r0 * n + j;
             float *to = w->dp_rows + r0 * n + j, *db = dbias + (int64_t)(i + r0) * n + j;
             vec acc[ROWS][2];
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; r++) acc[r][0] = acc[r][1] = splat(-mean[r0 + r]);
-            for (int c = 0; c < w->d; c++) tile_step(acc, rows + c, dp, panel + c * PANEL);
+            multiply(acc, w->d, dout + r0 * dp, dp, 1, w->vt + (int64_t)j * dp, PANEL);
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 2
