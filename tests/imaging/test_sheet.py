@@ -61,6 +61,8 @@ def test_labels_too_long_for_three_lines_end_in_dots() -> None:
     assert _lines("wwww wwww wwww wwww", 12, width) == ["wwww", "wwww", "wwww..."]
     assert _lines("wwwwwwwwwww and", 12, width) == ["wwww...", "and"]
     assert _lines("wwww ww\N{NO-BREAK SPACE}w", 12, width) == ["wwww", "ww\N{NO-BREAK SPACE}w"]
+    assert _lines("www_www-wwww.wwwwww", 12, width) == ["www_", "www-", "wwww..."]
+    assert _lines("a_file.jpg", 12, width) == ["a_file.", "jpg"]
     for side in (1, 20, 50):
         sheet = side_by_side([np.zeros((20, side), np.uint8)] * 2, ["long and longer " * 9, " "], gap=30, text_height=12)
         assert (sheet[:, 30 + side : 60 + side] == 255).all()

@@ -132,7 +132,8 @@ def flow_figure(names: Sequence[str], flows: Sequence[Flow]) -> Any:
             for i, (name, flow) in enumerate(zip(names, flows, strict=True)):
                 groups = np.arange(1, len(flow.groups) + 1)
                 colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-                ax.plot(groups, flow.measures[key], color=colour, marker=marker, ms=4, lw=1.4, label=name)
+                wider = 1.2 * min(len(names) - 1 - i, 4)  # than what is drawn later: equal curves show as a core and its rim
+                ax.plot(groups, flow.measures[key], color=colour, marker=marker, ms=4 + wider, lw=1.4 + wider, label=name)
             ax.set(title=label, xlabel="group", xticks=ticks(longest), ylim=(0, None))
             ax.grid(alpha=0.3, lw=0.5)
         axes[0].set_ylabel("feature intensity (no unit)")

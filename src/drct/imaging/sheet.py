@@ -80,9 +80,12 @@ def side_by_side(
 
 
 def _lines(label: str, height: int, width: int) -> list[str]:
-    """A label broken between words into at most :data:`LINES` lines that are no wider than the panel."""
+    """A label broken into at most :data:`LINES` lines that are no wider than the panel: between words, and names that are too wide
+    for a line where one of their parts ends."""
     lines, rest = [""], [word for word in re.split("[ \t\r\n]+", label) if word]  # a no-break space keeps words together
     while rest:
+        if not lines[-1] and len(lines) < LINES:
+            rest[:1] = _cut_to_width(rest[0], height, width)
         longer = f"{lines[-1]} {rest[0]}".lstrip()
         if not lines[-1] or _width(longer, height) <= width:
             lines[-1] = longer
@@ -93,6 +96,15 @@ def _lines(label: str, height: int, width: int) -> list[str]:
             lines[-1] += "..."
             break
     return [_shortened(line, height, width) for line in lines]
+
+
+def _cut_to_width(word: str, height: int, width: int) -> list[str]:
+    """The word; or, if it is too wide for a line, as many of its parts as one holds, and the rest."""
+    if _width(word, height) <= width:
+        return [word]
+    ends = [match.end() for match in re.finditer(r"[-_./]+", word)]
+    fitting = [end for end in ends if _width(word[:end], height) <= width]
+    return [word[: fitting[-1]], word[fitting[-1] :]] if fitting and fitting[-1] < len(word) else [word]
 
 
 def _shortened(line: str, height: int, width: int) -> str:
