@@ -48,12 +48,24 @@ def measure_degraded(model: Path, data: Path) -> tuple[dict[str, float], dict[st
     return {DEGRADED: round(found["psnr"], 2)}, {DEGRADED: round(found["lpips"], 4)}
 
 
+def said_before(name: str) -> str:
+    """The line on the weights that are bundled now."""
+    return str(json.loads((BUNDLED / f"{name}.json").read_text())["training"])
+
+
+def went_on(before: str, iterations: int, recipe: str) -> str:
+    """The line with a run that began from those weights added, unless it was the last that it speaks of."""
+    counts = before.removesuffix(f" of {recipe}")
+    if counts == before:
+        return f"{before}, then {iterations} of {recipe}"
+    return before if counts.endswith(f" {iterations}") else f"{counts} and {iterations} of {recipe}"
+
+
 def describe(run: Path, options: TrainOptions, iterations: int, name: str) -> str:
     """One line on how a network was made."""
     recipe = f"options/train/{run.name}.yml"
     if options.path.pretrain_network_g == name:  # the bundled weights went on: what was said of them stays true
-        before = json.loads((BUNDLED / f"{name}.json").read_text())["training"].split(", then")[0]
-        return f"{before}, then {iterations} of {recipe}"
+        return went_on(said_before(name), iterations, recipe)
     if options.degradation is None:
         return f"L1, bicubic LR, {iterations} iterations, {recipe}"
     losses = "L1"
@@ -67,12 +79,13 @@ def describe(run: Path, options: TrainOptions, iterations: int, name: str) -> st
 
 
 def keep_record(run: Path, name: str, *, continued: bool) -> None:
-    """Log, curve and last sheet of validation crops, small enough to keep; what a continued run began from in ``before``."""
+    """Log, curve and last sheet of validation crops, small enough to keep; of the runs before it in ``1``, ``2`` ..."""
     folder = ROOT / "docs" / "training" / name
-    if continued and not (folder / "before").exists():
-        (folder / "before").mkdir()
+    if continued:
+        earlier = folder / str(1 + sum(entry.is_dir() for entry in folder.iterdir()))
+        earlier.mkdir()
         for file in ("log.jsonl", "curve.png"):
-            (folder / file).rename(folder / "before" / file)
+            (folder / file).rename(earlier / file)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(run / "log.jsonl", folder / "log.jsonl")
     shutil.copy(run / "curve.png", folder / "curve.png")
@@ -94,6 +107,7 @@ def main() -> None:
     iterations = max(r["iteration"] for r in records)
     options, _ = read_options(ROOT / "options" / "train" / f"{run.name}.yml")
     training = describe(run, options, iterations, name)
+    continued = options.path.pretrain_network_g == name and training != said_before(name)
     BUNDLED.mkdir(exist_ok=True)
     target = BUNDLED / f"{name}.safetensors"
     save_network(network, target, licence="Apache-2.0", training=training, dtype=torch.float16)
@@ -103,7 +117,7 @@ def main() -> None:
     else:
         scores, lpips = measure_degraded(target, arguments.degraded)
     write_card(target, source="trained by this project", scores=scores, lpips=lpips)
-    keep_record(run, name, continued=options.path.pretrain_network_g == name)
+    keep_record(run, name, continued=continued)
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, PSNR {scores}, LPIPS {lpips or 'not measured'}")
 
 
