@@ -7,7 +7,8 @@
  *   out = softmax(scale * q k^T + bias + mask) v
  *
  * qkv is (B, H, W, 3 * heads * d), its last axis ordered (q|k|v, head, d); out is (B, H, W, heads * d);
- * bias is (heads, N, N) with N = window^2. Backward recomputes the scores, so forward saves nothing.
+ * bias is (heads, N, N) with N = window^2. Backward recomputes the scores, so forward saves
+ * nothing but its result.
  */
 #include "simd.h"
 
@@ -319,7 +320,7 @@ static inline float longest(const float *rows, int n, int dp) {
         vec sum = splat(0);
         for (int c = 0; c < dp; c += LANES) sum += load(rows + (int64_t)i * dp + c) * load(rows + (int64_t)i * dp + c);
         float square = reduce_add(sum);
-        if (!(square <= most)) most = square; /* keeps NaN */
+        if (square > most) most = square; /* NaN stands back: its scores are NaN whichever way they are taken */
     }
     return sqrtf(most);
 }
