@@ -503,11 +503,11 @@ static inline void add_transposed_pairs_times(const uint32_t *a, int n, const ui
         }
 }
 
-/* Turn the gradients of `rows` rows of probabilities (in dp_rows, query row i first) into those of the scores, add them to dbias, and
+/* Turn the gradients of ROWS rows of probabilities (in dp_rows, query row i first) into those of the scores, add them to dbias, and
  * normalize the probabilities. */
-static inline void score_gradients(Work *w, int i, int rows, const float *inverse, float *dbias) {
+static inline void score_gradients(Work *w, int i, const float *inverse, float *dbias) {
     int n = w->n;
-    for (int r = 0; r < rows; r++) {
+    for (int r = 0; r < ROWS; r++) {
         float *p = w->p + (int64_t)r * n, *g = w->dp_rows + (int64_t)r * n, *db = dbias + (int64_t)(i + r) * n;
         vec inv = splat(inverse[r]), mean = splat(0);
         for (int j = 0; j < n; j += LANES) {
@@ -593,7 +593,7 @@ static void backward_task_pairs(Work *w, const Shape *s, int64_t window, int64_t
         float inverse[ROWS];
         softmax_pairs(w, s, i, kind, bias, inverse);
         pairs_times_transposed(w->dout_c + (int64_t)i * dp / 2, dp / 2, (w->d + 1) / 2, w->vt_c, n, w->dp_rows);
-        score_gradients(w, i, ROWS, inverse, dbias);
+        score_gradients(w, i, inverse, dbias);
         round_rows(w->p, n, w->p_c, w->p_r);
         round_rows(w->dp_rows, n, w->g_c, w->g_r);
         pairs_times_matrix(w->g_c, n, w->k_r, dp, w->dq + (int64_t)i * dp);
@@ -657,8 +657,8 @@ int drct_window_attention_forward(const Shape *s, const void *qkv, const float *
     return failed;
 }
 
-/* out is what forward returned. dbias is (parts, heads, N, N), zero on entry: part p sums its share of the windows, so the sum over parts does not depend on
- * which thread ran first. bias must have been multiplied by log2(e). Returns 0, or 1 when memory ran out. */
+/* out is what forward returned, bias must have been multiplied by log2(e). dbias is (parts, heads, N, N), zero on entry: part p sums its
+ * share of the windows, so the sum over parts does not depend on which thread ran first. Returns 0, or 1 when memory ran out. */
 int drct_window_attention_backward(const Shape *s, const void *qkv, const float *bias, const void *out, const void *dout, void *dqkv,
                                    float *dbias, int64_t parts) {
     int64_t windows = s->batch * (s->height / s->window) * (s->width / s->window), nn = s->window * s->window * s->window * s->window;
