@@ -9,7 +9,7 @@ import torch
 
 from drct import engine
 from drct.engine import compiler
-from drct.engine.cpu import attention, linear
+from drct.engine.cpu import attention, blocks, linear
 from drct.engine.cpu.body import BodyProgram
 from drct.engine.memory import LiveBytes
 from drct.engine.native.build import library_or_reason
@@ -108,8 +108,21 @@ def test_full_networks_in_all_precisions(name: str, precision: str, build: Build
         assert -10 * error.square().mean().log10() >= 50
 
 
+@pytest.mark.parametrize("case", ["small", "drct_light", "x2", "own scale of scores", "swinir", "one group of hat"])
+def test_operator_by_operator(case: str, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs where whole blocks in one kernel are not the faster way."""
+    monkeypatch.setattr(blocks.native, "swin_layer_available", lambda: "switched off")
+    name, options = CASES[case]
+    network = build(name, **options)
+    program = engine.compile(network)
+    assert not any("Swin blocks" in line for line in program.describe())
+    for size in SIZES:
+        assert difference(program, network, *size) <= 1e-4 / 4 * network.scale
+
+
 def test_without_native_kernel(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention.native, "available", lambda: "switched off")
+    monkeypatch.setattr(blocks.native, "swin_layer_available", lambda: "switched off")
     for name, options in (CASES["small"], CASES["drct_light"]):
         network = build(name, **options)
         program = engine.compile(network)
@@ -119,6 +132,7 @@ def test_without_native_kernel(build: Build, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_packed_layers(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "packing_available", lambda: "switched off")
+    monkeypatch.setattr(blocks.native, "swin_layer_available", lambda: "switched off")
     network = build("drct", **SMALL)
     assert difference(engine.compile(network), network, 1, 33, 50) <= 1e-4
 

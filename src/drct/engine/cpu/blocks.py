@@ -1,16 +1,42 @@
-"""Folded blocks as sequences of packed operations on a chunk of windows."""
+"""Folded blocks: whole ones in a native kernel, or as sequences of packed operations on chunks of many windows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drct.engine.cpu.attention import Attention, OverlapAttention, choose_attention
+from drct.engine import native
+from drct.engine.cpu.attention import Attention, OverlapAttention, choose_attention, kinds_between
+from drct.engine.cpu.layout import WindowOrder
 from drct.engine.cpu.linear import Linear
 from drct.engine.folding import FoldedSwin, Norm
+
+CHUNK_TOKENS = 1024  # rows that a chunk has where layers do not choose for themselves
+CHUNK_FLOATS = (
+    2**22
+)  # that a packed layer holds of a chunk: few enough for the last cache, and operators are long enough to be efficient
+
+
+@dataclasses.dataclass
+class Maps:
+    """What a Swin layer works on.
+
+    Attributes:
+        source: ``(tokens, dim)`` float32 rows in home order; may be columns of a wider buffer.
+        target: ``(tokens, out_dim)``, receives the result, or with ``add`` is added to. It may share rows with ``source``: a layer
+            reads its rows before it writes the same ones.
+        order: of the windows.
+        normed: the first norm of ``source`` where it is there already.
+    """
+
+    source: Tensor
+    target: Tensor
+    order: WindowOrder
+    add: bool = False
+    normed: Tensor | None = None
 
 
 class LayerNorm:
@@ -25,10 +51,33 @@ class LayerNorm:
 
 
 class Layer:
-    """What follows the attention of a Swin block, with the layer folded into it and a LeakyReLU after that.
+    """What programs ask of every layer of theirs.
 
     Args:
         block: folded weights, see :class:`drct.engine.folding.FoldedSwin`.
+        attention_name: what computes its attention.
+
+    Attributes:
+        chunk: windows that it works on at once.
+    """
+
+    chunk: int
+
+    def __init__(self, block: FoldedSwin, attention_name: str) -> None:
+        self.attention_name = attention_name
+        self.multiply_adds, self.products = block.multiply_adds(), block.products()
+        self.dim, self.out_dim, self.shift, self.window = block.dim, block.out_dim, block.shift, block.window
+
+    def room(self, tokens: int) -> int:
+        """Floats that a thread holds beside the features, where these rows are all there are."""
+        raise TypeError(f"{type(self).__name__} does not define room")
+
+
+class AfterAttention:
+    """What follows the attention of a block, with the layer folded into it and a LeakyReLU after that, in packed operations.
+
+    Args:
+        block: folded weights.
         attention: gives the output projection in its own layout of heads.
         dtype: type of the matrix products; everything between them is float32.
         slope: of the LeakyReLU; None for none.
@@ -37,18 +86,16 @@ class Layer:
     def __init__(
         self, block: FoldedSwin, attention: Attention | OverlapAttention, dtype: torch.dtype, slope: float | None = None
     ) -> None:
-        self.attention_name = attention.name
-        self.multiply_adds, self.products = block.multiply_adds(), block.products()
         self.dtype, self.slope = dtype, slope
-        self.dim, self.out_dim, self.shift, self.window = block.dim, block.out_dim, block.shift, block.window
-        self.norm1, self.norm2 = LayerNorm(block.norm1, dtype), LayerNorm(block.norm2, dtype)
+        self.norm2 = LayerNorm(block.norm2, dtype)
         self.proj, self.fc1 = Linear(attention.proj, dtype), Linear(block.fc1, dtype)
         self.from_residual = None if block.from_residual is None else Linear(block.from_residual, dtype)
         self.from_hidden = Linear(block.from_hidden, dtype)
-        # memory that a call needs for each row, in floats; heads may be padded
-        self.floats_per_token = 3 * self.dim + 3 * attention.heads * attention.head_dim + self.fc1.out_dim
+        # of the whole block, for each row; heads may be padded
+        self.floats_per_token = 3 * block.dim + 3 * attention.heads * attention.head_dim + self.fc1.out_dim
+        self.chunk = max(1, CHUNK_FLOATS // (self.floats_per_token * block.window**2))
 
-    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, attended: Tensor) -> Tensor:
         """Output projection, residual, second norm, MLP: ``(tokens, dim)`` to ``(tokens, out_dim)``, float32."""
         if self.dtype == torch.float32:
             u = self.proj.add(attended, x)
@@ -65,20 +112,74 @@ class Layer:
 
 
 class SwinLayer(Layer):
-    """A whole Swin block; arguments as :class:`Layer`."""
+    """A whole Swin block, made by :func:`swin_layer`.
+
+    Attributes:
+        norm1: its first norm.
+    """
+
+    norm1: LayerNorm
+
+    def run(self, maps: Maps, start: int, end: int) -> None:
+        """Run windows ``start`` to ``end``, not included."""
+        raise TypeError(f"{type(self).__name__} does not define run")
+
+
+class PackedSwinLayer(SwinLayer):
+    """In packed operations; arguments as :class:`AfterAttention`."""
 
     def __init__(self, block: FoldedSwin, dtype: torch.dtype, slope: float | None = None) -> None:
         self.attention = choose_attention(block, dtype)
-        super().__init__(block, self.attention, dtype, slope)
-        self.qkv = Linear(self.attention.qkv, dtype)
+        super().__init__(block, self.attention.name)
+        self.norm1, self.qkv = LayerNorm(block.norm1, dtype), Linear(self.attention.qkv, dtype)
+        self.rest = AfterAttention(block, self.attention, dtype, slope)
+        self.chunk = self.rest.chunk
 
-    def __call__(self, x: Tensor, kinds: Sequence[tuple[int, int, int]], normed: Tensor | None = None) -> Tensor:
-        """Rows of whole windows, ``(tokens, dim)`` to ``(tokens, out_dim)``, float32.
+    def room(self, tokens: int) -> int:
+        return min(tokens, self.chunk * self.window**2) * self.rest.floats_per_token
 
-        ``normed`` replaces the first norm of ``x``.
-        """
-        normed = self.norm1(x) if normed is None else normed
-        return self.after_attention(x, self.attention(self.qkv(normed), kinds))
+    def run(self, maps: Maps, start: int, end: int) -> None:
+        n, order = self.window**2, maps.order
+        rows = slice(start * n, end * n)
+        index = None if order.tokens is None else order.tokens[rows]
+
+        def read(x: Tensor) -> Tensor:
+            return x[rows].contiguous() if index is None else x.index_select(0, index)
+
+        x = read(maps.source)
+        normed = self.norm1(x) if maps.normed is None else read(maps.normed)
+        y = self.rest(x, self.attention(self.qkv(normed), list(kinds_between(order.ends, start, end))))
+        if index is None:
+            target = maps.target[rows]
+            target.copy_(target + y if maps.add else y)
+        elif maps.add:
+            maps.target.index_add_(0, index, y)
+        else:
+            maps.target.index_copy_(0, index, y)
+
+
+class NativeSwinLayer(SwinLayer):
+    """In one kernel, window by window; float32 only."""
+
+    def __init__(self, block: FoldedSwin, slope: float | None = None) -> None:
+        super().__init__(block, "native kernel")
+        self.norm1 = LayerNorm(block.norm1, torch.float32)
+        self.kernel = native.SwinLayerKernel(block, slope)
+        self.chunk = max(1, CHUNK_TOKENS // block.window**2)
+
+    def room(self, tokens: int) -> int:
+        return self.kernel.room
+
+    def run(self, maps: Maps, start: int, end: int) -> None:
+        kinds = maps.order.kinds if self.shift else None
+        self.kernel(maps.source, maps.target, (start, end), maps.order.tokens, kinds, maps.add, maps.normed)
+
+
+def swin_layer(block: FoldedSwin, dtype: torch.dtype, slope: float | None = None) -> SwinLayer:
+    """The faster of the two that can run here; arguments as :class:`AfterAttention`."""
+    if dtype == torch.float32 and native.swin_layer_available() is None and native.supports(block.window):
+        return NativeSwinLayer(block, slope)
+    return PackedSwinLayer(block, dtype, slope)
 
 
 class OverlapLayer(Layer):
@@ -86,8 +187,14 @@ class OverlapLayer(Layer):
 
     def __init__(self, block: FoldedSwin, dtype: torch.dtype) -> None:
         self.attention = OverlapAttention(block, dtype)
-        super().__init__(block, self.attention, dtype)
+        super().__init__(block, self.attention.name)
+        self.norm1, self.dtype = LayerNorm(block.norm1, dtype), dtype
         self.q, self.kv = Linear(self.attention.q, dtype), Linear(self.attention.kv, dtype)
+        self.rest = AfterAttention(block, self.attention, dtype)
+        self.chunk = self.rest.chunk
+
+    def room(self, tokens: int) -> int:
+        return min(tokens, self.chunk * self.window**2) * self.rest.floats_per_token
 
     def keys_and_values(self, x: Tensor) -> Tensor:
         """``(rows, dim)`` to ``(rows, 2 * heads * head_dim)``."""
@@ -95,4 +202,4 @@ class OverlapLayer(Layer):
 
     def __call__(self, x: Tensor, kv: Tensor, order: Tensor) -> Tensor:
         """Rows of whole windows, ``(tokens, dim)`` float32 in and out; ``kv`` and ``order`` as in :class:`OverlapAttention`."""
-        return self.after_attention(x, self.attention(self.q(self.norm1(x)), kv, order))
+        return self.rest(x, self.attention(self.q(self.norm1(x)), kv, order))

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from drct.engine import native
-from drct.engine.cpu.attention import kinds_between
-from drct.engine.cpu.blocks import Layer, LayerNorm, SwinLayer
+from drct.engine.cpu.blocks import Layer, LayerNorm, Maps, NativeSwinLayer, SwinLayer
 from drct.engine.cpu.layout import to_map, to_tokens, window_order
 from drct.engine.cpu.linear import packing_available
 from drct.engine.cpu.tail import Tail, convolution
@@ -27,9 +26,6 @@ from drct.engine.cpu.workers import for_each, split
 from drct.engine.folding import Norm
 from drct.engine.program import Program
 from drct.networks.base import SuperResolutionNetwork, pad_to_multiple
-
-CHUNK_TOKENS = 1024  # rows that a chunk has where layers do not choose for themselves
-CHUNK_FLOATS = 2**22  # that a layer holds of a chunk: few enough for the last cache, and operators are long enough to be efficient
 
 
 class BodyProgram(Program):
@@ -100,54 +96,30 @@ class BodyProgram(Program):
         add: bool = False,
         normed: Tensor | None = None,
     ) -> None:
-        """Run a Swin layer on all windows.
-
-        Args:
-            source: ``(tokens, dim)`` rows in home order; may be columns of a wider buffer.
-            target: ``(tokens, out_dim)``, receives the result, or with ``add`` is added to. It may share rows with ``source``: a
-                chunk reads its rows before it writes the same ones.
-            normed: the first norm of ``source`` where it is there already; needs raster order.
-        """
-        n = self.window**2
-        order = self.order(*size, self.window, layer.shift, self.raster)
-
-        def chunk(bounds: tuple[int, int]) -> None:
-            start, end = bounds
-            rows = slice(start * n, end * n)
-            kinds = list(kinds_between(order.ends, start, end))
-            if order.tokens is None:
-                y = layer(source[rows].contiguous(), kinds)
-                if add:
-                    target[rows] += y
-                else:
-                    target[rows] = y
-            else:
-                index = order.tokens[rows]
-                y = layer(source.index_select(0, index), kinds, None if normed is None else normed.index_select(0, index))
-                if add:
-                    target.index_add_(0, index, y)
-                else:
-                    target.index_copy_(0, index, y)
-
-        for_each(chunk, split(len(source) // n, chunk_windows(layer)))
+        """Run a Swin layer on all windows; other arguments as in :class:`Maps`."""
+        maps = Maps(source, target, self.order(*size, self.window, layer.shift, self.raster), add, normed)
+        for_each(lambda bounds: layer.run(maps, *bounds), split(len(source) // self.window**2, layer.chunk))
 
     def describe(self) -> list[str]:
         reason, missing = packing_available(), native.available()
+        whole = sum(isinstance(layer, NativeSwinLayer) for layer in self.layers)
         names = [layer.attention_name for layer in self.layers]
         because = "" if missing is None else f" ({missing})"
-        return [
+        lines = [
             f"{self.architecture} on cpu in {self.precision}, {torch.get_num_threads()} threads",
             "linear layers: folded, " + ("packed by oneDNN" if reason is None else f"plain torch ({reason})"),
             "window attention: " + ", ".join(f"{name} in {names.count(name)} blocks" for name in sorted(set(names))) + because,
         ]
+        if whole:
+            lines[1] = f"Swin blocks: folded, {whole} of {len(self.layers)} in one native kernel each"
+        return lines
 
     def memory_estimate(self, height: int, width: int, batch: int = 1) -> int:
         m = self.pad_multiple
         height, width = -(-height // m) * m, -(-width // m) * m
         pixels = batch * height * width
-        widest = max(layer.floats_per_token for layer in self.layers)
         threads = torch.get_num_threads()
-        chunks = 4 * min(pixels * widest, threads * max(CHUNK_FLOATS, self.window**2 * widest))
+        chunks = 4 * threads * max(layer.room(pixels // threads) for layer in self.layers)
         body = 4 * pixels * (self.dim + self.body_width()) + chunks
         bands = min(threads * self.tail.memory(batch, height, width), self.tail.memory(batch, height, width) * height)
         tail = 4 * pixels * (self.dim + self.in_chans * self.scale**2) + bands
@@ -160,8 +132,3 @@ class BodyProgram(Program):
     def body_width(self) -> int:
         """Floats per pixel that :meth:`body` holds beside one layer's chunks."""
         raise TypeError(f"{type(self).__name__} does not define body_width")
-
-
-def chunk_windows(layer: Layer) -> int:
-    """Windows that a layer works on at once."""
-    return max(1, CHUNK_FLOATS // (layer.floats_per_token * layer.window**2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from drct.engine.cpu.blocks import SwinLayer
+from drct.engine.cpu.blocks import SwinLayer, swin_layer
 from drct.engine.cpu.body import BodyProgram
 from drct.engine.devices import DTYPES
 from drct.engine.folding import fold_group
@@ -22,7 +22,7 @@ class DRCTProgram(BodyProgram):
             assert isinstance(group, RDG)
             self.groups.append(
                 [
-                    SwinLayer(block, DTYPES[precision], slope=0.2 if j < BLOCKS - 1 else None)
+                    swin_layer(block, DTYPES[precision], slope=0.2 if j < BLOCKS - 1 else None)
                     for j, block in enumerate(fold_group(group))
                 ]
             )

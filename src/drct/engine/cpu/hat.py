@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drct.engine.cpu.blocks import Layer, OverlapLayer, SwinLayer
-from drct.engine.cpu.body import BodyProgram, chunk_windows
+from drct.engine.cpu.blocks import Layer, OverlapLayer, SwinLayer, swin_layer
+from drct.engine.cpu.body import BodyProgram
 from drct.engine.cpu.layout import overlap_order
 from drct.engine.cpu.linear import Conv2d
 from drct.engine.cpu.tail import Step, convolution
@@ -63,7 +63,7 @@ class HATProgram(BodyProgram):
             for block in inner.blocks:
                 assert isinstance(block, HAB)
                 hybrids.append(
-                    (SwinLayer(fold_swin(block), dtype), ChannelAttentionBlock(block.conv_block, block.conv_scale, dtype))
+                    (swin_layer(fold_swin(block), dtype), ChannelAttentionBlock(block.conv_block, block.conv_scale, dtype))
                 )
             overlap = OverlapLayer(fold_overlap(inner.overlap_attn), dtype)
             self.groups.append((hybrids, overlap, convolution(group.get_submodule("conv"))))
@@ -96,7 +96,7 @@ class HATProgram(BodyProgram):
             rows = slice(*bounds)
             kv[rows] = layer.keys_and_values(x[rows])
 
-        n, windows = self.window**2, chunk_windows(layer)
+        n, windows = self.window**2, layer.chunk
         for_each(project, split(len(x), windows * n))
         rows_of, keys_of = self.order(*size, self.window, 0, True).tokens, self.overlap_order(*size, self.window, self.border)
         assert rows_of is not None

@@ -8,6 +8,7 @@ Networks with convolutions in every block keep raster order, in which a map is a
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import torch
 from torch import Tensor
@@ -26,6 +27,12 @@ class WindowOrder:
 
     tokens: Tensor | None
     ends: tuple[int, int, int, int]
+
+    @functools.cached_property
+    def kinds(self) -> Tensor:
+        """The kind of each window, int32."""
+        counts = torch.tensor([end - start for start, end in zip((0, *self.ends[:-1]), self.ends, strict=True)])
+        return torch.arange(4, dtype=torch.int32).repeat_interleave(counts)
 
 
 def window_order(batch: int, height: int, width: int, window: int, shift: int, raster: bool = False) -> WindowOrder:

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from drct.engine import native
 from drct.engine.cpu.blocks import LayerNorm
-from drct.engine.cpu.body import CHUNK_TOKENS, BodyProgram
+from drct.engine.cpu.body import BodyProgram
 from drct.engine.cpu.linear import Linear, packing_available
 from drct.engine.cpu.workers import for_each, split
 from drct.engine.devices import DTYPES
 from drct.engine.folding import Affine, Norm, affine, fold_after
 from drct.networks.drct import BLOCKS
 from drct.networks.mamba_drct import DIRECTIONS, SS2D, MambaBlock, MambaDRCT, MambaRDG
+
+CHUNK_TOKENS = 1024  # rows that one thread works on at once
 
 
 def why_not(network: MambaDRCT) -> str | None:
@@ -88,6 +90,10 @@ class MambaLayer:
         # with the 3 x 3 convolution and the step sizes of the four directions; the recurrence itself is no product
         self.multiply_adds = sum(k * n for k, n in self.products) + self.inner * (9 + DIRECTIONS * rank)
         self.floats_per_token = 3 * self.dim + 2 * self.inner + self.fc1.out_dim
+
+    def room(self, tokens: int) -> int:
+        """Floats that a thread holds beside the features, where these rows are all there are."""
+        return min(tokens, CHUNK_TOKENS) * self.floats_per_token
 
     def before(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Rows ``(n, dim)`` to what is scanned and the gate, ``(n, inner)`` float32 each."""

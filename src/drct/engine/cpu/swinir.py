@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from drct.engine.cpu.blocks import SwinLayer
+from drct.engine.cpu.blocks import swin_layer
 from drct.engine.cpu.body import BodyProgram
 from drct.engine.cpu.tail import convolution
 from drct.engine.devices import DTYPES
@@ -21,7 +21,7 @@ class SwinIRProgram(BodyProgram):
         self.groups = [
             (
                 [
-                    SwinLayer(fold_swin(block), DTYPES[precision])
+                    swin_layer(fold_swin(block), DTYPES[precision])
                     for block in group.get_submodule("residual_group.blocks").children()
                 ],
                 convolution(group.get_submodule("conv")),

@@ -3,11 +3,13 @@
 from drct.engine.native.gelu import gelu_, gelu_available
 from drct.engine.native.selective_scan import D_STATE, scan_available, selective_scan, ss2d_scan
 from drct.engine.native.swin_bf16 import BlockShape, dense_group, swin_bf16_available
+from drct.engine.native.swin_layer import SwinLayerKernel, swin_layer_available
 from drct.engine.native.window_attention import available, supports, window_attention, window_attention_forward
 
 __all__ = [
     "D_STATE",
     "BlockShape",
+    "SwinLayerKernel",
     "available",
     "dense_group",
     "gelu_",
@@ -17,6 +19,7 @@ __all__ = [
     "ss2d_scan",
     "supports",
     "swin_bf16_available",
+    "swin_layer_available",
     "window_attention",
     "window_attention_forward",
 ]

@@ -87,6 +87,18 @@ static inline vec exp2_below_127(vec x) {
     return (vec)((ivec)p + n);
 }
 
+/* x Phi(x), with Phi by its error function (Abramowitz and Stegun 7.1.26, absolute error of Phi below 1e-7). */
+static inline vec gelu(vec x) {
+    vec magnitude = vmax(x, -x), e = exp2_below_127(x * x * splat(-0.5f * LOG2E));
+    vec t = splat(1.0f) / (splat(1.0f) + magnitude * splat(0.3275911f * 0.70710678f));
+    vec p = splat(0.5f * 1.061405429f);
+    p = p * t + splat(0.5f * -1.453152027f);
+    p = p * t + splat(0.5f * 1.421413741f);
+    p = p * t + splat(0.5f * -0.284496736f);
+    p = p * t + splat(0.5f * 0.254829592f);
+    return vmax(x, splat(0)) - magnitude * (p * t * e); /* the second term is |x| times the tail beyond |x| */
+}
+
 static inline float from_bf16(uint16_t x) {
     uint32_t u = (uint32_t)x << 16;
     float f;

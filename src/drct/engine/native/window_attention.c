@@ -10,42 +10,7 @@
  * bias is (heads, N, N) with N = window^2. Backward recomputes the scores, so forward saves
  * nothing but its result.
  */
-#include "simd.h"
-
-#define ROWS (REGISTERS / 4) /* rows of a tile: ROWS x 2 accumulators fill half of the registers */
-#define PANEL (2 * LANES)     /* columns of a tile */
-#define BLOCK 16              /* query rows that share what is in the first cache; a multiple of ROWS */
-
-typedef struct {
-    int64_t batch, height, width, heads, head_dim, window, shift;
-    float scale;
-    int32_t bf16; /* type of qkv, out and their gradients: 1 bfloat16, 0 float32 */
-    int32_t threads;
-} Shape;
-
-typedef struct {
-    int n, d, dp; /* positions of a window, channels of a head, channels padded to whole vectors */
-    int64_t *token, *ahead; /* pixels of this window, and of the one after it */
-    float *q, *k, *v, *kt, *vt, *kp, *vp, *out, *dout, *dq, *dk, *dv, *p, *dp_rows;
-    float *masks; /* [kind 0..3][class of the query 0..3][n] */
-    /* for bfloat16 products, two numbers in each 32 bits: along channels (c) or along rows (r) */
-    uint32_t *q_c, *k_c, *v_c, *dout_c, *kt_c, *vt_c, *q_r, *k_r, *v_r, *dout_r, *p_c, *p_r, *g_c, *g_r;
-} Work;
-
-typedef struct {
-    float highest, lowest_own; /* of a head's bias: of all, and of a query with itself as the key */
-} Range;
-
-static float *take(float **cursor, int64_t count) {
-    float *p = *cursor;
-    *cursor += (count + LANES - 1) / LANES * LANES;
-    return p;
-}
-
-/* Class of a position: bit 0 set when its column, bit 1 when its row came from the other side of the map. */
-static inline int wrapped_class(int i, int window, int shift) {
-    return ((i % window) >= window - shift ? 1 : 0) | ((i / window) >= window - shift ? 2 : 0);
-}
+#include "attention.h"
 
 static int work_open(Work *w, const Shape *s, int backward) {
     w->n = (int)(s->window * s->window);
@@ -174,74 +139,6 @@ static inline void scatter(const Work *w, const Shape *s, void *map, int64_t str
     }
 }
 
-/* Transposed in panels of PANEL rows, one after the other: out[panel][c][row of the panel], so that a product reads on and on. */
-static inline void transpose(const float *rows, int n, int dp, float *out) {
-    for (int i0 = 0; i0 < n; i0 += PANEL)
-        for (int c0 = 0; c0 < dp; c0 += LANES)
-            for (int i = i0; i < i0 + PANEL; i++)
-                for (int c = c0; c < c0 + LANES; c++) out[(int64_t)i0 * dp + c * PANEL + i - i0] = rows[(int64_t)i * dp + c];
-}
-
-/* Rows in panels of PANEL channels, one after the other; the last may be half as wide. */
-static inline void panels(const float *rows, int n, int dp, float *out) {
-    for (int c0 = 0; c0 < dp; c0 += PANEL) {
-        int width = dp - c0 < PANEL ? dp - c0 : PANEL;
-        for (int i = 0; i < n; i++)
-            for (int c = 0; c < width; c += LANES) store(out + (int64_t)c0 * n + i * width + c, load(rows + (int64_t)i * dp + c0 + c));
-    }
-}
-
-/* A tile of ROWS rows and two vectors of columns, in registers: acc[r] += a[r][t] b[t] over t < depth. Rows of a lie `stride` numbers
- * apart, its columns `step`, rows of b `width`. */
-static inline __attribute__((always_inline)) void multiply(vec acc[ROWS][2], int depth, const float *a, int64_t stride, int64_t step,
-                                                           const float *b, int64_t width) {
-    for (int t = 0; t < depth; t++, a += step, b += width) {
-        vec b0 = load(b), b1 = load(b + LANES);
-        KEEP(b0);
-        KEEP(b1);
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) {
-            vec x = splat(a[r * stride]);
-            acc[r][0] += x * b0;
-            acc[r][1] += x * b1;
-        }
-    }
-}
-/* The same with one vector of columns. */
-static inline __attribute__((always_inline)) void multiply_half(vec acc[ROWS], int depth, const float *a, int64_t stride, int64_t step,
-                                                                const float *b, int64_t width) {
-    for (int t = 0; t < depth; t++, a += step, b += width) {
-        vec b0 = load(b);
-        KEEP(b0);
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) acc[r] += splat(a[r * stride]) * b0;
-    }
-}
-
-/* out[r][:] = sum_j a[r][j] b[j][:] for BLOCK rows; b in panels. */
-static inline void rows_times_matrix(const float *a, int n, const float *b, int dp, float *out) {
-    int c = 0;
-    for (; c + PANEL <= dp; c += PANEL)
-        for (int i = 0; i < BLOCK; i += ROWS) {
-            float *to = out + i * dp + c;
-            vec acc[ROWS][2];
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) acc[r][0] = acc[r][1] = splat(0);
-            multiply(acc, n, a + i * n, n, 1, b + (int64_t)c * n, PANEL);
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) store(to + r * dp, acc[r][0]), store(to + r * dp + LANES, acc[r][1]);
-        }
-    if (c < dp)
-        for (int i = 0; i < BLOCK; i += ROWS) {
-            vec acc[ROWS];
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) acc[r] = splat(0);
-            multiply_half(acc, n, a + i * n, n, 1, b + (int64_t)c * n, LANES);
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) store(out + (i + r) * dp + c, acc[r]);
-        }
-}
-
 /* out[j][:] += sum_i a[i][j] b[i][:] over BLOCK rows i, for all n columns j. */
 static inline void add_transposed_rows_times(const float *a, int n, const float *b, int dp, float *out) {
     int c = 0;
@@ -265,71 +162,6 @@ static inline void add_transposed_rows_times(const float *a, int n, const float 
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; r++) store(to + r * dp, acc[r]);
         }
-}
-
-/* Probabilities of BLOCK query rows from row i on, times their row sum; the reciprocal sums go to inverse[].
- *
- * Where no score is far from zero (`near`), its power is taken as it stands while it lies in a register; else the row's highest score
- * is found and subtracted first. */
-static inline void softmax_rows(const Work *w, const Shape *s, int i, int kind, int near, const float *bias, float *inverse) {
-    int64_t n = w->n, dp = w->dp;
-    const float *masks[BLOCK];
-    vec total[BLOCK], top[BLOCK];
-    for (int r = 0; r < BLOCK; r++) {
-        masks[r] = w->masks + (kind * 4 + (kind ? wrapped_class(i + r, (int)s->window, (int)s->shift) : 0)) * n;
-        total[r] = splat(0), top[r] = splat(-INFINITY);
-    }
-    for (int j = 0; j < n; j += PANEL)
-        for (int r0 = 0; r0 < BLOCK; r0 += ROWS) { /* a panel of keys stays in the first cache for all of them */
-            const float *b = bias + (i + r0) * n + j;
-            float *to = w->p + r0 * n + j;
-            vec acc[ROWS][2];
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) {
-                acc[r][0] = load(b + r * n), acc[r][1] = load(b + r * n + LANES);
-                if (kind) acc[r][0] += load(masks[r0 + r] + j), acc[r][1] += load(masks[r0 + r] + j + LANES);
-            }
-            multiply(acc, w->d, w->q + (i + r0) * dp, dp, 1, w->kt + j * dp, PANEL);
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) {
-                if (near) {
-                    acc[r][0] = exp2_below_127(acc[r][0]), acc[r][1] = exp2_below_127(acc[r][1]);
-                    total[r0 + r] += acc[r][0] + acc[r][1];
-                } else
-                    top[r0 + r] = vmax(top[r0 + r], vmax(acc[r][0], acc[r][1]));
-                store(to + r * n, acc[r][0]), store(to + r * n + LANES, acc[r][1]);
-            }
-        }
-    for (int r = 0; r < BLOCK; r++) {
-        if (!near) {
-            vec highest = splat(reduce_max(top[r]));
-            for (int j = 0; j < n; j += LANES) {
-                vec e = exp2_below_127(load(w->p + r * n + j) - highest);
-                total[r] += e;
-                store(w->p + r * n + j, e);
-            }
-        }
-        inverse[r] = 1.0f / reduce_add(total[r]);
-    }
-}
-
-/* Longest of n rows, as a Euclidean norm. */
-static inline float longest(const float *rows, int n, int dp) {
-    float most = 0;
-    for (int i = 0; i < n; i++) {
-        vec sum = splat(0);
-        for (int c = 0; c < dp; c += LANES) sum += load(rows + (int64_t)i * dp + c) * load(rows + (int64_t)i * dp + c);
-        float square = reduce_add(sum);
-        if (square > most) most = square; /* NaN stands back: its scores are NaN whichever way they are taken */
-    }
-    return sqrtf(most);
-}
-
-/* Whether no power of two of a score leaves float32: none is above 60, and every row has one above -60, that of the query itself,
- * which no mask covers. */
-static inline int scores_near_zero(const Work *w, const Range *bias) {
-    float most = longest(w->q, w->n, w->dp) * longest(w->k, w->n, w->dp);
-    return most + bias->highest <= 60 && most - bias->lowest_own <= 60;
 }
 
 /* Gradients of the scores of BLOCK query rows from row i on, into dp_rows and added to dbias: p (dout v^T - mean), where dout has been

@@ -1,0 +1,199 @@
+"""A whole Swin block by the C kernel of ``swin_layer.c``: float32 rows on the CPU, no gradient."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+
+import torch
+from torch import Tensor
+
+from drct.engine.folding import Affine, FoldedSwin, Norm, pad_heads
+from drct.engine.native.build import load_library
+from drct.engine.native.window_attention import LOG2E, supports
+from drct.errors import DeviceError
+from drct.networks.window_attention import MASKED
+
+SOURCE = "swin_layer.c"
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = (("gain", ctypes.c_void_p), ("offset", ctypes.c_void_p), ("eps", ctypes.c_float))
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = (("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("inputs", ctypes.c_int64), ("outputs", ctypes.c_int64))
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("window", "shift", "heads", "head_dim", "dim", "hidden", "out")),
+        *((name, _Norm) for name in ("norm1", "norm2")),
+        *((name, _Matrix) for name in ("qkv", "proj", "fc1", "residual", "last")),
+        ("slope", ctypes.c_float),
+        ("bias", ctypes.c_void_p),
+        ("ranges", ctypes.c_void_p),
+        ("masks", ctypes.c_void_p),
+    )
+
+
+class _Maps(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("source", "normed", "target")),
+        *((name, ctypes.c_int64) for name in ("source_stride", "normed_stride", "target_stride")),
+        *((name, ctypes.c_void_p) for name in ("order", "kinds")),
+        ("add", ctypes.c_int32),
+    )
+
+
+def swin_layer_available() -> str | None:
+    """None when the kernel can be used here and has been measured to be the faster way, else the reason why not."""
+    try:
+        library = load_library(SOURCE)
+    except DeviceError as error:
+        return str(error)
+    if library.drct_swin_layer_lanes() != 8:
+        return "whole blocks in one kernel were measured on processors with AVX2 only"
+    return None
+
+
+class SwinLayerKernel:
+    """A folded block, laid out for the kernel.
+
+    Args:
+        block: with a window that :func:`supports`.
+        slope: of a LeakyReLU on the result; None for none.
+    """
+
+    def __init__(self, block: FoldedSwin, slope: float | None = None) -> None:
+        if not supports(block.window):
+            raise ValueError(f"the kernel does not take windows of {block.window}")
+        library = load_library(SOURCE)
+        self.function = library.drct_swin_layer
+        self.lanes: int = library.drct_swin_layer_lanes()
+        self.window, self.dim, self.out_dim = block.window, block.dim, block.out_dim
+        self.kept: list[Tensor] = []  # what the structure points to
+        padded = -(-block.head_dim // self.lanes) * self.lanes
+        qkv = pad_heads(block.qkv, block.heads, block.head_dim, padded)
+        weight = qkv.weight.view(3, block.heads, padded, -1).transpose(0, 1).contiguous()
+        bias = qkv.bias.view(3, block.heads, padded).transpose(0, 1).contiguous()
+        weight[:, 0] *= LOG2E
+        bias[:, 0] *= LOG2E
+        parts = [self._panels(part) for head in weight for part in head]
+        residual = block.from_residual
+        position_bias = block.position_bias * LOG2E
+        own = position_bias.diagonal(dim1=1, dim2=2).amin(1)
+        self.layer = _Layer(
+            block.window,
+            block.shift,
+            block.heads,
+            block.head_dim,
+            block.dim,
+            len(block.fc1.weight),
+            block.out_dim,
+            self._norm(block.norm1),
+            self._norm(block.norm2),
+            _Matrix(self._keep(torch.cat(parts)), self._keep(bias.flatten()), block.dim, bias.numel()),
+            self._matrix(block.proj),
+            self._matrix(block.fc1),
+            _Matrix(None, None, 0, 0) if residual is None else self._matrix(residual),
+            self._matrix(block.from_hidden),
+            1.0 if slope is None else slope,
+            self._keep(position_bias),
+            self._keep(torch.stack([position_bias.amax((1, 2)), own], 1)),
+            self._keep(_masks(block.window, block.shift)),
+        )
+        measure = library.drct_swin_layer_room
+        measure.restype = ctypes.c_int64
+        self.room: int = measure(ctypes.byref(self.layer))  # floats that a call works in
+
+    def __call__(
+        self,
+        source: Tensor,
+        target: Tensor,
+        windows: tuple[int, int],
+        order: Tensor | None,
+        kinds: Tensor | None,
+        add: bool = False,
+        normed: Tensor | None = None,
+    ) -> None:
+        """Run some windows.
+
+        Args:
+            source: ``(rows, dim)``, columns side by side.
+            target: ``(rows, out_dim)``, receives the result, or with ``add`` is added to; may share rows with ``source``.
+            windows: first window and the one after the last.
+            order: int64, row of each position of all windows; None when they lie one after the other.
+            kinds: int32, mask of each window, see :func:`drct.networks.window_attention.shift_masks`; None for no masks.
+            normed: the first norm of ``source`` where it is there already.
+        """
+        start, end = windows
+        first = start * self.window**2
+        skipped = first if order is None else 0
+        maps = _Maps(
+            _row(source, skipped),
+            None if normed is None else _row(normed, skipped),
+            _row(target, skipped),
+            source.stride(0),
+            0 if normed is None else normed.stride(0),
+            target.stride(0),
+            None if order is None else order.data_ptr() + 8 * first,
+            None if kinds is None else kinds.data_ptr() + 4 * start,
+            add,
+        )
+        room = _rooms.get(self.room)
+        self.function(ctypes.byref(self.layer), ctypes.byref(maps), ctypes.c_int64(end - start), ctypes.c_void_p(room.data_ptr()))
+
+    def _keep(self, tensor: Tensor) -> int:
+        tensor = tensor.float().contiguous()
+        self.kept.append(tensor)
+        return tensor.data_ptr()
+
+    def _norm(self, norm: Norm) -> _Norm:
+        return _Norm(self._keep(norm.weight), self._keep(norm.bias), norm.eps)
+
+    def _matrix(self, layer: Affine) -> _Matrix:
+        outputs, inputs = layer.weight.shape
+        whole = -(-outputs // self.lanes) * self.lanes
+        weight = torch.zeros(whole, inputs)
+        weight[:outputs] = layer.weight
+        bias = torch.zeros(whole)
+        bias[:outputs] = layer.bias
+        return _Matrix(self._keep(self._panels(weight)), self._keep(bias), inputs, whole)
+
+    def _panels(self, weight: Tensor) -> Tensor:
+        """``(out, in)`` in panels of two vectors of outputs, input by input; the last may be half as wide."""
+        return torch.cat([panel.t().flatten() for panel in weight.split(2 * self.lanes)])
+
+
+class _Rooms(threading.local):
+    """Each thread's own work space, which stays from call to call."""
+
+    room: Tensor | None = None
+
+    def get(self, floats: int) -> Tensor:
+        if self.room is None or self.room.numel() < floats:
+            with torch.inference_mode(False):
+                self.room = torch.empty(floats)
+        return self.room
+
+
+_rooms = _Rooms()
+
+
+def _masks(window: int, shift: int) -> Tensor:
+    """What is added to the scores of a query, ``(kind of window, class of the query, N)``.
+
+    Bit 0 of a class says that the position's column came from the other side of the map, bit 1 that its row did.
+    """
+    wrapped = (torch.arange(window) >= window - shift).int() if shift else torch.zeros(window, dtype=torch.int32)
+    classes = (2 * wrapped[:, None] + wrapped).flatten()
+    kinds = torch.arange(4, dtype=torch.int32)
+    other = (classes ^ kinds[:, None]) & kinds[:, None, None]  # (kind, class, N)
+    return other.bool() * (MASKED * LOG2E)
+
+
+def _row(rows: Tensor, index: int) -> int:
+    if rows.dtype != torch.float32 or rows.stride(1) != 1:
+        raise ValueError("the kernel takes float32 rows whose columns lie side by side")
+    return rows.data_ptr() + 4 * index * rows.stride(0)
