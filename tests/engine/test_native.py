@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -173,3 +174,49 @@ def test_gelu_refuses_what_it_would_misread() -> None:
     for bad in (torch.zeros(4, dtype=torch.float64), torch.zeros(4, 4).t()[:2]):
         with pytest.raises(ValueError, match="contiguous float32"):
             native.gelu_(bad)
+
+
+@pytest.mark.parametrize("after", ["set", "add", "gelu"])
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs"), [(192, 48, 48), (97, 20, 540), (1, 3, 4), (5, 7, 12), (100, 308, 32), (6, 1, 61)]
+)
+def test_linear_layers(rows: int, inputs: int, outputs: int, after: Literal["set", "add", "gelu"]) -> None:
+    torch.manual_seed(0)
+    x, weight, bias, other = (torch.randn(size) for size in ((rows, inputs), (outputs, inputs), (outputs,), (rows, outputs)))
+    expected = torch.nn.functional.linear(x, weight, bias)
+    if after == "gelu":
+        expected = torch.nn.functional.gelu(expected)
+    out = other.clone() if after == "add" else None
+    y = native.PackedLinear(weight, bias)(x, after, out)
+    assert (y - expected - (other if after == "add" else 0)).abs().max() < 1e-5 * inputs**0.5
+    wide = torch.full((rows, inputs + 3), torch.nan)  # rows of a wider buffer, and a matrix that lies transposed
+    wide[:, :inputs] = x
+    out = other.clone() if after == "add" else None
+    assert torch.equal(native.PackedLinear(weight.t().contiguous().t(), bias)(wide[:, :inputs], after, out), y)
+
+
+def test_gradients_of_linear_layers() -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(2, 5, 9, 20), torch.randn(33, 20), torch.randn(33)
+    dy = torch.randn(33, 2, 5, 9).permute(1, 2, 3, 0)  # not contiguous, as it comes from convolutions
+    gradients = []
+    for function in (native.linear, torch.nn.functional.linear):
+        leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
+        gradients.append(torch.autograd.grad(function(*leaves), leaves, dy))
+    for ours, theirs in zip(*gradients, strict=True):
+        assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+    frozen = native.linear(x.requires_grad_(), weight)
+    (dx,) = torch.autograd.grad(frozen, x, dy)
+    assert torch.allclose(dx, dy @ weight, atol=1e-4)
+
+
+def test_linear_layers_refuse_what_they_would_misread() -> None:
+    layer = native.PackedLinear(torch.zeros(4, 6))
+    with pytest.raises(ValueError, match="rows of 6"):
+        layer(torch.zeros(3, 5))
+    with pytest.raises(ValueError, match="float32"):
+        layer(torch.zeros(3, 6).double())
+    with pytest.raises(ValueError, match="4 columns"):
+        layer(torch.zeros(3, 6), "add", torch.zeros(3, 5))
+    with pytest.raises(ValueError, match="float64"):
+        native.PackedLinear(torch.zeros(4, 6).double())

@@ -1,6 +1,7 @@
 """Kernels in C for CPUs, built on demand with the system's compiler; every one has a plain torch path beside it."""
 
 from drct.engine.native.gelu import gelu_, gelu_available
+from drct.engine.native.linear import PackedLinear, linear, linear_available
 from drct.engine.native.selective_scan import D_STATE, scan_available, selective_scan, ss2d_scan
 from drct.engine.native.swin_bf16 import BlockShape, dense_group, swin_bf16_available
 from drct.engine.native.swin_layer import SwinLayerKernel, swin_layer_available
@@ -9,11 +10,14 @@ from drct.engine.native.window_attention import available, supports, window_atte
 __all__ = [
     "D_STATE",
     "BlockShape",
+    "PackedLinear",
     "SwinLayerKernel",
     "available",
     "dense_group",
     "gelu_",
     "gelu_available",
+    "linear",
+    "linear_available",
     "scan_available",
     "selective_scan",
     "ss2d_scan",

@@ -4,6 +4,7 @@
 
 #include "simd.h"
 
+#define SHARE 96 /* rows that go through one panel after another while they are in the second cache; a multiple of TALL */
 #define COLUMNS (2 * LANES) /* of a panel; the last one may be half as wide */
 #if REGISTERS == 32
 #define TALL 12 /* rows of a tile: TALL x 2 sums, and what is multiplied, fill the registers */
@@ -75,9 +76,11 @@ TILE(tile_four, 4, 2)
 TILE(tile_four_half, 4, 1)
 TILE(tile_two, 2, 2)
 TILE(tile_two_half, 2, 1)
+TILE(tile_one, 1, 2)
+TILE(tile_one_half, 1, 1)
 #undef TILE
 
-/* y = after(x matrix + other_x other + bias) for an even number of rows; `other` may be NULL. Rows of y lie `stride` numbers apart;
+/* y = after(x matrix + other_x other + bias) ; `other` may be NULL. Rows of y lie `stride` numbers apart;
  * panel p of its columns begins `panel_step` numbers after the one before, and with `tight` a last panel of half the width has rows of
  * half the stride. */
 static void linear(int64_t rows, Rows x, const Matrix *matrix, Rows other_x, const Matrix *other, After after, float *y, int64_t stride,
@@ -89,8 +92,9 @@ static void linear(int64_t rows, Rows x, const Matrix *matrix, Rows other_x, con
             (half ? tile_full_half : tile_full)(row, column, &x, matrix, &other_x, other, after, y + row * step, step);
         for (; row + 4 <= rows; row += 4)
             (half ? tile_four_half : tile_four)(row, column, &x, matrix, &other_x, other, after, y + row * step, step);
-        for (; row < rows; row += 2)
+        for (; row + 2 <= rows; row += 2)
             (half ? tile_two_half : tile_two)(row, column, &x, matrix, &other_x, other, after, y + row * step, step);
+        if (row < rows) (half ? tile_one_half : tile_one)(row, column, &x, matrix, &other_x, other, after, y + row * step, step);
     }
 }
 

@@ -9,8 +9,6 @@
 #include "attention.h"
 #include "linear.h"
 
-#define SHARE 96 /* rows that go through projection and MLP at once: they stay in the second cache; a multiple of TALL */
-
 typedef struct {
     const float *gain, *offset;
     float eps;

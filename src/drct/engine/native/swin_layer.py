@@ -10,6 +10,7 @@ from torch import Tensor
 
 from drct.engine.folding import Affine, FoldedSwin, Norm, pad_heads
 from drct.engine.native.build import load_library
+from drct.engine.native.linear import Matrix, PackedLinear
 from drct.engine.native.window_attention import LOG2E, supports
 from drct.errors import DeviceError
 from drct.networks.window_attention import MASKED
@@ -21,15 +22,11 @@ class _Norm(ctypes.Structure):
     _fields_ = (("gain", ctypes.c_void_p), ("offset", ctypes.c_void_p), ("eps", ctypes.c_float))
 
 
-class _Matrix(ctypes.Structure):
-    _fields_ = (("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("inputs", ctypes.c_int64), ("outputs", ctypes.c_int64))
-
-
 class _Layer(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("window", "shift", "heads", "head_dim", "dim", "hidden", "out")),
         *((name, _Norm) for name in ("norm1", "norm2")),
-        *((name, _Matrix) for name in ("qkv", "proj", "fc1", "residual", "last")),
+        *((name, Matrix) for name in ("qkv", "proj", "fc1", "residual", "last")),
         ("slope", ctypes.c_float),
         ("bias", ctypes.c_void_p),
         ("ranges", ctypes.c_void_p),
@@ -70,16 +67,16 @@ class SwinLayerKernel:
             raise ValueError(f"the kernel does not take windows of {block.window}")
         library = load_library(SOURCE)
         self.function = library.drct_swin_layer
-        self.lanes: int = library.drct_swin_layer_lanes()
+        lanes = library.drct_swin_layer_lanes()
         self.window, self.dim, self.out_dim = block.window, block.dim, block.out_dim
-        self.kept: list[Tensor] = []  # what the structure points to
-        padded = -(-block.head_dim // self.lanes) * self.lanes
+        self.kept: list[object] = []  # what the structure points to
+        padded = -(-block.head_dim // lanes) * lanes
         qkv = pad_heads(block.qkv, block.heads, block.head_dim, padded)
         weight = qkv.weight.view(3, block.heads, padded, -1).transpose(0, 1).contiguous()
         bias = qkv.bias.view(3, block.heads, padded).transpose(0, 1).contiguous()
         weight[:, 0] *= LOG2E
         bias[:, 0] *= LOG2E
-        parts = [self._panels(part) for head in weight for part in head]
+        parts = [PackedLinear(part).weight for head in weight for part in head]
         residual = block.from_residual
         position_bias = block.position_bias * LOG2E
         own = position_bias.diagonal(dim1=1, dim2=2).amin(1)
@@ -93,10 +90,10 @@ class SwinLayerKernel:
             block.out_dim,
             self._norm(block.norm1),
             self._norm(block.norm2),
-            _Matrix(self._keep(torch.cat(parts)), self._keep(bias.flatten()), block.dim, bias.numel()),
+            Matrix(self._keep(torch.cat(parts)), self._keep(bias.flatten()), block.dim, bias.numel()),
             self._matrix(block.proj),
             self._matrix(block.fc1),
-            _Matrix(None, None, 0, 0) if residual is None else self._matrix(residual),
+            Matrix(None, None, 0, 0) if residual is None else self._matrix(residual),
             self._matrix(block.from_hidden),
             1.0 if slope is None else slope,
             self._keep(position_bias),
@@ -152,18 +149,10 @@ class SwinLayerKernel:
     def _norm(self, norm: Norm) -> _Norm:
         return _Norm(self._keep(norm.weight), self._keep(norm.bias), norm.eps)
 
-    def _matrix(self, layer: Affine) -> _Matrix:
-        outputs, inputs = layer.weight.shape
-        whole = -(-outputs // self.lanes) * self.lanes
-        weight = torch.zeros(whole, inputs)
-        weight[:outputs] = layer.weight
-        bias = torch.zeros(whole)
-        bias[:outputs] = layer.bias
-        return _Matrix(self._keep(self._panels(weight)), self._keep(bias), inputs, whole)
-
-    def _panels(self, weight: Tensor) -> Tensor:
-        """``(out, in)`` in panels of two vectors of outputs, input by input; the last may be half as wide."""
-        return torch.cat([panel.t().flatten() for panel in weight.split(2 * self.lanes)])
+    def _matrix(self, layer: Affine) -> Matrix:
+        packed = PackedLinear(layer.weight, layer.bias)
+        self.kept.append(packed)
+        return packed.matrix
 
 
 class _Rooms(threading.local):
