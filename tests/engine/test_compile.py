@@ -120,6 +120,18 @@ def test_operator_by_operator(case: str, build: Build, monkeypatch: pytest.Monke
         assert difference(program, network, *size) <= 1e-4 / 4 * network.scale
 
 
+def test_small_maps_keep_all_threads_busy(build: Build) -> None:
+    layer = engine.compile(build("drct", **SMALL)).layers[0]  # type: ignore[attr-defined]
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert len(layer.parts(4)) >= 3 or not isinstance(layer, blocks.NativeSwinLayer)
+        assert len(layer.parts(1)) == 1
+        assert layer.parts(1000)[-1][1] == 1000
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_without_native_kernel(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention.native, "available", lambda: "switched off")
     monkeypatch.setattr(blocks.native, "swin_layer_available", lambda: "switched off")
@@ -285,6 +297,8 @@ class Failing(engine.Program):
     ("error", "words"),
     [
         (torch.OutOfMemoryError("CUDA out of memory"), "cpu has not enough memory for 2 image"),
+        (RuntimeError("CUDA error: out of memory\nCompile with ..."), "cpu has not enough memory for 2 image"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling ..."), "cpu has not enough memory for 2 image"),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
             "the computer has not enough memory",

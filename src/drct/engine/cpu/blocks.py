@@ -12,6 +12,7 @@ from drct.engine import native
 from drct.engine.cpu.attention import Attention, OverlapAttention, choose_attention, kinds_between
 from drct.engine.cpu.layout import WindowOrder
 from drct.engine.cpu.linear import Linear
+from drct.engine.cpu.workers import split
 from drct.engine.folding import FoldedSwin, Norm
 
 CHUNK_TOKENS = 1024  # rows that a chunk has where layers do not choose for themselves
@@ -120,6 +121,10 @@ class SwinLayer(Layer):
 
     norm1: LayerNorm
 
+    def parts(self, windows: int) -> list[tuple[int, int]]:
+        """Bounds of the parts of all windows that threads work on."""
+        return split(windows, self.chunk)
+
     def run(self, maps: Maps, start: int, end: int) -> None:
         """Run windows ``start`` to ``end``, not included."""
         raise TypeError(f"{type(self).__name__} does not define run")
@@ -168,7 +173,11 @@ class NativeSwinLayer(SwinLayer):
         self.chunk = max(1, CHUNK_TOKENS // block.window**2)
 
     def room(self, tokens: int) -> int:
-        return self.kernel.room
+        return self.kernel.room  # which threads keep from call to call
+
+    def parts(self, windows: int) -> list[tuple[int, int]]:
+        # the kernel itself runs on one thread, so small maps must make enough parts for all
+        return split(windows, max(1, min(self.chunk, windows // torch.get_num_threads())))
 
     def run(self, maps: Maps, start: int, end: int) -> None:
         kinds = maps.order.kinds if self.shift else None

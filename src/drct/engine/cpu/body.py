@@ -22,7 +22,7 @@ from drct.engine.cpu.blocks import Layer, LayerNorm, Maps, NativeSwinLayer, Swin
 from drct.engine.cpu.layout import to_map, to_tokens, window_order
 from drct.engine.cpu.linear import packing_available
 from drct.engine.cpu.tail import Tail, convolution
-from drct.engine.cpu.workers import for_each, split
+from drct.engine.cpu.workers import for_each
 from drct.engine.folding import Norm
 from drct.engine.program import Program
 from drct.networks.base import SuperResolutionNetwork, pad_to_multiple
@@ -98,7 +98,7 @@ class BodyProgram(Program):
     ) -> None:
         """Run a Swin layer on all windows; other arguments as in :class:`Maps`."""
         maps = Maps(source, target, self.order(*size, self.window, layer.shift, self.raster), add, normed)
-        for_each(lambda bounds: layer.run(maps, *bounds), split(len(source) // self.window**2, layer.chunk))
+        for_each(lambda bounds: layer.run(maps, *bounds), layer.parts(len(source) // self.window**2))
 
     def describe(self) -> list[str]:
         reason, missing = packing_available(), native.available()
@@ -119,11 +119,14 @@ class BodyProgram(Program):
         height, width = -(-height // m) * m, -(-width // m) * m
         pixels = batch * height * width
         threads = torch.get_num_threads()
-        chunks = 4 * threads * max(layer.room(pixels // threads) for layer in self.layers)
-        body = 4 * pixels * (self.dim + self.body_width()) + chunks
+        rooms = [(isinstance(layer, NativeSwinLayer), layer.room(pixels // threads)) for layer in self.layers]
+        lasting, passing = (
+            4 * threads * max((room for native, room in rooms if native is kind), default=0) for kind in (True, False)
+        )
+        body = 4 * pixels * (self.dim + self.body_width()) + passing
         bands = min(threads * self.tail.memory(batch, height, width), self.tail.memory(batch, height, width) * height)
         tail = 4 * pixels * (self.dim + self.in_chans * self.scale**2) + bands
-        return max(body, 4 * pixels * 3 * self.dim, tail)
+        return max(body, 4 * pixels * 3 * self.dim, tail) + lasting
 
     def products(self) -> list[tuple[int, int]]:
         """(in, out) of every linear layer, in order."""

@@ -162,6 +162,7 @@ class _Rooms(threading.local):
 
     def get(self, floats: int) -> Tensor:
         if self.room is None or self.room.numel() < floats:
+            self.room = None  # let go of the old one first
             with torch.inference_mode(False):
                 self.room = torch.empty(floats)
         return self.room
