@@ -1,12 +1,33 @@
 #!/bin/sh
-# Everything that only a GPU can show, in one go: kernels against their formulas, then every benchmark, each under a time limit.
+# Everything that only a GPU can show: kernels against their formulas, then every benchmark, each under a time limit.
 #
-#     sh benchmarks/gpu.sh results/            # 16 minutes at most, by its limits; PYTHON=python3.12 for another Python
+#     sh benchmarks/gpu.sh results/                               # all parts: 19 minutes at most, by their limits
+#     sh benchmarks/gpu.sh results/ kernels inference             # these alone
+#
+# Where a call may take ten minutes, two calls do; most parts end well before their limits:
+#
+#     sh benchmarks/gpu.sh results/ doctor kernels lam training_light        # 570 s at most
+#     sh benchmarks/gpu.sh results/ inference training mamba tune            # 580 s at most
+#
+# Needed: torch for CUDA with its triton, numpy, click and pytest; for training and training_light also pyvips with its binary
+# (pyvips-binary), for lam these two, pydantic and safetensors; a C compiler and the headers of Python, with which Triton builds what
+# launches its kernels. drct itself must be importable: installed, or PYTHONPATH=src. PYTHON=python3.12 takes another Python than
+# python, or python3 where there is none.
 #
 # Each part writes NAME.txt (what it printed) and, where it can, NAME.json; a part that fails does not keep the others from running.
 set -u
-out=${1:?usage: sh benchmarks/gpu.sh FOLDER}
-python=${PYTHON:-python}
+parts="doctor kernels inference tune training training_light mamba lam"
+out=${1:?usage: sh benchmarks/gpu.sh FOLDER [PART...]}
+shift
+wanted=" ${*:-$parts} "
+for name in $wanted; do
+    case " $parts " in *" $name "*) ;; *)
+        echo "there is no part '$name': choose from $parts" >&2
+        exit 2
+        ;;
+    esac
+done
+python=${PYTHON:-$(command -v python || echo python3)}
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$out"
 failed=0
@@ -14,6 +35,7 @@ failed=0
 part() { # name, seconds at most, command
     name=$1 limit=$2
     shift 2
+    case "$wanted" in *" $name "*) ;; *) return ;; esac
     echo "== $name: $*"
     if timeout "$limit" "$@" >"$out/$name.txt" 2>&1; then tail -n 25 "$out/$name.txt"; else
         echo "   failed with exit code $?; the end of $out/$name.txt:"
@@ -22,13 +44,14 @@ part() { # name, seconds at most, command
     fi
 }
 
-part doctor 60 "$python" -m drct doctor
-part kernels 180 "$python" -m pytest -q "$here/../tests/engine/test_gpu.py" "$here/../tests/engine/test_gpu_attention.py" \
+part doctor 40 "$python" -m drct doctor
+part kernels 300 "$python" -m pytest -vv "$here/../tests/engine/test_gpu.py" "$here/../tests/engine/test_gpu_attention.py" \
     "$here/../tests/engine/test_gpu_scan.py"
-part inference 300 "$python" "$here/inference.py" drct drct_light --device cuda --precisions bf16 --sizes 640x480 --turns 10 --tune \
+part inference 240 "$python" "$here/inference.py" drct drct_light --device cuda --precisions bf16 --sizes 640x480 --turns 3 \
     --json "$out/inference.json"
-part training 180 "$python" "$here/training.py" --model drct --batch 4 32 --patch 64 --pairs 5 --json "$out/training.json"
-part training_light 60 "$python" "$here/training.py" --model drct_light --batch 32 --patch 64 --pairs 5 --json "$out/training_light.json"
-part mamba 120 "$python" "$here/mamba.py" --device cuda --groups 6 --channels 180 308 --json "$out/mamba.json"
-part lam 60 "$python" "$here/lam.py" --device cuda --sizes 32 64 --json "$out/lam.json"
+part training 110 "$python" "$here/training.py" --model drct --batch 4 32 --patch 64 --pairs 3 --json "$out/training.json"
+part training_light 50 "$python" "$here/training.py" --model drct_light --batch 32 --patch 64 --pairs 3 --json "$out/training_light.json"
+part mamba 110 "$python" "$here/mamba.py" --device cuda --groups 6 --channels 180 308 --json "$out/mamba.json"
+part lam 180 "$python" "$here/lam.py" --device cuda --sizes 32 64 --json "$out/lam.json"
+part tune 120 "$python" "$here/inference.py" drct --device cuda --sizes 640x480 --turns 3 --tune --json "$out/tune.json"
 exit $failed

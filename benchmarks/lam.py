@@ -54,10 +54,10 @@ def compare(network: SuperResolutionNetwork, size: int, fold: int, rounds: int, 
     window = Window(2 * size, 2 * size, min(16, size))
     batch = min(fold, batch_size(network, size, size))
 
-    def way(steps: int | None) -> Way:
+    def way(steps: int) -> Way:
         return lambda: attribute(network, lr, window, fold=fold, batch=steps)
 
-    single, batched = way(1), way(None)
+    single, batched = way(1), way(batch)
     maps = [w().map for w in (single, batched)]  # and warms up
     times = [(seconds_of(single, device), seconds_of(batched, device)) for _ in range(rounds)]
     row = {

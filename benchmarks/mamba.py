@@ -134,7 +134,7 @@ def compare_steps(size: int, groups: int, rounds: int, device: torch.device) -> 
         networks[f"{name}, kernels"] = create_network(name, **options).to(device)
         accelerate(networks[f"{name}, kernels"])
 
-    def forward(network: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(network: SuperResolutionNetwork) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=gpu):
             return network(x)
 
@@ -144,11 +144,15 @@ def compare_steps(size: int, groups: int, rounds: int, device: torch.device) -> 
 
     notes = {name: f"kept {kept_mebibytes(lambda n=n: forward(n)):.0f} MiB" for name, n in networks.items()}
     training = alternate({name: lambda n=n: step(n) for name, n in networks.items()}, rounds, device)
-    runners: dict[str, Callable[[Tensor], Tensor]] = {**networks}
+    for network in networks.values():
+        network.eval()
+    runners: dict[str, Callable[[], Tensor]] = {name: lambda n=n: forward(n) for name, n in networks.items()}
     for name in ("drct", "mamba_drct"):
-        runners[f"{name}, engine"] = compile(networks[f"{name}, plain"].eval(), device, "bf16" if gpu else "fp32")
+        program = compile(networks[f"{name}, plain"], device, "bf16" if gpu else "fp32")
+        program.warm_up(size, size)  # on a GPU the second call captures a graph
+        runners[f"{name}, engine"] = lambda p=program: p(x)
     with torch.inference_mode():
-        inference = alternate({name: lambda n=n: forward(n) for name, n in runners.items()}, rounds, device)
+        inference = alternate(runners, rounds, device)
     where = f"{groups} groups, {size} x {size}, x4, batch 1"
     return {
         "step": table(f"forward and backward of the network: {where}", training, "drct, kernels", notes),

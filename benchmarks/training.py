@@ -4,9 +4,10 @@
     python benchmarks/training.py --model drct --batch 4 32 --micro 1 --pairs 1 --threads 1 --processor-time
 
 The first line is for a GPU, the second for a CPU with 24 GB. The two steps take turns, so that whatever else the machine does meets
-both; medians and the median of the ratios are printed. The published step is float32 without compilation and runs the published
-network's operations. Ours is what ``drct train`` runs on this device with ``precision: auto``. The loader is timed alone, on a pack
-of random images, over the same batches.
+both; medians and the median of the ratios are printed. A batch too large for one of them costs a line; the JSON file is written
+after every batch size. The published step is float32 without compilation and runs the published network's operations. Ours is what
+``drct train`` runs on this device with ``precision: auto``. The loader is timed alone, on a pack of random images, over the same
+batches.
 
 ``--micro N`` cuts a batch into pieces of N images whose gradients add up, in both loops, where the memory does not hold the
 activations of a whole batch (the published loop needs about 3 GB for each image of DRCT). ``--processor-time`` counts the time of
@@ -34,15 +35,16 @@ from drct.datasets.loader import PatchSet, batches
 from drct.datasets.pack import Pack, write_pack
 from drct.engine import resolve_precision
 from drct.engine.accelerate import accelerate
+from drct.engine.program import DEVICE_FULL
 from drct.networks import create_network
 from inference import published_forward
 
 SCALE = 4
 
+Step = Callable[[torch.Tensor, torch.Tensor], None]
 
-def step_function(
-    model: str, device: torch.device, contestant: str, precision: str, micro: int | None
-) -> Callable[[torch.Tensor, torch.Tensor], None]:
+
+def step_function(model: str, device: torch.device, contestant: str, precision: str, micro: int | None) -> Step:
     """One optimizer step with EMA, as a function of a batch, whose gradients add up over pieces of ``micro`` images."""
     ours = contestant != "published"
     torch.manual_seed(0)
@@ -66,7 +68,7 @@ def step_function(
                 for held, p in zip(average, network.parameters(), strict=True):
                     held.mul_(0.999).add_(p, alpha=0.001)
         if device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
 
     return step
 
@@ -77,6 +79,37 @@ def timed(function: Callable[[], Any], clock: Callable[[], float]) -> float:
     return clock() - start
 
 
+def take_turns(
+    steps: dict[str, Step], lq: torch.Tensor, gt: torch.Tensor, turns: int, clock: Callable[[], float], unit: str
+) -> dict[str, list[float]]:
+    """Seconds of each contestant in each turn; none at all of one that ran out of memory, whom the others do not wait for."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    running = dict(steps)
+    warming = 1 if lq.device.type == "cuda" else 0
+    for turn in range(warming + turns):
+        for name, step in list(running.items()):
+            try:
+                seconds[name].append(timed(partial(step, lq, gt), clock))
+                continue
+            except RuntimeError as error:
+                if not any(words in str(error) for words in DEVICE_FULL):
+                    raise
+            del running[name]
+            seconds[name].clear()
+            # outside of the handler, whose exception would keep the tensors alive
+            print(f"  {name}: out of memory with {len(lq)} images", flush=True)
+            torch.cuda.empty_cache()
+        if running and turn >= warming:
+            times = ", ".join(f"{name} {seconds[name][-1]:.2f} {unit}" for name in running)
+            print(f"  turn {turn - warming + 1}: {times}", flush=True)
+    return {name: times[warming:] for name, times in seconds.items()}
+
+
+def number(value: float | None, digits: int) -> str:
+    """None as a dash."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
 def loader_rate(batch: int, patch: int, device: torch.device, clock: Callable[[], float]) -> float:
     """Images per second of the loader alone: cut, make LR, orient."""
     rng = np.random.default_rng(0)
@@ -84,8 +117,14 @@ def loader_rate(batch: int, patch: int, device: torch.device, clock: Callable[[]
         write_pack(folder, [(str(i), rng.integers(0, 256, (600, 800, 3), np.uint8)) for i in range(16)])
         patches = PatchSet(Pack(folder), None, SCALE, patch * SCALE, seed=0)
         source = batches(patches, 0, batch, workers=0 if clock is time.process_time else 2)
-        patches.finish(next(source), device)
-        seconds = [timed(lambda: patches.finish(next(source), device), clock) for _ in range(10)]
+
+        def load() -> None:
+            patches.finish(next(source), device)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        load()
+        seconds = [timed(load, clock) for _ in range(10)]
         source.close()  # type: ignore[attr-defined]
     return batch / statistics.median(seconds)
 
@@ -122,19 +161,13 @@ def main() -> None:
         f"model {arguments.model}"
     )
     names = (arguments.against, "ours")
-    steps = [step_function(arguments.model, device, name, precision, arguments.micro) for name in names]
+    steps = {name: step_function(arguments.model, device, name, precision, arguments.micro) for name in names}
     rows = []
     for batch in arguments.batch:
         lq = torch.rand(batch, 3, arguments.patch, arguments.patch, device=device)
         gt = torch.rand(batch, 3, SCALE * arguments.patch, SCALE * arguments.patch, device=device)
-        if device.type == "cuda":
-            for step in steps:
-                step(lq, gt)
-        pairs = []
-        for turn in range(arguments.pairs):
-            pairs.append([timed(partial(step, lq, gt), clock) for step in steps])
-            print(f"  turn {turn + 1}: {arguments.against} {pairs[-1][0]:.2f} {unit}, ours {pairs[-1][1]:.2f}", flush=True)
-        other, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
+        turns = take_turns(steps, lq, gt, arguments.pairs, clock, unit)
+        other, ours = (statistics.median(turns[name]) if turns[name] else None for name in names)
         row = {
             "batch": batch,
             "patch": arguments.patch,
@@ -142,18 +175,23 @@ def main() -> None:
             "against": arguments.against,
             "against_seconds": other,
             "ours_seconds": ours,
-            "against_images_per_second": batch / other,
-            "ours_images_per_second": batch / ours,
-            "ratio": statistics.median(a / b for a, b in pairs),
+            "against_images_per_second": other and batch / other,
+            "ours_images_per_second": ours and batch / ours,
+            "ratio": statistics.median(a / b for a, b in zip(*turns.values(), strict=True)) if other and ours else None,
             "loader_images_per_second": loader_rate(batch, arguments.patch, device, clock),
         }
         rows.append(row)
         pieces = f" as {-(-batch // arguments.micro)} x {arguments.micro}" if arguments.micro and arguments.micro < batch else ""
-        print(f"batch {batch}{pieces}: {arguments.against} {other:.2f} {unit}, ours {ours:.2f} ({precision}), ", end="")
-        print(f"ratio {row['ratio']:.2f}; images/s: {arguments.against} {batch / other:.3f}, ours {batch / ours:.3f}, ", end="")
+        print(
+            f"batch {batch}{pieces}: {arguments.against} {number(other, 2)} {unit}, ours {number(ours, 2)} ({precision}), ", end=""
+        )
+        print(f"ratio {number(row['ratio'], 2)}; images/s: ", end="")
+        print(f"{arguments.against} {number(row['against_images_per_second'], 3)}, ", end="")
+        print(f"ours {number(row['ours_images_per_second'], 3)}, ", end="")
         print(f"loader alone {row['loader_images_per_second']:.0f}", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"device": str(device), "model": arguments.model, "rows": rows}, indent=2) + "\n")
+        if arguments.json:
+            document = {"device": str(device), "model": arguments.model, "rows": rows}
+            arguments.json.write_text(json.dumps(document, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
+from drct.engine.tf32 import without_tf32
 from drct.networks import SuperResolutionNetwork, create_network
+
+
+@pytest.fixture(autouse=True)
+def exact_references(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What results are held against is computed in full float32 on a GPU too; tests that show who takes care of that say so."""
+    if not torch.cuda.is_available() or request.node.get_closest_marker("with_tf32"):
+        yield
+        return
+    with without_tf32():
+        yield
 
 
 @pytest.fixture(scope="session")

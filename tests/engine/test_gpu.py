@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
-from collections.abc import Callable
+import itertools
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from drct import engine
 from drct.networks import SuperResolutionNetwork
 from drct.networks.window_attention import WindowAttention, window_partition, window_reverse
 
@@ -141,6 +145,7 @@ def programs() -> dict[str, tuple[Callable[..., object], dict[str, object]]]:
     }
 
 
+@pytest.mark.with_tf32
 @pytest.mark.parametrize("name", ["drct", "swinir", "swinir_real_large", "hat", "hat_s"])
 def test_programs_in_float32_have_the_values_of_the_network(
     name: str, build: Callable[..., SuperResolutionNetwork], kernels: object
@@ -151,6 +156,140 @@ def test_programs_in_float32_have_the_values_of_the_network(
     with torch.inference_mode():
         expected = network(x)
         assert (program(network, DEVICE, "fp32", graphs=False)(x).cpu() - expected).abs().max() <= 1e-4
+        assert (engine.compile(network, DEVICE, "fp32")(x).cpu() - expected).abs().max() <= 1e-4
+
+
+@pytest.mark.with_tf32
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="needs a GPU")
+def test_graphs_have_the_values_of_kernels_launched_one_by_one(
+    build: Callable[..., SuperResolutionNetwork], kernels: object
+) -> None:
+    from drct.engine.gpu.drct import GPUDRCTProgram
+
+    network = build("drct", **TINY)
+    program = GPUDRCTProgram(network, DEVICE, "fp32")
+    for size in [(1, 3, 16, 24), (2, 3, 8, 8)] * 2:
+        x = torch.rand(size)
+        with torch.inference_mode():
+            expected = network(x)
+        for _ in range(3):
+            assert (program(x).cpu() - expected).abs().max() <= 1e-4
+    assert len(program._graphs) == 2
+    program.release()
+    assert (program(x).cpu() - expected).abs().max() <= 1e-4
+
+
+class FakeCuda:
+    """Stands in for what captures need, and writes down what happens; a replay does nothing."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: list[object] = []
+        self.pools = itertools.count()
+        self.streams: list[object] = []
+        for name in ("CUDAGraph", "Stream", "current_stream", "stream", "graph", "graph_pool_handle"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+
+    def CUDAGraph(self) -> object:
+        return self.Graph(self)
+
+    class Graph:
+        def __init__(self, cuda: FakeCuda) -> None:
+            self.cuda, self.held = cuda, None
+
+        def pool(self) -> object:
+            return self.held
+
+        def replay(self) -> None:
+            self.cuda.events.append("replay")
+
+    def Stream(self, device: torch.device) -> object:
+        self.streams.append(types.SimpleNamespace(device=device, wait_stream=lambda other: None))
+        return self.streams[-1]
+
+    def current_stream(self, device: torch.device) -> object:
+        return types.SimpleNamespace(wait_stream=lambda other: None)
+
+    def stream(self, stream: object) -> contextlib.AbstractContextManager[None]:
+        assert stream is self.streams[-1]
+        return contextlib.nullcontext()
+
+    def graph_pool_handle(self) -> int:
+        return next(self.pools)
+
+    @contextlib.contextmanager
+    def graph(self, graph: Graph, pool: int, stream: object, capture_error_mode: str) -> Iterator[None]:
+        from drct.engine.gpu import body
+
+        assert body._capturing.locked()
+        assert capture_error_mode == "thread_local"
+        self.events.append((pool, stream))
+        yield
+        graph.held = pool
+
+
+def test_graphs_are_captured_at_the_second_use_on_one_stream_and_given_up_together(
+    build: Callable[..., SuperResolutionNetwork], kernels: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from drct.engine.gpu import body
+    from drct.engine.gpu.drct import GPUDRCTProgram
+
+    cuda = FakeCuda(monkeypatch)
+    program = GPUDRCTProgram(build("drct", **TINY), torch.device("cpu"), "fp32")
+    monkeypatch.setattr(program, "forward", lambda x: x.repeat_interleave(4, -1).repeat_interleave(4, -2))
+
+    def call(side: int, times: int) -> list[object]:
+        cuda.events.clear()
+        for _ in range(times):
+            assert program(torch.rand(1, 3, side, side)).shape == (1, 3, 4 * side, 4 * side)
+        return list(cuda.events)
+
+    assert call(8, 1) == []
+    first, *replays = call(8, 2)
+    (stream,) = cuda.streams
+    assert first == (0, stream)
+    assert replays == ["replay"] * 2
+    assert call(16, 3) == [(0, stream), "replay", "replay"]  # memory is shared
+    for side in range(24, 64, 8):
+        call(side, 2)
+    assert len(program._graphs) == body.GRAPHS
+    program.release()
+    assert program._graphs == {}
+    assert call(8, 1) == [(1, stream), "replay"]  # what the old pool held can be freed
+    assert cuda.streams == [stream]
+
+
+def test_training_kernels_are_launched_where_their_tensors_are(kernels: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    from drct.engine.gpu import selective_scan, window_attention
+    from drct.networks.window_attention import relative_position_index
+
+    inside: list[torch.Tensor] = []
+    launched: list[torch.Tensor] = []
+
+    @contextlib.contextmanager
+    def device_of(tensor: torch.Tensor) -> Iterator[None]:
+        inside.append(tensor)
+        yield
+        inside.clear()
+
+    def attention(qkv: torch.Tensor, *arguments: object, **more: object) -> torch.Tensor:
+        launched.extend(inside)
+        return qkv.new_zeros(16, 4)
+
+    class Kernel:
+        def __getitem__(self, grid: object) -> Callable[..., None]:
+            return lambda *arguments, **more: launched.extend(inside)
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    monkeypatch.setattr(window_attention, "attention_forward", attention)
+    qkv, table = torch.zeros(1, 4, 4, 12), torch.zeros(49, 2)
+    window_attention.window_attention(qkv, table, relative_position_index(4), 4, 0, 1.0)
+    assert [t.data_ptr() for t in launched] == [qkv.data_ptr()]
+    launched.clear()
+    for name in ("_summary_kernel", "_carry_kernel", "_output_kernel"):
+        monkeypatch.setattr(selective_scan, name, Kernel())
+    u, delta, a, b = torch.zeros(1, 2, 2, 3), torch.zeros(1, 2, 2, 4, 3), torch.zeros(4, 3, 2), torch.zeros(1, 2, 2, 4, 2)
+    selective_scan.selective_scan(u, delta, a, b, b)
+    assert [t.data_ptr() for t in launched] == [u.data_ptr()] * 3
 
 
 def test_every_gpu_program_is_found(kernels: object) -> None:
@@ -162,7 +301,8 @@ def test_every_gpu_program_is_found(kernels: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("triton", "compiler_path", "reason"), [(None, "gcc", "the package triton is not installed"), (object(), None, "C compiler")]
+    ("triton", "compiler_path", "reason"),
+    [(None, "gcc", "the package triton is not installed"), (object(), None, "C compiler"), (object(), "gcc", "no launcher")],
 )
 def test_what_is_missing_is_said_and_the_plain_network_runs(
     triton: object,
@@ -171,17 +311,31 @@ def test_what_is_missing_is_said_and_the_plain_network_runs(
     build: Callable[..., SuperResolutionNetwork],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from drct.engine import compiler
+    from drct.engine import accelerate, compiler
+    from drct.engine.gpu import availability
 
     reasons = []
     monkeypatch.setattr(compiler, "resolve_device", lambda name: torch.device("cuda", 0))
     monkeypatch.setattr(compiler, "resolve_precision", lambda name, device: "bf16")
-    monkeypatch.setattr(compiler, "find_compiler", lambda: compiler_path)
+    monkeypatch.setattr(availability, "find_compiler", lambda: compiler_path)
+    monkeypatch.setattr(availability, "_launcher", lambda: "no launcher")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: triton)
     monkeypatch.setattr(compiler, "PlainProgram", lambda network, device, precision, reason: reasons.append((precision, reason)))
     compiler.compile(build("drct", **TINY), "cuda", "auto")
     assert [precision for precision, _ in reasons] == ["bf16"]
     assert reason in reasons[0][1]
+    assert accelerate._accelerate_attention([], "cuda") == f"plain torch attention: {reasons[0][1]}"
+    assert accelerate._accelerate_scans([], "cuda") == f"plain torch scan: {reasons[0][1]}"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_launcher_that_cannot_be_built_is_a_reason(kernels: object) -> None:
+    from drct.engine.gpu import availability
+
+    reason = availability._launcher()
+    assert reason is not None
+    assert reason.startswith("Triton cannot build its launcher (")
+    assert "\n" not in reason
 
 
 @pytest.mark.parametrize("name", ["swinir", "hat"])
@@ -205,7 +359,8 @@ def test_tuning_times_every_cut_beside_torch(
     spec = importlib.util.spec_from_file_location("inference", Path(__file__).parents[2] / "benchmarks" / "inference.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    assert len(set(script.launches(16))) == 54
+    assert len(set(script.launches(16))) == 16
+    assert kernels.LAUNCH in script.launches(16)
     network = build("drct", **TINY)
     cuts, blocks = [kernels.Launch(64, 64), kernels.Launch(32, 64)], script.swin_blocks(network)
     assert len(blocks) == 5

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from drct.errors import OptionError
+from drct.explain import lam
+from drct.explain.cost import gradient_memory
 from drct.explain.lam import Window, attribute, batch_size, density, detail, diffusion_index, gaussian_kernel, path
 from drct.networks import SuperResolutionNetwork, create_network
 from drct.weights import load_network
@@ -46,6 +48,14 @@ def test_batches_do_not_change_the_map(network: SuperResolutionNetwork) -> None:
     np.testing.assert_allclose(one.map, several.map, atol=1e-4)
     assert one.map.max() == 1
     assert one.gradient.shape == (3, 11, 9)
+
+
+def test_a_gpu_takes_what_fits_into_half_of_what_can_be_had(
+    network: SuperResolutionNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lam, "device_of", lambda network: torch.device("cuda"))
+    monkeypatch.setattr(lam, "free_memory", lambda device: 7 * gradient_memory(network, 8, 9))
+    assert batch_size(network, 8, 9) == 3
 
 
 def test_the_network_is_left_alone_and_sr_is_that_of_the_image(network: SuperResolutionNetwork) -> None:

@@ -41,6 +41,18 @@ def test_values_and_gradients_of_the_scan(batch: int, length: int) -> None:
         assert (a - b).abs().max() < 1e-4 * b.abs().max().clamp(min=1)
 
 
+def test_the_scan_stays_in_float32_under_autocast() -> None:
+    arguments = scan_arguments(1, 2 * STEPS, GROUPS, CHANNELS, N)
+    expected = selective_scan(*arguments)
+    dy = torch.randn_like(expected)
+    wanted = torch.autograd.grad(expected, arguments, dy)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = selective_scan(*arguments)
+        gradients = torch.autograd.grad(ours, arguments, dy)
+    assert torch.equal(ours, expected)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, wanted, strict=True))
+
+
 def test_strong_decay_stays_finite() -> None:
     """Steps at which exp underflows: a division by accumulated decays would overflow here."""
     u, _, a, b, c = scan_arguments(1, 3 * STEPS, 1, 3, 4)

@@ -10,11 +10,15 @@ import torch
 
 from drct.errors import OptionError
 from drct.networks import create_network
+from drct.training import steps
+from drct.training.discriminator import UNetDiscriminatorSN
 from drct.training.ema import EMA
 from drct.training.linear_start import area_weights, interpolation_kernels, linear_start, resample_tail
+from drct.training.loop import repeatable
 from drct.training.losses import LOSSES
 from drct.training.options import parse_options, read_options
 from drct.training.schedule import Schedule
+from drct.training.steps import Learner
 
 MINIMAL: dict[str, Any] = {
     "name": "x",
@@ -141,3 +145,26 @@ def test_a_resampled_tail_gives_the_area_average(scale: int) -> None:
         large, out = x4(image), other(image)
     weights = torch.block_diag(*[area_weights(4, scale)] * 16)
     assert (out - weights @ large @ weights.T).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_convolutions_of_a_run_on_a_gpu_are_repeatable(device: str) -> None:
+    with repeatable(torch.device(device)):
+        assert torch.backends.cudnn.deterministic == (device == "cuda")
+    assert not torch.backends.cudnn.deterministic
+
+
+def test_only_buffers_that_change_are_shared_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared: list[bool] = []
+
+    def wrap(model: torch.nn.Module, devices: object, **options: bool) -> torch.nn.Module:
+        shared.append(options.get(steps.SEND_BUFFERS, True))
+        return model
+
+    monkeypatch.setattr(steps, "DistributedDataParallel", wrap)
+    options, _ = parse_options(MINIMAL)
+    networks = [create_network("drct_light", scale=2), create_network("hat_s", scale=2), UNetDiscriminatorSN(num_feat=4)]
+    for network in networks:
+        assert dict(network.named_buffers())
+        Learner(network, options.train.optim_g, world_size=2)
+    assert shared == [False, False, True]

@@ -203,6 +203,14 @@ def test_one_step_down_when_memory_runs_out():
     assert again.passes[0].plan == plan
 
 
+def test_when_memory_runs_out_programs_give_up_what_they_keep(monkeypatch):
+    upscaler = Upscaler(Nearest(2, limit=128 * 128), device="cpu")
+    released = []
+    monkeypatch.setattr(upscaler.program(2), "release", lambda: released.append(dict(upscaler._largest_tile)))
+    upscaler.upscale(smooth_image(200, 280))
+    assert released == [{2: 256}, {2: 192}, {2: 128}]
+
+
 def test_out_of_memory_without_auto_is_an_error():
     image = smooth_image(200, 200)
     with pytest.raises(OutOfMemoryError, match="--tile auto"):

@@ -81,16 +81,14 @@ def _cpu() -> dict[str, str]:
 def _gpus() -> dict[str, str]:
     import torch
 
-    from drct.engine.native.build import find_compiler
+    from drct.engine.gpu.availability import triton_available
 
     if torch.cuda.is_available():
         result = {}
         for index in range(torch.cuda.device_count()):
             p = torch.cuda.get_device_properties(index)
             result[f"cuda:{index}"] = f"{p.name}, {p.total_memory / 2**30:.0f} GiB, capability {p.major}.{p.minor}"
-        missing = "the package triton is not installed" if importlib.util.find_spec("triton") is None else None
-        if missing is None and find_compiler() is None:
-            missing = "Triton needs a C compiler (gcc or clang) and none was found"
+        missing = triton_available()
         result["kernels"] = "Triton" if missing is None else f"plain torch, slower: {missing}"
         return result
     if torch.backends.mps.is_available():

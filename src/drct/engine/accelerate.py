@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
 from collections.abc import Callable, Mapping
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drct.engine import native
+from drct.engine.gpu.availability import triton_available
 from drct.engine.native import BlockShape
 from drct.networks.drct import BLOCKS, RDG
 from drct.networks.mamba_drct import DIRECTIONS, SS2D
@@ -51,7 +51,8 @@ class _FoldedStep:
     ``adjust(u + fc2(h))`` is ``adjust u + (adjust fc2) h``: a ninth of DRCT's multiply-adds and the widest maps are saved.
     """
 
-    def __init__(self, group: RDG) -> None:
+    def __init__(self, group: RDG, linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> None:
+        self.linear = linear
         self.blocks: list[SwinBlock] = [group.get_submodule(f"swin{j + 1}") for j in range(BLOCKS)]  # type: ignore[misc]
         self.adjusts: list[nn.Conv2d] = [group.get_submodule(f"adjust{j + 1}") for j in range(BLOCKS)]  # type: ignore[misc]
         self.plain = functools.partial(type(group).step, group)
@@ -66,7 +67,25 @@ class _FoldedStep:
         matrix = adjust.weight.flatten(1)
         with torch.autocast(x.device.type, enabled=False):
             folded, bias = matrix @ mlp.fc2.weight, matrix @ mlp.fc2.bias
-        return F.linear(u, matrix, adjust.bias) + block.drop_path(F.linear(h, folded, bias))
+        return self.linear(u, matrix, adjust.bias) + block.drop_path(self.linear(h, folded, bias))
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``F.linear``, in float32 on a CPU by the C kernel: its value and the gradient of ``x``."""
+    cast = torch.is_autocast_enabled(x.device.type) or not x.dtype == weight.dtype == torch.float32
+    if x.device.type != "cpu" or cast or torch.compiler.is_compiling():
+        return F.linear(x, weight, bias)
+    return native.linear(x, weight, bias)
+
+
+class _FastLinear:
+    """Stands in for ``Linear.forward``."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self.layer = layer
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return _linear(x, self.layer.weight, self.layer.bias)
 
 
 class _PlanarConvolution:
@@ -165,9 +184,12 @@ def accelerate(network: nn.Module, blocks: bool = True) -> list[str]:
     lines = []
     if scans and device in ("cpu", "cuda"):
         lines.append(_accelerate_scans(scans, device))
+    packed = device == "cpu" and native.linear_available() is None
     for module in network.modules():
         if isinstance(module, RDG):
-            module.step = _FoldedStep(module)  # type: ignore[method-assign]
+            module.step = _FoldedStep(module, _linear if packed else F.linear)  # type: ignore[method-assign]
+        elif packed and isinstance(module, nn.Linear):
+            module.forward = _FastLinear(module)  # type: ignore[assignment]
     if device == "cuda" and swins:
         lines.append(_accelerate_attention(swins, device))
     if device != "cpu":
@@ -189,8 +211,8 @@ def accelerate(network: nn.Module, blocks: bool = True) -> list[str]:
 
 def _accelerate_attention(blocks: list[SwinBlock], device: str) -> str:
     if device == "cuda":
-        if importlib.util.find_spec("triton") is None:
-            return "plain torch attention: the package triton is not installed"
+        if (reason := triton_available()) is not None:
+            return f"plain torch attention: {reason}"
         from drct.engine.gpu.window_attention import window_attention
 
         kernels, name = {"cuda": window_attention}, "Triton"
@@ -206,8 +228,8 @@ def _accelerate_attention(blocks: list[SwinBlock], device: str) -> str:
 
 def _accelerate_scans(blocks: list[SS2D], device: str) -> str:
     if device == "cuda":
-        if importlib.util.find_spec("triton") is None:
-            return "plain torch scan: the package triton is not installed"
+        if (reason := triton_available()) is not None:
+            return f"plain torch scan: {reason}"
         from drct.engine.gpu.selective_scan import selective_scan
 
         kernels, name = {"cuda": selective_scan}, "Triton"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import importlib.util
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,7 +14,7 @@ from drct.engine.cpu.hat import HATProgram
 from drct.engine.cpu.mamba import MambaDRCTProgram, why_not
 from drct.engine.cpu.swinir import SwinIRProgram
 from drct.engine.devices import resolve_device, resolve_precision
-from drct.engine.native.build import find_compiler
+from drct.engine.gpu.availability import triton_available
 from drct.engine.program import PlainProgram, Program
 from drct.networks.base import SuperResolutionNetwork
 from drct.networks.drct import DRCT
@@ -62,10 +61,8 @@ def compile(network: SuperResolutionNetwork, device: str | torch.device = "cpu",
     if device.type == "cpu" and type(network) in CPU_PROGRAMS:
         return CPU_PROGRAMS[type(network)](_in_float32_on_cpu(network), precision)
     if device.type == "cuda" and type(network) in GPU_PROGRAMS and precision != "fp32":
-        if importlib.util.find_spec("triton") is None:
-            return PlainProgram(network, device, plain, "the package triton is not installed")
-        if find_compiler() is None:
-            return PlainProgram(network, device, plain, "Triton needs a C compiler (gcc or clang) and none was found")
+        if (reason := triton_available()) is not None:
+            return PlainProgram(network, device, plain, reason)
         module, name = GPU_PROGRAMS[type(network)]
         program = getattr(importlib.import_module(module), name)
         return program(_in_float32_on_cpu(network), device, precision)

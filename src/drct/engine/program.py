@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -11,8 +13,11 @@ from torch import Tensor
 from drct.engine.accelerate import accelerate
 from drct.engine.devices import DTYPES
 from drct.engine.memory import LiveBytes
+from drct.engine.tf32 import without_tf32
 from drct.errors import DeviceError, OptionError, OutOfMemoryError
 from drct.networks.base import SuperResolutionNetwork
+
+DEVICE_FULL = ("out of memory", "ALLOC_FAILED")  # errors of the driver, of cuBLAS and of cuDNN are plain RuntimeErrors
 
 
 class Program:
@@ -54,21 +59,33 @@ class Program:
         if x.dim() != 4 or x.shape[1] != self.in_chans or 0 in x.shape[2:]:
             raise OptionError(f"input has shape {tuple(x.shape)}, but (N, {self.in_chans}, H, W) is needed")
         try:
-            with torch.inference_mode():
+            with self._alone():
                 return self.run(x.to(self.device, torch.float32))
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemoryError(
-                f"{self.device} has not enough memory for {x.shape[0]} image(s) of {x.shape[3]} x {x.shape[2]}: use a smaller tile"
-            ) from error
         except RuntimeError as error:
-            if "can't allocate memory" not in str(error):
+            if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in DEVICE_FULL):
+                where = str(self.device)
+            elif "can't allocate memory" in str(error):
+                where = "the computer"
+            else:
                 raise
             raise OutOfMemoryError(
-                f"the computer has not enough memory for {x.shape[0]} image(s) of {x.shape[3]} x {x.shape[2]}: use a smaller tile"
+                f"{where} has not enough memory for {x.shape[0]} image(s) of {x.shape[3]} x {x.shape[2]}: use a smaller tile"
             ) from error
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Inside, nothing that a caller may have set changes what is computed: gradients, autocast, another GPU, TF32."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            stack.enter_context(torch.autocast(self.device.type, enabled=False))
+            if self.device.type == "cuda":
+                stack.enter_context(torch.cuda.device(self.device))  # Triton launches there, wherever the tensors are
+                if self.precision == "fp32":
+                    stack.enter_context(without_tf32())
+            yield
+
     def run(self, x: Tensor) -> Tensor:
-        """What a call does after the input was checked and brought to the device; inference mode is on."""
+        """What a call does after the input was checked and brought to the device; inference mode is on, autocast is off."""
         raise TypeError(f"{type(self).__name__} does not define run")
 
     def describe(self) -> list[str]:
@@ -86,6 +103,9 @@ class Program:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - start
+
+    def release(self) -> None:
+        """Give up what is kept only to make later calls faster, for memory has run out."""
 
     def padded_pixels(self, height: int, width: int, batch: int) -> int:
         """Pixels that are computed, padding included."""
@@ -132,6 +152,7 @@ class PlainProgram(Program):
         """Largest sum of live tensors in a small run; a fifth is added for what operators allocate inside."""
         side = 2 * self.pad_multiple
         if self.device.type == "cuda":
+            self.warm_up(side, side)  # libraries take their workspaces once, whatever the size
             torch.cuda.synchronize(self.device)
             before = torch.cuda.memory_allocated(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)

@@ -29,6 +29,7 @@ from drct.explain.extras import need
 from drct.explain.subjects import Subject, device_of
 from drct.imaging import to_tensor
 from drct.networks import SuperResolutionNetwork
+from drct.upscaling.memory import free_memory
 
 SIGMA, FOLD, KERNEL_SIZE = 1.2, 50, 9  # of the paper
 CPU_PIXELS = 64 * 64  # LR pixels in a batch that keep a CPU busy; more leave its caches and gain nothing
@@ -140,8 +141,7 @@ def batch_size(network: SuperResolutionNetwork, height: int, width: int) -> int:
     device = device_of(network)
     if device.type != "cuda":
         return max(1, CPU_PIXELS // (height * width))
-    free = torch.cuda.mem_get_info(device)[0]
-    return max(1, int(GPU_SHARE * free / gradient_memory(network, height, width)))
+    return max(1, int(GPU_SHARE * free_memory(device) / gradient_memory(network, height, width)))
 
 
 def _check_path(height: int, width: int, sigma: float, fold: int, kernel_size: int) -> None:

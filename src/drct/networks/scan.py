@@ -12,9 +12,10 @@ Shapes, here and wherever scans are called: ``u`` and ``delta`` are ``(B, L, K, 
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ FEWEST_STEPS = 16  # so many even where that leaves the cache
 STATES_CPU = 2**13
 STATES_ACCELERATOR = 2**20
 LOG2E = math.log2(math.e)  # torch.exp2 is several times faster than torch.exp on CPUs
+
+Half = TypeVar("Half", bound=Callable[..., Any])
 
 
 def sequential_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -52,8 +55,23 @@ def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) ->
     return _SelectiveScan.apply(*(t.float() for t in (u, delta, a.transpose(1, 2).contiguous(), b, c)))
 
 
+def _without_autocast(function: Half) -> Half:
+    """For both halves of an autograd function, whose matrix products autocast would do in half precision."""
+
+    @functools.wraps(function)
+    def run(ctx: Any, first: Tensor, *others: Tensor) -> Any:
+        kind = first.device.type
+        if not torch.amp.is_autocast_available(kind):  # on "meta", for one
+            return function(ctx, first, *others)
+        with torch.autocast(kind, enabled=False):
+            return function(ctx, first, *others)
+
+    return run  # type: ignore[return-value]
+
+
 class _SelectiveScan(torch.autograd.Function):
     @staticmethod
+    @_without_autocast
     def forward(ctx: Any, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
         batch = u.shape[0]
         h = u.new_zeros(batch, *a.shape)
@@ -76,6 +94,7 @@ class _SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @_without_autocast
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
         u, delta, a, b, c, *starts = ctx.saved_tensors
         dy = gradients[0].float()

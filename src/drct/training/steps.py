@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from drct.engine import resolve_precision
 from drct.errors import CheckpointError
@@ -27,6 +29,13 @@ from drct.training.pairs import Batch
 from drct.training.perceptual import PerceptualLoss, load_features
 
 Convolutional = TypeVar("Convolutional", bound=nn.Module)
+
+# the argument that decides whether every forward pass sends the buffers to the other processes; renamed in torch 2.13
+SEND_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 
 
 class Learner:
@@ -48,7 +57,10 @@ class Learner:
         self.shared = world_size > 1
         if self.shared:
             device = next(network.parameters()).device
-            model = nn.parallel.DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+            # buffers outside of the state dict are constants; spectral norms keep theirs in it, and these must stay alike
+            changing = not network.state_dict().keys().isdisjoint(name for name, _ in network.named_buffers())
+            sending: dict[str, Any] = {} if changing else {SEND_BUFFERS: False}
+            model = DistributedDataParallel(model, [device] if device.type == "cuda" else None, **sending)
         self.model = model
         self.optimizer = create_optimizer(network, options)
         self.base_rate = options.lr

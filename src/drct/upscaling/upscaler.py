@@ -401,6 +401,8 @@ class Upscaler:
     def use_smaller_tiles(self, scale: int, tile: int) -> None:
         """Memory ran out at this magnification: from now on take tiles of this size."""
         self._largest_tile[scale] = tile
+        for program in self._programs.values():
+            program.release()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

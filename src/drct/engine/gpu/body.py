@@ -23,12 +23,14 @@ from drct.networks.base import SuperResolutionNetwork, pad_to_multiple
 GRAPHS = 4  # shapes whose graphs are kept; a plan of tiles has few
 BAND_PIXELS = 65536  # LR pixels of a band of the tail
 
+_capturing = threading.Lock()  # torch can capture one graph at a time in a process
+
 
 class GPUBodyProgram(Program):
     """Everything but the groups.
 
     Args:
-        graphs: replay CUDA graphs; without, kernels are launched one by one.
+        graphs: replay CUDA graphs, from the second batch of a shape on; without, kernels are launched one by one.
     """
 
     def __init__(self, network: SuperResolutionNetwork, device: torch.device, precision: str, graphs: bool = True) -> None:
@@ -49,7 +51,8 @@ class GPUBodyProgram(Program):
         self._graphs: collections.OrderedDict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = (
             collections.OrderedDict()
         )
-        self._pool = torch.cuda.graph_pool_handle() if graphs else None  # graphs never run side by side: they share memory
+        self._seen: set[tuple[int, ...]] = set()  # shapes that came before; a graph for a single call would not pay
+        self._stream: torch.cuda.Stream | None = None  # of the captures
         self._lock = threading.Lock()
 
     def run(self, x: Tensor) -> Tensor:
@@ -81,6 +84,9 @@ class GPUBodyProgram(Program):
     def _replay(self, x: Tensor) -> Tensor:
         with self._lock:  # a graph has one input and one output
             key = tuple(x.shape)
+            if key not in self._seen:
+                self._seen.add(key)
+                return self.forward(x)
             if key not in self._graphs:
                 while len(self._graphs) >= GRAPHS:
                     self._graphs.popitem(last=False)
@@ -93,19 +99,27 @@ class GPUBodyProgram(Program):
 
     def _capture(self, x: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
         source = x.clone()
-        stream = torch.cuda.Stream(self.device)
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream):
+        if self._stream is None:  # one for all, or the graphs could not share memory
+            self._stream = torch.cuda.Stream(self.device)
+        current = torch.cuda.current_stream(self.device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
             self.forward(source)  # compiles kernels and lets libraries choose theirs, which a capture must not do
-        torch.cuda.current_stream(self.device).wait_stream(stream)
+        current.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        # of this thread alone: others may be at work on other GPUs
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        # graphs never run side by side: they share memory
+        pool = next(iter(self._graphs.values()))[0].pool() if self._graphs else torch.cuda.graph_pool_handle()
+        # errors of this thread alone: others may be at work on other GPUs
+        with _capturing, torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
             result = self.forward(source)
         return graph, source, result
 
+    def release(self) -> None:
+        with self._lock:
+            self._graphs.clear()
+
     def describe(self) -> list[str]:
-        how = f"CUDA graphs for the last {GRAPHS} input sizes" if self.graphs else "kernels launched one by one"
+        how = f"CUDA graphs for the last {GRAPHS} input sizes that came twice" if self.graphs else "kernels launched one by one"
         return [
             f"{self.architecture} on {self.device} in {self.precision}, sums between the blocks in float32",
             "Triton: window attention with shift, bias and mask inside; LayerNorm with addition; GELU and LeakyReLU in place",

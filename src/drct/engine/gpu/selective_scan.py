@@ -231,11 +231,12 @@ class _SelectiveScan(torch.autograd.Function):
         y = u.new_empty(batch, DIRECTIONS, height, width, dim)
         keep = any(ctx.needs_input_grad)
         kept = u.new_empty(batch, DIRECTIONS, segments, n, dim) if keep else None
-        starts = _starts(u, delta, a, b, reverse=False)
-        _output_kernel[(chunks, triton.cdiv(dim, block), batch * DIRECTIONS)](
-            u, delta, a, b, c, starts, y, kept, height, width, dim, chunks, segments,
-            n, triton.next_power_of_2(n), block, CHUNK, SEGMENT, keep, num_warps=1,
-        )  # fmt: skip
+        with torch.cuda.device_of(u):  # Triton launches on the current GPU; a backward pass runs on that of its tensors anyway
+            starts = _starts(u, delta, a, b, reverse=False)
+            _output_kernel[(chunks, triton.cdiv(dim, block), batch * DIRECTIONS)](
+                u, delta, a, b, c, starts, y, kept, height, width, dim, chunks, segments,
+                n, triton.next_power_of_2(n), block, CHUNK, SEGMENT, keep, num_warps=1,
+            )  # fmt: skip
         if keep:
             ctx.save_for_backward(u, delta, a, b, c, kept)
         return y.sum(1)

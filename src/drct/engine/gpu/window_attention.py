@@ -171,7 +171,8 @@ class _WindowAttention(torch.autograd.Function):
         b, h, w, _ = qkv.shape
         qkv, bias = qkv.contiguous(), gather_bias(table.float(), index) * LOG2E
         lse = qkv.new_empty(b * h * w, len(bias), dtype=torch.float32)
-        out = attention_forward(qkv.flatten(0, 2), bias, (b, h, w), window, shift, scale=scale * LOG2E, lse=lse)
+        with torch.cuda.device_of(qkv):  # Triton launches on the current GPU; a backward pass runs on that of its tensors anyway
+            out = attention_forward(qkv.flatten(0, 2), bias, (b, h, w), window, shift, scale=scale * LOG2E, lse=lse)
         ctx.save_for_backward(qkv, bias, out, lse)
         ctx.arguments = (window, shift, scale)
         return out.view(b, h, w, -1)

@@ -1,0 +1,158 @@
+"""What the benchmark scripts do when something runs out: memory, time, patience."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch):
+    """Import a script by its name."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield load
+    sys.modules.pop("inference", None)
+
+
+def gpu_sh(folder: Path, *parts: str, script: str = 'echo "$@"') -> subprocess.CompletedProcess[str]:
+    python = folder / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    command = ["sh", str(FOLDER / "gpu.sh"), str(folder / "out"), *parts]
+    return subprocess.run(command, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "PYTHON": str(python)})
+
+
+def parts() -> dict[str, int]:
+    """Seconds that each part may take."""
+    return {name: int(limit) for name, limit in re.findall(r"^part (\w+) (\d+) ", (FOLDER / "gpu.sh").read_text(), re.MULTILINE)}
+
+
+def test_all_parts_are_run_or_those_that_are_named(tmp_path: Path) -> None:
+    assert gpu_sh(tmp_path).returncode == 0
+    written = {path.stem for path in (tmp_path / "out").glob("*.txt")}
+    assert written == set(parts())
+    assert "training.py --model drct " in (tmp_path / "out" / "training.txt").read_text()
+    for path in (tmp_path / "out").iterdir():
+        path.unlink()
+    result = gpu_sh(tmp_path, "training", "lam")
+    assert result.returncode == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"training.txt", "lam.txt"}
+
+
+def test_a_part_that_fails_keeps_no_other_from_running(tmp_path: Path) -> None:
+    result = gpu_sh(tmp_path, "lam", "mamba", script='case "$1" in *mamba.py) exit 3 ;; esac; echo done')
+    assert result.returncode == 1
+    assert "failed with exit code 3" in result.stdout
+    assert (tmp_path / "out" / "lam.txt").read_text() == "done\n"
+
+
+def test_a_part_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    result = gpu_sh(tmp_path, "lam", "lama")
+    assert result.returncode == 2
+    assert "there is no part 'lama'" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_two_halves_hold_every_part_once_and_end_in_ten_minutes() -> None:
+    halves = re.findall(
+        r"^#     sh benchmarks/gpu.sh results/ ([\w ]+?) +# (\d+) s at most", (FOLDER / "gpu.sh").read_text(), re.MULTILINE
+    )
+    limits = parts()
+    assert sorted(name for half, _ in halves for name in half.split()) == sorted(limits)
+    for half, seconds in halves:
+        assert sum(limits[name] for name in half.split()) == int(seconds) <= 600
+
+
+def test_a_batch_too_large_for_one_step_costs_a_line(load, tmp_path, monkeypatch, capsys) -> None:
+    training = load("training")
+    written: list[list[int]] = []
+
+    def step_function(model: str, device: torch.device, contestant: str, precision: str, micro: int | None):
+        def step(lq: torch.Tensor, gt: torch.Tensor) -> None:
+            if contestant == "published" and len(lq) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        return step
+
+    def loader_rate(*arguments: object) -> float:
+        written.append([row["batch"] for row in json.loads(target.read_text())["rows"]] if target.exists() else [])
+        return 5.0
+
+    target = tmp_path / "training.json"
+    monkeypatch.setattr(training, "step_function", step_function)
+    monkeypatch.setattr(training, "loader_rate", loader_rate)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    options = ["--batch", "1", "2", "--patch", "8", "--pairs", "2", "--device", "cpu", "--json", str(target)]
+    monkeypatch.setattr(sys, "argv", ["training.py", *options])
+    training.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert written == [[], [1]]
+    one, two = json.loads(target.read_text())["rows"]
+    assert one["ratio"] is not None
+    assert (two["against_seconds"], two["ratio"]) == (None, None)
+    assert two["ours_images_per_second"] > 0
+    assert "  published: out of memory with 2 images" in lines
+    assert lines[-1].startswith("batch 2: published - s, ours 0.00 (fp32), ratio -; images/s: published -, ours ")
+
+
+def test_other_errors_of_a_step_are_raised(load) -> None:
+    def step(lq: torch.Tensor, gt: torch.Tensor) -> None:
+        raise RuntimeError("something else")
+
+    x = torch.zeros(1)
+    with pytest.raises(RuntimeError, match="something else"):
+        load("training").take_turns({"ours": step}, x, x, 1, lambda: 0.0, "s")
+
+
+def test_the_file_of_the_inference_is_written_after_every_network(load, tmp_path, monkeypatch) -> None:
+    inference = load("inference")
+    target = tmp_path / "inference.json"
+
+    def compare(name: str, network: object, device: object, arguments: object, results: list[dict[str, str]]) -> None:
+        if name == "hat_s":
+            raise RuntimeError("the limit was reached")
+        results.append({"network": name})
+
+    monkeypatch.setattr(inference, "compare", compare)
+    monkeypatch.setattr(inference, "create_network", lambda name, scale: torch.nn.Identity())
+    monkeypatch.setattr(sys, "argv", ["inference.py", "drct", "drct_light", "hat_s", "--json", str(target)])
+    with pytest.raises(RuntimeError, match="the limit"):
+        inference.main()
+    assert [result["network"] for result in json.loads(target.read_text())["results"]] == ["drct", "drct_light"]
+
+
+def test_kept_masks_change_no_value(load) -> None:
+    inference = load("inference")
+    options = {"embed_dim": 12, "depths": [1], "num_heads": [2], "window_size": 4, "gc": 4}
+    network = inference.create_network("drct", scale=2, **options).eval()
+    x = torch.rand(1, 3, 9, 8)
+    made: list[tuple[int, ...]] = []
+
+    def mask(*arguments) -> torch.Tensor | None:
+        made.append(arguments[:4])
+        return inference.made_mask(*arguments)
+
+    with torch.inference_mode():
+        expected = network(x)
+        results = [inference.published_forward(network, x, masks) for masks in (mask, inference.kept_mask, inference.kept_mask)]
+    assert all((y - expected).abs().max() < 1e-5 for y in results)
+    assert made == [(12, 8, 4, shift) for shift in (0, 2, 0, 2, 0)]
+    assert inference.kept_mask.cache_info().misses == 2

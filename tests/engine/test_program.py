@@ -1,0 +1,141 @@
+"""What a program's calls do not inherit from their caller, and what it measures; GPUs are pretended."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from drct import engine
+from drct.engine import tf32
+from drct.engine.program import PlainProgram, Program
+from drct.engine.tf32 import without_tf32
+from drct.networks import SuperResolutionNetwork
+
+Build = Callable[..., SuperResolutionNetwork]
+
+TINY = {"embed_dim": 24, "depths": [1], "num_heads": [2], "window_size": 8, "gc": 8}
+GPU = torch.device("cuda", 1)
+
+
+def convolves_exactly() -> bool:
+    owner, name, off = tf32._SWITCH
+    return getattr(owner, name) == off
+
+
+class Looking(Program):
+    """Remembers what it was run in."""
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        product = torch.ones(8, 8) @ torch.ones(8, 8)
+        self.seen = (product.dtype, torch.is_inference_mode_enabled(), convolves_exactly())
+        return x
+
+
+@pytest.fixture
+def exact_references() -> None:
+    """Not here: the setting is what is looked at."""
+
+
+@pytest.fixture
+def current(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
+    """The current GPU, last in the list, on a machine without one."""
+    devices = [torch.device("cuda", 0)]
+
+    @contextlib.contextmanager
+    def device(device: torch.device) -> Iterator[None]:
+        devices.append(device)
+        yield
+        devices.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    return devices
+
+
+def test_autocast_of_the_caller_does_not_reach_a_program(build: Build) -> None:
+    network = build("drct", **TINY)
+    looking, program = Looking(network, torch.device("cpu"), "fp32"), engine.compile(network)
+    plain = PlainProgram(network, torch.device("cpu"), "fp32", "for this test")
+    x = torch.rand(1, 3, 9, 8)
+    expected = [p(x) for p in (program, plain)]
+    with torch.autocast("cpu", torch.bfloat16):
+        looking(x)
+        assert looking.seen[:2] == (torch.float32, True)
+        assert all(torch.equal(p(x), y) for p, y in zip((program, plain), expected, strict=True))
+        assert torch.mm(torch.ones(8, 8), torch.ones(8, 8)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("precision", "exact"), [("fp32", True), ("bf16", False)])
+def test_programs_on_a_gpu_make_it_the_current_one_and_those_in_float32_do_without_tf32(
+    precision: str, exact: bool, build: Build, current: list[torch.device]
+) -> None:
+    program = Looking(build("drct", **TINY), GPU, precision)
+    with program._alone():
+        program.run(torch.zeros(1))
+        assert current[-1] == GPU
+    assert program.seen == (torch.float32, True, exact)
+    assert len(current) == 1
+    assert not convolves_exactly()
+
+
+def test_on_a_cpu_the_settings_of_gpus_stay(build: Build, current: list[torch.device]) -> None:
+    program = Looking(build("drct", **TINY), torch.device("cpu"), "fp32")
+    with program._alone():
+        program.run(torch.zeros(1))
+        assert len(current) == 1
+    assert not program.seen[2]
+
+
+@pytest.mark.parametrize("switch", [tf32._SWITCH, (torch.backends.cudnn, "allow_tf32", False)], ids=["this torch", "torch 2.8"])
+def test_tf32_comes_back_when_the_last_thread_is_done(switch: tuple[Any, str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tf32, "_SWITCH", switch)
+    assert not convolves_exactly()
+    inside, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with without_tf32():
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    with without_tf32():
+        thread.start()
+        assert inside.wait(10)
+        assert convolves_exactly()
+    assert convolves_exactly()  # the other is at work still
+    leave.set()
+    thread.join()
+    assert not convolves_exactly()
+
+
+def test_tf32_comes_back_after_an_error() -> None:
+    with pytest.raises(RuntimeError, match="for this test"), without_tf32():
+        raise RuntimeError("for this test")
+    assert not convolves_exactly()
+
+
+def test_what_libraries_take_once_is_not_counted_per_pixel(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = PlainProgram(build("drct", **TINY), torch.device("cpu"), "fp32", "for this test")
+    program.device = GPU
+    allocated = peak = 1000
+
+    def warm_up(height: int, width: int) -> None:
+        nonlocal allocated, peak
+        if allocated == 1000:
+            allocated += 2**23  # a workspace, which stays
+        peak = max(peak, allocated + 10 * height * width)
+
+    def reset(device: torch.device) -> None:
+        nonlocal peak
+        peak = allocated
+
+    monkeypatch.setattr(program, "warm_up", warm_up)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: allocated)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peak)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    assert program._measure_bytes_per_pixel() == pytest.approx(12)
