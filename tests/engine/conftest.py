@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from drct.engine.tf32 import without_tf32
+from drct.engine.gpu.tf32 import without_tf32
 from drct.networks import SuperResolutionNetwork, create_network
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from drct import engine
-from drct.engine import tf32
+from drct.engine.gpu import tf32
+from drct.engine.gpu.tf32 import without_tf32
 from drct.engine.program import PlainProgram, Program
-from drct.engine.tf32 import without_tf32
 from drct.networks import SuperResolutionNetwork
 
 Build = Callable[..., SuperResolutionNetwork]

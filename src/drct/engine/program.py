@@ -12,8 +12,8 @@ from torch import Tensor
 
 from drct.engine.accelerate import accelerate
 from drct.engine.devices import DTYPES
+from drct.engine.gpu.tf32 import without_tf32
 from drct.engine.memory import LiveBytes
-from drct.engine.tf32 import without_tf32
 from drct.errors import DeviceError, OptionError, OutOfMemoryError
 from drct.networks.base import SuperResolutionNetwork
 
