@@ -80,7 +80,7 @@ TILE(tile_one, 1, 2)
 TILE(tile_one_half, 1, 1)
 #undef TILE
 
-/* y = after(x matrix + other_x other + bias) ; `other` may be NULL. Rows of y lie `stride` numbers apart;
+/* y = after(x matrix + other_x other + bias); `other` may be NULL. Rows of y lie `stride` numbers apart;
  * panel p of its columns begins `panel_step` numbers after the one before, and with `tight` a last panel of half the width has rows of
  * half the stride. */
 static void linear(int64_t rows, Rows x, const Matrix *matrix, Rows other_x, const Matrix *other, After after, float *y, int64_t stride,
