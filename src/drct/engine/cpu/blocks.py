@@ -95,6 +95,11 @@ class AfterAttention:
         # of the whole block, for each row; heads may be padded
         self.floats_per_token = 3 * block.dim + 3 * attention.heads * attention.head_dim + self.fc1.out_dim
         self.chunk = max(1, CHUNK_FLOATS // (self.floats_per_token * block.window**2))
+        self.chunk_tokens = self.chunk * block.window**2
+
+    def room(self, tokens: int) -> int:
+        """As :meth:`Layer.room`, of the whole block."""
+        return min(tokens, self.chunk_tokens) * self.floats_per_token
 
     def __call__(self, x: Tensor, attended: Tensor) -> Tensor:
         """Output projection, residual, second norm, MLP: ``(tokens, dim)`` to ``(tokens, out_dim)``, float32."""
@@ -141,7 +146,7 @@ class PackedSwinLayer(SwinLayer):
         self.chunk = self.rest.chunk
 
     def room(self, tokens: int) -> int:
-        return min(tokens, self.chunk * self.window**2) * self.rest.floats_per_token
+        return self.rest.room(tokens)
 
     def run(self, maps: Maps, start: int, end: int) -> None:
         n, order = self.window**2, maps.order
@@ -203,7 +208,7 @@ class OverlapLayer(Layer):
         self.chunk = self.rest.chunk
 
     def room(self, tokens: int) -> int:
-        return min(tokens, self.chunk * self.window**2) * self.rest.floats_per_token
+        return self.rest.room(tokens)
 
     def keys_and_values(self, x: Tensor) -> Tensor:
         """``(rows, dim)`` to ``(rows, 2 * heads * head_dim)``."""

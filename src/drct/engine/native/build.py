@@ -66,6 +66,17 @@ def library_or_reason(source: str) -> ctypes.CDLL | str:
         return str(error)
 
 
+def reason_against(source: str) -> str | None:
+    """None when the kernels of ``source`` can be used here, else the reason why not."""
+    outcome = library_or_reason(source)
+    return outcome if isinstance(outcome, str) else None
+
+
+def only_measured_on_avx2(lanes: int) -> str | None:
+    """Why a kernel whose vectors hold this many numbers is not preferred to oneDNN; None where it was measured to be faster."""
+    return None if lanes == 8 else "measured to be faster on processors with AVX2 only"
+
+
 def _load(source: str) -> ctypes.CDLL:
     if os.environ.get("DRCT_NATIVE") == "0":
         raise DeviceError("native kernels are switched off by DRCT_NATIVE=0")

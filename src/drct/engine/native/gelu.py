@@ -7,19 +7,14 @@ import ctypes
 import torch
 from torch import Tensor
 
-from drct.engine.native.build import load_library
-from drct.errors import DeviceError
+from drct.engine.native.build import load_library, reason_against
 
 SOURCE = "gelu.c"
 
 
 def gelu_available() -> str | None:
     """None when the kernel can be used here, else the reason why not."""
-    try:
-        load_library(SOURCE)
-    except DeviceError as error:
-        return str(error)
-    return None
+    return reason_against(SOURCE)
 
 
 def gelu_(x: Tensor) -> Tensor:

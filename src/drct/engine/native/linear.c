@@ -5,7 +5,7 @@ typedef struct {
     const float *x;
     float *y;
     int64_t rows, columns, x_stride, y_stride; /* columns that y has, of those that the matrix makes */
-    int32_t after, threads;
+    int32_t threads;
 } Product;
 
 /* Panels of the matrix whose number for output o and input i lies at weight[o * out_step + i * in_step]; outputs beyond `outputs`, up to
@@ -33,15 +33,13 @@ void drct_linear(const Product *p, const Matrix *matrix) {
         float *y = p->y + start * p->y_stride;
         Matrix part = *matrix;
         part.out = inner;
-        linear(rows, x, &part, none, NULL, (After)p->after, y, p->y_stride, COLUMNS, 0);
+        linear(rows, x, &part, none, NULL, SET, y, p->y_stride, COLUMNS, 0);
         if (rest) {
-            float edge[SHARE * COLUMNS] = {0};
+            float edge[SHARE * COLUMNS];
             int64_t own = p->columns - inner;
-            if (p->after == ADD)
-                for (int64_t r = 0; r < rows; r++) memcpy(edge + r * COLUMNS, y + r * p->y_stride + inner, sizeof(float) * own);
             part.weight += inner * part.in, part.out = matrix->out - inner;
             if (part.bias) part.bias += inner;
-            linear(rows, x, &part, none, NULL, (After)p->after, edge, COLUMNS, COLUMNS, 0);
+            linear(rows, x, &part, none, NULL, SET, edge, COLUMNS, COLUMNS, 0);
             for (int64_t r = 0; r < rows; r++) memcpy(y + r * p->y_stride + inner, edge + r * COLUMNS, sizeof(float) * own);
         }
     }

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from drct.engine.native.build import load_library
-from drct.errors import DeviceError
+from drct.engine.native.build import load_library, only_measured_on_avx2, reason_against
 
 SOURCE = "linear.c"
-AFTER = {"set": 0, "add": 1, "gelu": 2}
 
 
 class Matrix(ctypes.Structure):
@@ -26,20 +24,13 @@ class _Product(ctypes.Structure):
         ("x", ctypes.c_void_p),
         ("y", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("rows", "columns", "x_stride", "y_stride")),
-        ("after", ctypes.c_int32),
         ("threads", ctypes.c_int32),
     )
 
 
 def linear_available() -> str | None:
     """None when the kernel can be used here and has been measured to be the faster way, else the reason why not."""
-    try:
-        library = load_library(SOURCE)
-    except DeviceError as error:
-        return str(error)
-    if library.drct_linear_lanes() != 8:
-        return "linear layers in C were measured on processors with AVX2 only"
-    return None
+    return reason_against(SOURCE) or only_measured_on_avx2(load_library(SOURCE).drct_linear_lanes())
 
 
 class PackedLinear:
@@ -64,32 +55,16 @@ class PackedLinear:
         self.matrix = Matrix(self.weight.data_ptr(), None if self.bias is None else self.bias.data_ptr(), inputs, whole)
         self.kernel = library.drct_linear
 
-    def __call__(self, x: Tensor, after: Literal["set", "add", "gelu"] = "set", out: Tensor | None = None) -> Tensor:
-        """``(..., in)`` float32 to ``(..., out)``.
-
-        Args:
-            after: with ``gelu`` GELU follows, with ``add`` the result is added to ``out``.
-            out: contiguous ``(..., out)``, receives the result.
-        """
+    def __call__(self, x: Tensor) -> Tensor:
+        """``(..., in)`` float32 to ``(..., out)``."""
         if x.dtype != torch.float32 or x.shape[-1] != self.matrix.inputs:
             raise ValueError(f"the kernel takes float32 rows of {self.matrix.inputs} numbers, not {x.dtype} of {x.shape[-1]}")
         rows = x if x.dim() == 2 and x.stride(1) == 1 else x.contiguous().view(-1, x.shape[-1])
-        if out is None:
-            out = x.new_empty(*x.shape[:-1], self.outputs)
-        elif out.shape != (*x.shape[:-1], self.outputs) or out.dtype != torch.float32 or not out.is_contiguous():
-            raise ValueError(f"out must be contiguous float32 of {self.outputs} columns")
-        product = _Product(
-            rows.data_ptr(),
-            out.data_ptr(),
-            len(rows),
-            self.outputs,
-            rows.stride(0),
-            self.outputs,
-            AFTER[after],
-            torch.get_num_threads(),
-        )
+        y = x.new_empty(*x.shape[:-1], self.outputs)
+        sizes = (len(rows), self.outputs, rows.stride(0), self.outputs)
+        product = _Product(rows.data_ptr(), y.data_ptr(), *sizes, torch.get_num_threads())
         self.kernel(ctypes.byref(product), ctypes.byref(self.matrix))
-        return out
+        return y
 
 
 class _Linear(torch.autograd.Function):

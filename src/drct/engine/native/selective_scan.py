@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from drct.engine.native.build import load_library
-from drct.errors import DeviceError
+from drct.engine.native.build import load_library, reason_against
 
 SOURCE = "selective_scan.c"
 D_STATE = 16  # N, WIDE and CHUNK of the kernel
@@ -25,11 +24,7 @@ class _Shape(ctypes.Structure):
 
 def scan_available() -> str | None:
     """None when the kernel can be used here, else the reason why not."""
-    try:
-        load_library(SOURCE)
-    except DeviceError as error:
-        return str(error)
-    return None
+    return reason_against(SOURCE)
 
 
 def _shape(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> _Shape:

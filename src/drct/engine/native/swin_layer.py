@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from drct.engine.folding import Affine, FoldedSwin, Norm, pad_heads
-from drct.engine.native.build import load_library
+from drct.engine.native.build import load_library, only_measured_on_avx2, reason_against
 from drct.engine.native.linear import Matrix, PackedLinear
 from drct.engine.native.window_attention import LOG2E, supports
-from drct.errors import DeviceError
 from drct.networks.window_attention import MASKED
 
 SOURCE = "swin_layer.c"
@@ -45,13 +44,7 @@ class _Maps(ctypes.Structure):
 
 def swin_layer_available() -> str | None:
     """None when the kernel can be used here and has been measured to be the faster way, else the reason why not."""
-    try:
-        library = load_library(SOURCE)
-    except DeviceError as error:
-        return str(error)
-    if library.drct_swin_layer_lanes() != 8:
-        return "whole blocks in one kernel were measured on processors with AVX2 only"
-    return None
+    return reason_against(SOURCE) or only_measured_on_avx2(load_library(SOURCE).drct_swin_layer_lanes())
 
 
 class SwinLayerKernel:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from drct.engine.bias_table import table_gradient
-from drct.engine.native.build import load_library
-from drct.errors import DeviceError
+from drct.engine.native.build import load_library, reason_against
 
 LOG2E = math.log2(math.e)
 
@@ -32,11 +31,7 @@ def supports(window: int) -> bool:
 
 def available() -> str | None:
     """None when the kernel can be used here, else the reason why not."""
-    try:
-        load_library("window_attention.c")
-    except DeviceError as error:
-        return str(error)
-    return None
+    return reason_against("window_attention.c")
 
 
 def _shape(qkv: Tensor, heads: int, window: int, shift: int, scale: float) -> _Shape:
