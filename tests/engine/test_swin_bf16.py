@@ -9,7 +9,7 @@ import torch
 
 from drct.engine import native
 from drct.engine.accelerate import accelerate
-from drct.engine.native.swin_bf16 import expand_table, table_gradient_of_rows
+from drct.engine.bias_table import expand_table, gradient_of_expanded
 from drct.networks import create_network
 from drct.networks.window_attention import gather_bias, relative_position_index
 
@@ -122,7 +122,7 @@ def test_table_rows_and_their_adjoint() -> None:
         start = (window - 1 - y) * window
         assert torch.equal(rows[:, x].flatten(1)[:, start : start + window**2], full[:, y, x])
     gradient = torch.randn_like(rows)
-    assert torch.allclose((rows * gradient).sum(), (table * table_gradient_of_rows(gradient)).sum(), rtol=1e-4)
+    assert torch.allclose((rows * gradient).sum(), (table * gradient_of_expanded(gradient)).sum(), rtol=1e-4)
 
 
 def test_what_the_kernel_cannot_do_is_refused() -> None:

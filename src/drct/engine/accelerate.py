@@ -26,14 +26,15 @@ Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class _FastAttention:
-    """Stands in for ``SwinBlock.attention``: projections in torch, everything between them in one kernel.
+    """Stands in for ``SwinBlock.attention``: everything between the projections in one kernel, or these as well.
 
     Args:
         kernels: the function for each type of device that has one.
+        whole: in float32 on a CPU let the C kernel do the projections, too.
     """
 
-    def __init__(self, block: SwinBlock, kernels: Mapping[str, Attend]) -> None:
-        self.block, self.kernels = block, kernels
+    def __init__(self, block: SwinBlock, kernels: Mapping[str, Attend], whole: bool) -> None:
+        self.block, self.kernels, self.whole = block, kernels, whole
         self.plain = type(block).attention
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -42,6 +43,9 @@ class _FastAttention:
         if kernel is None or (attn.training and attn.attn_drop > 0) or torch.compiler.is_compiling():
             return self.plain(self.block, x)
         table, index = attn.relative_position_bias_table, attn.relative_position_index
+        if self.whole and _is_plain_float(x, attn.qkv.weight):
+            qkv, proj = ((layer.weight, layer.bias) for layer in (attn.qkv, attn.proj))
+            return attn.proj_drop(native.swin_attention(x, qkv, proj, table, attn.window, attn.shift, attn.scale))
         return attn.proj_drop(attn.proj(kernel(attn.qkv(x), table, index, attn.window, attn.shift, attn.scale)))
 
 
@@ -70,12 +74,15 @@ class _FoldedStep:
         return self.linear(u, matrix, adjust.bias) + block.drop_path(self.linear(h, folded, bias))
 
 
+def _is_plain_float(x: Tensor, weight: Tensor) -> bool:
+    """Whether the C kernels for float32 on a CPU take these."""
+    cast = torch.is_autocast_enabled(x.device.type) or not x.dtype == weight.dtype == torch.float32
+    return x.device.type == "cpu" and not cast and not torch.compiler.is_compiling()
+
+
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``F.linear``, in float32 on a CPU by the C kernel: its value and the gradient of ``x``."""
-    cast = torch.is_autocast_enabled(x.device.type) or not x.dtype == weight.dtype == torch.float32
-    if x.device.type != "cpu" or cast or torch.compiler.is_compiling():
-        return F.linear(x, weight, bias)
-    return native.linear(x, weight, bias)
+    return native.linear(x, weight, bias) if _is_plain_float(x, weight) else F.linear(x, weight, bias)
 
 
 class _FastLinear:
@@ -215,14 +222,14 @@ def _accelerate_attention(blocks: list[SwinBlock], device: str) -> str:
             return f"plain torch attention: {reason}"
         from drct.engine.gpu.window_attention import window_attention
 
-        kernels, name = {"cuda": window_attention}, "Triton"
+        kernels, name, whole = {"cuda": window_attention}, "Triton", False
     else:
         if (reason := native.available()) is not None:
             return f"plain torch attention: {reason}"
-        kernels, name = {"cpu": native.window_attention}, "native"
+        kernels, name, whole = {"cpu": native.window_attention}, "native", native.swin_attention_available() is None
     supported = [block for block in blocks if device == "cuda" or native.supports(block.window)]
     for block in supported:
-        block.attention = _FastAttention(block, kernels)  # type: ignore[method-assign]
+        block.attention = _FastAttention(block, kernels, whole)  # type: ignore[method-assign]
     return f"{name} window attention in {len(supported)} blocks"
 
 

@@ -1,9 +1,34 @@
-"""Gradient of a relative position bias table from that of the bias, shared by the kernels of all devices."""
+"""Relative position bias tables as kernels want them, and the way back of their gradients; shared by the kernels of all devices."""
 
 from __future__ import annotations
 
+import functools
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def expand_table(table: Tensor, window: int) -> Tensor:
+    """Bias table ``((2w - 1)**2, heads)`` to ``(heads, query x, key y - query y, key x)``, the second last axis 2w - 1 long.
+
+    Along the last two axes lie, from some place on, the biases of one query against all keys, so nothing of size N x N is needed.
+    """
+    return table.detach().float().t()[:, _expanded_index(window)].contiguous()
+
+
+@functools.cache
+def _expanded_index(window: int) -> Tensor:
+    side = 2 * window - 1
+    x = torch.arange(window)
+    column = x[:, None] - x[None, :] + window - 1  # query x, key x
+    row = torch.arange(side - 1, -1, -1)  # the table counts query y - key y
+    return row[None, :, None] * side + column[:, None, :]
+
+
+def gradient_of_expanded(gradient: Tensor) -> Tensor:
+    """Adjoint of :func:`expand_table`: ``(heads, w, 2w - 1, w)`` to ``((2w - 1)**2, heads)``."""
+    return diagonal_sums(gradient.permute(0, 2, 1, 3)).flip(1).flatten(1).t()
 
 
 def table_gradient(dbias: Tensor, window: int) -> Tensor:

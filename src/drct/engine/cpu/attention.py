@@ -11,7 +11,7 @@ from torch import Tensor
 from drct.engine import native
 from drct.engine.folding import Affine, FoldedSwin, pad_head_inputs, pad_heads
 from drct.engine.native.build import load_library
-from drct.engine.native.window_attention import LOG2E, _Shape
+from drct.engine.native.window_attention import LOG2E, Shape
 
 
 class Attention:
@@ -59,7 +59,7 @@ class NativeAttention(Attention):
         out = qkv.new_empty(len(qkv), channels)
         size = qkv.element_size() * n * channels
         for kind, start, end in kinds:
-            shape = _Shape(
+            shape = Shape(
                 end - start, w, w, self.heads, self.head_dim, w, 0, 1.0, qkv.dtype == torch.bfloat16, torch.get_num_threads()
             )
             failed = self.kernel(

@@ -3,6 +3,7 @@
 from drct.engine.native.gelu import gelu_, gelu_available
 from drct.engine.native.linear import PackedLinear, linear, linear_available
 from drct.engine.native.selective_scan import D_STATE, scan_available, selective_scan, ss2d_scan
+from drct.engine.native.swin_attention import swin_attention, swin_attention_available
 from drct.engine.native.swin_bf16 import BlockShape, dense_group, swin_bf16_available
 from drct.engine.native.swin_layer import SwinLayerKernel, swin_layer_available
 from drct.engine.native.window_attention import available, supports, window_attention, window_attention_forward
@@ -22,6 +23,8 @@ __all__ = [
     "selective_scan",
     "ss2d_scan",
     "supports",
+    "swin_attention",
+    "swin_attention_available",
     "swin_bf16_available",
     "swin_layer_available",
     "window_attention",

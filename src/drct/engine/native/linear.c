@@ -8,17 +8,8 @@ typedef struct {
     int32_t threads;
 } Product;
 
-/* Panels of the matrix whose number for output o and input i lies at weight[o * out_step + i * in_step]; outputs beyond `outputs`, up to
- * whole vectors, are zero. */
 void drct_pack(const float *weight, int64_t outputs, int64_t inputs, int64_t out_step, int64_t in_step, float *packed) {
-    for (int64_t column = 0; column < outputs; column += COLUMNS) {
-        int64_t left = outputs - column, width = left > LANES ? COLUMNS : LANES, own = left < width ? left : width;
-        const float *from = weight + column * out_step;
-        for (int64_t i = 0; i < inputs; i++, packed += width) {
-            for (int64_t c = 0; c < own; c++) packed[c] = from[c * out_step + i * in_step];
-            for (int64_t c = own; c < width; c++) packed[c] = 0;
-        }
-    }
+    pack(weight, outputs, inputs, out_step, in_step, packed);
 }
 
 void drct_linear(const Product *p, const Matrix *matrix) {

@@ -24,6 +24,19 @@ typedef struct {
 
 typedef enum { SET, ADD, GELU } After; /* what a product does to y: y = p, y = y + p, y = gelu(p) */
 
+/* Panels of the matrix whose number for output o and input i lies at weight[o * out_step + i * in_step]; outputs beyond `outputs`, up to
+ * whole vectors, are zero. */
+static void pack(const float *weight, int64_t outputs, int64_t inputs, int64_t out_step, int64_t in_step, float *packed) {
+    for (int64_t column = 0; column < outputs; column += COLUMNS) {
+        int64_t left = outputs - column, width = left > LANES ? COLUMNS : LANES, own = left < width ? left : width;
+        const float *from = weight + column * out_step;
+        for (int64_t i = 0; i < inputs; i++, packed += width) {
+            for (int64_t c = 0; c < own; c++) packed[c] = from[c * out_step + i * in_step];
+            for (int64_t c = own; c < width; c++) packed[c] = 0;
+        }
+    }
+}
+
 static inline __attribute__((always_inline)) void add_product(vec sum[TALL][2], int rows, int vectors, const Rows *x, int64_t row,
                                                               int64_t in, const float *weight) {
     const float *a = x->at + row * x->stride;

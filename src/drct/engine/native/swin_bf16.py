@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drct.engine.bias_table import diagonal_sums
+from drct.engine.bias_table import expand_table, gradient_of_expanded
 from drct.engine.native.build import load_library
 from drct.engine.native.window_attention import LOG2E
 from drct.errors import DeviceError
@@ -90,24 +90,6 @@ def swin_bf16_available() -> str | None:
 def padded(n: int) -> int:
     """The next multiple of a vector's length."""
     return -(-n // LANES) * LANES
-
-
-def expand_table(table: Tensor, window: int) -> Tensor:
-    """Bias table ``((2w - 1)**2, heads)`` in the order of the kernel's rows: ``(heads, query x, key y - query y, key x)``.
-
-    Along the last two axes lie, from some place on, the biases of one query against all keys, so nothing of size N x N is needed.
-    """
-    side = 2 * window - 1
-    x = torch.arange(window)
-    column = x[:, None] - x[None, :] + window - 1  # query x, key x
-    row = torch.arange(side - 1, -1, -1)  # the table counts query y - key y
-    index = row[None, :, None] * side + column[:, None, :]
-    return table.detach().float().t()[:, index].contiguous()
-
-
-def table_gradient_of_rows(rows: Tensor) -> Tensor:
-    """Adjoint of :func:`expand_table`: ``(heads, w, 2w - 1, w)`` to ``((2w - 1)**2, heads)``."""
-    return diagonal_sums(rows.permute(0, 2, 1, 3)).flip(1).flatten(1).t()
 
 
 def _block(shape: BlockShape, x: Tensor, y: Tensor, eps: float, keep: bool, parts: int) -> _Block:
@@ -205,7 +187,7 @@ def backward(
     )
     gradients = [part.view(size) for part, size in zip(sums.sum(0).split(counts), sizes, strict=True)]
     cut = [g[tuple(slice(n) for n in size)] for g, size in zip(gradients, shape.gradient_shapes(), strict=False)]
-    return [*cut, table_gradient_of_rows(gradients[-1])]
+    return [*cut, gradient_of_expanded(gradients[-1])]
 
 
 class _DenseGroup(torch.autograd.Function):

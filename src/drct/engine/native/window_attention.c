@@ -50,43 +50,18 @@ static int work_open(Work *w, const Shape *s, int backward) {
     }
 #endif
     w->token = (int64_t *)cursor, w->ahead = w->token + w->n;
-    for (int kind = 0; kind < 4; kind++)
-        for (int c = 0; c < 4; c++)
-            for (int j = 0; j < w->n; j++) {
-                int other = (wrapped_class(j, (int)s->window, (int)s->shift) ^ c) & kind;
-                w->masks[(kind * 4 + c) * w->n + j] = other ? -100.0f * LOG2E : 0.0f;
-            }
+    fill_masks(s, w->masks);
     return 1;
 }
 
 static void work_close(Work *w) { free(w->q); }
-
-static Range range_of(const float *bias, int n) {
-    vec top = splat(-INFINITY);
-    for (int64_t i = 0; i < (int64_t)n * n; i += LANES) top = vmax(top, load(bias + i));
-    Range range = {reduce_max(top), INFINITY};
-    for (int64_t i = 0; i < n; i++) range.lowest_own = fminf(range.lowest_own, bias[i * n + i]);
-    return range;
-}
-
-/* Which pixel of the map each position of a window is. */
-static void find_tokens(const Shape *s, int64_t index, int64_t *token) {
-    int64_t columns = s->width / s->window, rows = s->height / s->window;
-    int64_t wx = index % columns, wy = index / columns % rows, b = index / (columns * rows);
-    for (int64_t y = 0; y < s->window; y++) {
-        int64_t row = wy * s->window + y + s->shift, col = wx * s->window + s->shift;
-        row -= row >= s->height ? s->height : 0;
-        for (int64_t x = 0; x < s->window; x++, col++)
-            *token++ = (b * s->height + row) * s->width + col - (col >= s->width ? s->width : 0);
-    }
-}
 
 /* Finds the pixels of a window and of the one after it; returns the window's kind of mask. */
 static int enter_window(Work *w, const Shape *s, int64_t index) {
     int64_t columns = s->width / s->window, rows = s->height / s->window;
     find_tokens(s, index, w->token);
     find_tokens(s, (index + 1) % (s->batch * rows * columns), w->ahead);
-    return s->shift ? (index % columns == columns - 1) | (index / columns % rows == rows - 1) << 1 : 0;
+    return kind_of_window(s, index);
 }
 
 /* Asks for one head of the next window, positions i on, while there is arithmetic to do: its rows lie too far apart for the processor
@@ -139,55 +114,6 @@ static inline void scatter(const Work *w, const Shape *s, void *map, int64_t str
     }
 }
 
-/* out[j][:] += sum_i a[i][j] b[i][:] over BLOCK rows i, for all n columns j. */
-static inline void add_transposed_rows_times(const float *a, int n, const float *b, int dp, float *out) {
-    int c = 0;
-    for (; c + PANEL <= dp; c += PANEL)
-        for (int j = 0; j < n; j += ROWS) {
-            float *to = out + (int64_t)j * dp + c;
-            vec acc[ROWS][2];
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) acc[r][0] = load(to + r * dp), acc[r][1] = load(to + r * dp + LANES);
-            multiply(acc, BLOCK, a + j, 1, n, b + c, dp);
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) store(to + r * dp, acc[r][0]), store(to + r * dp + LANES, acc[r][1]);
-        }
-    if (c < dp)
-        for (int j = 0; j < n; j += ROWS) {
-            float *to = out + (int64_t)j * dp + c;
-            vec acc[ROWS];
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) acc[r] = load(to + r * dp);
-            multiply_half(acc, BLOCK, a + j, 1, n, b + c, dp);
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) store(to + r * dp, acc[r]);
-        }
-}
-
-/* Gradients of the scores of BLOCK query rows from row i on, into dp_rows and added to dbias: p (dout v^T - mean), where dout has been
- * divided by the row's sum and `mean` is what the row's gradients sum to when weighed by p. */
-static inline void gradient_rows(const Work *w, int i, const float *dout, const float *mean, float *dbias) {
-    int n = w->n, dp = w->dp;
-    for (int j = 0; j < n; j += PANEL)
-        for (int r0 = 0; r0 < BLOCK; r0 += ROWS) {
-            const float *p = w->p + r0 * n + j;
-            float *to = w->dp_rows + r0 * n + j, *db = dbias + (int64_t)(i + r0) * n + j;
-            vec acc[ROWS][2];
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) acc[r][0] = acc[r][1] = splat(-mean[r0 + r]);
-            multiply(acc, w->d, dout + r0 * dp, dp, 1, w->vt + (int64_t)j * dp, PANEL);
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++)
-#pragma GCC unroll 2
-                for (int half = 0; half < 2; half++) {
-                    int at = r * n + half * LANES;
-                    vec x = acc[r][half] * load(p + at);
-                    store(to + at, x);
-                    store(db + at, load(db + at) + x);
-                }
-        }
-}
-
 static void forward_task(Work *w, const Shape *s, int64_t window, int64_t head, const void *qkv, const float *bias,
                          const Range *range, void *out) {
     int64_t channels = s->heads * s->head_dim, at = head * s->head_dim;
@@ -196,7 +122,7 @@ static void forward_task(Work *w, const Shape *s, int64_t window, int64_t head, 
     gather(w, s, qkv, 3 * channels, at + channels, 1.0f, w->k);
     gather(w, s, qkv, 3 * channels, at + 2 * channels, 1.0f, w->v);
     transpose(w->k, w->n, w->dp, w->kt);
-    panels(w->v, w->n, w->dp, w->vp);
+    panels(w->v, w->n, w->dp, w->dp, w->vp);
     int near = scores_near_zero(w, range);
     for (int i = 0; i < w->n; i += BLOCK) {
         float inverse[BLOCK];
@@ -222,34 +148,17 @@ static void backward_task(Work *w, const Shape *s, int64_t window, int64_t head,
     gather(w, s, qkv, 3 * channels, at + 2 * channels, 1.0f, w->v);
     transpose(w->k, n, dp, w->kt);
     transpose(w->v, n, dp, w->vt);
-    panels(w->k, n, dp, w->kp);
+    panels(w->k, n, dp, dp, w->kp);
     memset(w->dk, 0, sizeof(float) * n * dp);
     memset(w->dv, 0, sizeof(float) * n * dp);
     int near = scores_near_zero(w, range);
     for (int i = 0; i < n; i += BLOCK) {
-        float inverse[BLOCK], mean[BLOCK], *g = w->dout + (int64_t)i * dp;
         for (int part = 0; part < 3; part++) fetch_ahead(w, s, i, qkv, 3 * channels, at + part * channels);
         fetch_ahead(w, s, i, out, channels, at);
         fetch_ahead(w, s, i, dout, channels, at);
-        softmax_rows(w, s, i, kind, near, bias, inverse);
-        for (int r = 0; r < BLOCK; r++) {
-            vec sum = splat(0);
-            for (int c = r * dp; c < (r + 1) * dp; c += LANES) {
-                vec x = load(g + c) * splat(inverse[r]);
-                store(g + c, x);
-                sum += x * load(w->out + (int64_t)i * dp + c);
-            }
-            mean[r] = reduce_add(sum);
-        }
-        gradient_rows(w, i, g, mean, dbias);
-        rows_times_matrix(w->dp_rows, n, w->kp, dp, w->dq + (int64_t)i * dp);
-        add_transposed_rows_times(w->p, n, g, dp, w->dv);
-        add_transposed_rows_times(w->dp_rows, n, w->q + (int64_t)i * dp, dp, w->dk);
+        backward_rows(w, s, i, kind, near, bias, w->out + (int64_t)i * dp, dp, dbias);
     }
-    for (int64_t i = 0; i < (int64_t)n * dp; i += LANES) {
-        store(w->dq + i, load(w->dq + i) * splat(s->scale));
-        store(w->dk + i, load(w->dk + i) * splat(1.0f / LOG2E)); /* q carried scale * log2(e) */
-    }
+    unscale_gradients(w, s);
     scatter(w, s, dqkv, 3 * channels, at, w->dq);
     scatter(w, s, dqkv, 3 * channels, at + channels, w->dk);
     scatter(w, s, dqkv, 3 * channels, at + 2 * channels, w->dv);
@@ -477,7 +386,7 @@ int drct_window_attention_forward(const Shape *s, const void *qkv, const float *
 #pragma omp for collapse(2) schedule(static)
             for (int64_t h = 0; h < s->heads; h++)
                 for (int64_t i = 0; i < windows; i++) {
-                    if (h != known) range = range_of(bias + h * nn, w.n), known = h;
+                    if (h != known) range = range_of(s, bias + h * nn), known = h;
                     forward_any(&w, s, i, h, qkv, bias + h * nn, &range, out);
                 }
             work_close(&w);
@@ -504,7 +413,7 @@ int drct_window_attention_backward(const Shape *s, const void *qkv, const float 
 #pragma omp for collapse(2) schedule(dynamic)
             for (int64_t h = 0; h < s->heads; h++)
                 for (int64_t part = 0; part < parts; part++) {
-                    if (h != known) range = range_of(bias + h * nn, w.n), known = h;
+                    if (h != known) range = range_of(s, bias + h * nn), known = h;
                     for (int64_t i = windows * part / parts; i < windows * (part + 1) / parts; i++)
                         backward_any(&w, s, i, h, qkv, bias + h * nn, &range, out, dout, dqkv, dbias + (part * s->heads + h) * nn);
                 }

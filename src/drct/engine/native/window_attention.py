@@ -15,12 +15,15 @@ from drct.engine.native.build import load_library, reason_against
 LOG2E = math.log2(math.e)
 
 
-class _Shape(ctypes.Structure):
+class Shape(ctypes.Structure):
+    """Sizes, as the kernels of this folder that attend take them; see ``attention.h``."""
+
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("batch", "height", "width", "heads", "head_dim", "window", "shift")),
         ("scale", ctypes.c_float),
         ("bf16", ctypes.c_int32),
         ("threads", ctypes.c_int32),
+        ("short_bias", ctypes.c_int32),
     )
 
 
@@ -34,13 +37,13 @@ def available() -> str | None:
     return reason_against("window_attention.c")
 
 
-def _shape(qkv: Tensor, heads: int, window: int, shift: int, scale: float) -> _Shape:
+def _shape(qkv: Tensor, heads: int, window: int, shift: int, scale: float) -> Shape:
     batch, height, width, channels = qkv.shape
     if channels % (3 * heads) or height % window or width % window or not supports(window):
         raise ValueError(f"qkv {tuple(qkv.shape)} does not go with {heads} heads and window {window}")
     if qkv.dtype not in (torch.float32, torch.bfloat16) or qkv.device.type != "cpu":
         raise ValueError(f"the kernel takes float32 and bfloat16 on the CPU, not {qkv.dtype} on {qkv.device}")
-    return _Shape(
+    return Shape(
         batch,
         height,
         width,

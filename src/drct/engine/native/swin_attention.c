@@ -1,0 +1,341 @@
+/* Window attention with its projections on float32 channels-last maps, forward and backward, for training.
+ *
+ *   y = proj(softmax(scale * q k^T + bias + mask) v),  q, k, v = qkv(x)
+ *
+ * One window after another runs through all of it. Queries, keys and values are kept for backward head by head, as the arithmetic wants
+ * them; gathering every head's few numbers from wide rows of a map costs a fifth of the attention's time. Scores and their gradients are
+ * those of attention.h; backward computes them anew.
+ */
+#include "attention.h"
+#include "linear.h"
+
+/* Weights as torch has them: qkv (3 * heads * d, C), ordered (q|k|v, head, d), and proj (C, C). A bias may be NULL. */
+typedef struct {
+    const float *qkv, *qkv_bias, *proj, *proj_bias;
+    const float *bias; /* times log2(e), (heads, window, 2 window - 1, window); see bias_at() */
+} Layer;
+
+/* Sums over the windows of one part; rows as wide as lay_out() says, their last numbers without meaning. */
+typedef struct {
+    float *qkv;      /* (parts, heads, 3, dp, C) */
+    float *qkv_bias; /* (parts, heads, 3, dp) */
+    float *proj;     /* (parts, C, heads * d) */
+    float *bias;     /* (parts, heads, window, 2 window - 1, window) */
+} Gradients;
+
+/* What is a matter of sizes alone. Strides are numbers between rows. */
+typedef struct {
+    int64_t n, d, dp, dim, windows;
+    int64_t heads_stride; /* of rows that hold all heads: the last may be written as whole vectors */
+    int64_t row;          /* of rows of features */
+} Sizes;
+
+static inline int64_t whole(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
+
+static Sizes lay_out(const Shape *s) {
+    Sizes z = {.n = s->window * s->window, .d = s->head_dim, .dp = whole(s->head_dim), .dim = s->heads * s->head_dim};
+    z.windows = s->batch * (s->height / s->window) * (s->width / s->window);
+    z.heads_stride = whole(z.dim - z.d + z.dp);
+    z.row = whole(z.dim);
+    /* else columns of all rows would meet in few places of the first cache */
+    z.heads_stride += z.heads_stride % 64 ? 0 : LANES, z.row += z.row % 64 ? 0 : LANES;
+    return z;
+}
+
+/* Numbers between: heads of saved queries, keys and values; rows of all heads; rows of features. */
+void drct_swin_attention_sizes(const Shape *s, int64_t *padded_head, int64_t *heads_stride, int64_t *row) {
+    Sizes z = lay_out(s);
+    *padded_head = z.dp, *heads_stride = z.heads_stride, *row = z.row;
+}
+
+/* A tile of to += a^T b over n rows, b being one panel. */
+static inline __attribute__((always_inline)) void outer_tile(int rows, int vectors, int64_t n, const float *a, int64_t a_stride,
+                                                             const float *b, float *to, int64_t to_stride) {
+    vec sum[TALL][2];
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) sum[r][v] = load(to + r * to_stride + v * LANES);
+    for (int64_t i = 0; i < n; i++, a += a_stride, b += vectors * LANES) {
+        vec b0 = load(b), b1 = load(b + (vectors - 1) * LANES);
+        KEEP(b0);
+        if (vectors == 2) {
+            KEEP(b1);
+        }
+#pragma GCC unroll 12
+        for (int r = 0; r < rows; r++) {
+            vec x = splat(a[r]);
+            sum[r][0] += x * b0;
+            if (vectors == 2) sum[r][1] += x * b1;
+        }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) store(to + r * to_stride + v * LANES, sum[r][v]);
+}
+
+#define OUTER(name, rows, vectors)                                                                                                       \
+    static __attribute__((noinline)) void name(int64_t n, const float *a, int64_t a_stride, const float *b, float *to,                   \
+                                               int64_t to_stride) {                                                                      \
+        outer_tile(rows, vectors, n, a, a_stride, b, to, to_stride);                                                                     \
+    }
+OUTER(outer_full, TALL, 2)
+OUTER(outer_full_half, TALL, 1)
+OUTER(outer_four, 4, 2)
+OUTER(outer_four_half, 4, 1)
+OUTER(outer_two, 2, 2)
+OUTER(outer_two_half, 2, 1)
+OUTER(outer_one, 1, 2)
+OUTER(outer_one_half, 1, 1)
+#undef OUTER
+
+/* to (a's columns x b's columns) += a^T b over n rows; b in panels, see panels(). */
+static void add_outer(int64_t n, Rows a, int64_t a_columns, const float *b, int64_t b_columns, float *to, int64_t to_stride) {
+    for (int64_t c = 0; c < b_columns; c += COLUMNS) {
+        int half = b_columns - c < COLUMNS;
+        int64_t r = 0;
+        for (; r + TALL <= a_columns; r += TALL)
+            (half ? outer_full_half : outer_full)(n, a.at + r, a.stride, b + c * n, to + r * to_stride + c, to_stride);
+        for (; r + 4 <= a_columns; r += 4)
+            (half ? outer_four_half : outer_four)(n, a.at + r, a.stride, b + c * n, to + r * to_stride + c, to_stride);
+        for (; r + 2 <= a_columns; r += 2)
+            (half ? outer_two_half : outer_two)(n, a.at + r, a.stride, b + c * n, to + r * to_stride + c, to_stride);
+        if (r < a_columns) (half ? outer_one_half : outer_one)(n, a.at + r, a.stride, b + c * n, to + r * to_stride + c, to_stride);
+    }
+}
+
+static void add_column_sums(int64_t n, const float *rows, int64_t columns, float *to) {
+    for (int64_t c = 0; c < columns; c += LANES) {
+        vec sum = load(to + c);
+        for (int64_t i = 0; i < n; i++) sum += load(rows + i * columns + c);
+        store(to + c, sum);
+    }
+}
+
+/* Weights in panels, made anew in every call: they change in every step. */
+typedef struct {
+    float *memory;
+    Matrix *parts; /* 3 of each head; forward C to dp, backward dp to C */
+    Matrix proj;   /* forward C to C */
+    Matrix *proj_parts; /* backward: C to the dp channels of each head */
+    Range *ranges;
+} Panels;
+
+static void *aligned(int64_t bytes) {
+    void *memory = NULL;
+    if (posix_memalign(&memory, 64, (size_t)bytes)) return NULL;
+    memset(memory, 0, (size_t)bytes);
+    return memory;
+}
+
+static Panels make_panels(const Shape *s, const Sizes *z, const Layer *layer, int backward) {
+    int64_t heads = s->heads, dim = z->dim, d = z->d, dp = z->dp, out = whole(dim);
+    Panels p = {.memory = aligned(sizeof(float) * (3 * heads * dp * (out + 1) + heads * dp * dim + dim * out + out + 64 * LANES) +
+                                  sizeof(Matrix) * 4 * heads + sizeof(Range) * heads)};
+    if (!p.memory) return p;
+    p.parts = (Matrix *)p.memory, p.proj_parts = p.parts + 3 * heads, p.ranges = (Range *)(p.proj_parts + heads);
+    float *cursor = (float *)(p.ranges + heads);
+    for (int64_t h = 0; h < heads; h++) {
+        p.ranges[h] = range_of(s, layer->bias + h * bias_size(s));
+        for (int64_t part = 0; part < 3; part++) {
+            const float *weight = layer->qkv + (part * heads + h) * d * dim;
+            const float *bias = layer->qkv_bias ? layer->qkv_bias + (part * heads + h) * d : NULL;
+            Matrix *m = p.parts + 3 * h + part;
+            if (backward) {
+                *m = (Matrix){take(&cursor, d * out), NULL, d, out};
+                pack(weight, dim, d, 1, dim, (float *)m->weight);
+            } else {
+                float *packed = take(&cursor, dim * dp), *offset = take(&cursor, dp), factor = part ? 1.0f : s->scale * LOG2E;
+                *m = (Matrix){packed, offset, dim, dp};
+                pack(weight, d, dim, dim, 1, packed);
+                for (int64_t i = 0; i < dim * dp; i++) packed[i] *= factor;
+                for (int64_t c = 0; bias && c < d; c++) offset[c] = bias[c] * factor;
+            }
+        }
+        if (backward) {
+            Matrix *m = p.proj_parts + h;
+            *m = (Matrix){take(&cursor, dim * dp), NULL, dim, dp};
+            pack(layer->proj + h * d, d, dim, 1, dim, (float *)m->weight);
+        }
+    }
+    if (!backward) {
+        float *offset = take(&cursor, out);
+        p.proj = (Matrix){take(&cursor, dim * out), offset, dim, out};
+        pack(layer->proj, dim, dim, dim, 1, (float *)p.proj.weight);
+        if (layer->proj_bias) memcpy(offset, layer->proj_bias, sizeof(float) * dim);
+    }
+    return p;
+}
+
+/* Where a thread works. */
+typedef struct {
+    Work attention;
+    void *memory;
+    float *x, *y, *dx; /* rows of a window: what comes in, what goes out or its gradient, gradient of what came in */
+    float *o;          /* BLOCK rows of one head's result */
+} Room;
+
+static int open_room(Room *room, const Shape *s, const Sizes *z, int backward) {
+    int64_t nd = z->n * z->dp, rows = z->n * z->row;
+    int64_t count = (backward ? 8 : 2) * nd + (backward ? 3 : 2) * rows + (2 * BLOCK + 16) * z->n + BLOCK * z->dp + 64 * LANES;
+    room->memory = aligned(sizeof(float) * count + sizeof(int64_t) * z->n);
+    if (!room->memory) return 0;
+    Work *w = &room->attention;
+    memset(w, 0, sizeof *w);
+    w->token = (int64_t *)room->memory;
+    float *cursor = (float *)(w->token + z->n);
+    w->n = (int)z->n, w->d = (int)z->d, w->dp = (int)z->dp;
+    w->kt = take(&cursor, nd), w->kp = w->vp = take(&cursor, nd);
+    w->masks = take(&cursor, 16 * z->n), w->p = take(&cursor, BLOCK * z->n);
+    room->x = take(&cursor, rows), room->y = take(&cursor, rows), room->o = take(&cursor, BLOCK * z->dp);
+    if (backward) {
+        w->vt = take(&cursor, nd), w->dout = take(&cursor, nd), w->dp_rows = take(&cursor, BLOCK * z->n);
+        w->dq = take(&cursor, nd), w->dk = take(&cursor, nd), w->dv = take(&cursor, nd);
+        room->dx = take(&cursor, rows);
+    }
+    fill_masks(s, w->masks);
+    return 1;
+}
+
+static void fetch_rows(const Work *w, const float *map, int64_t dim, float *rows, int64_t stride) {
+    for (int i = 0; i < w->n; i++) memcpy(rows + i * stride, map + w->token[i] * dim, sizeof(float) * (size_t)dim);
+}
+/* The same in panels of columns; a last vector is filled up with zeros, which are there already. */
+static void fetch_panels(const Work *w, const float *map, int64_t dim, float *to) {
+    for (int64_t c = 0; c < dim; c += COLUMNS) {
+        int64_t left = dim - c, width = left > LANES ? COLUMNS : LANES, own = left < width ? left : width;
+        for (int i = 0; i < w->n; i++) memcpy(to + c * w->n + i * width, map + w->token[i] * dim + c, sizeof(float) * (size_t)own);
+    }
+}
+static void put_rows(const Work *w, const float *rows, int64_t stride, float *map, int64_t dim) {
+    for (int i = 0; i < w->n; i++) memcpy(map + w->token[i] * dim, rows + i * stride, sizeof(float) * (size_t)dim);
+}
+
+/* Queries, keys and values of one head of one window, where they are kept. */
+static void point_at(Work *w, const Shape *s, float *kept, int64_t window, int64_t head) {
+    int64_t nd = (int64_t)w->n * w->dp;
+    w->q = kept + (window * s->heads + head) * 3 * nd, w->k = w->q + nd, w->v = w->k + nd;
+}
+
+static void forward_window(Room *room, const Shape *s, const Sizes *z, const Layer *layer, const Panels *panels_, int64_t window,
+                           const float *x, float *kept, float *attended, float *y) {
+    Work *w = &room->attention;
+    int n = w->n, dp = w->dp, kind = kind_of_window(s, window);
+    Rows none = {NULL, 0}, of_x = {room->x, z->row}, of_all = {attended + window * n * z->heads_stride, z->heads_stride};
+    find_tokens(s, window, w->token);
+    fetch_rows(w, x, z->dim, room->x, z->row);
+    for (int64_t head = 0; head < s->heads; head++) {
+        point_at(w, s, kept, window, head);
+        float *parts[3] = {w->q, w->k, w->v};
+        for (int part = 0; part < 3; part++)
+            linear(n, of_x, panels_->parts + 3 * head + part, none, NULL, SET, parts[part], dp, COLUMNS, 0);
+        transpose(w->k, n, dp, w->kt);
+        panels(w->v, n, dp, dp, w->vp);
+        int near = scores_near_zero(w, panels_->ranges + head);
+        for (int i = 0; i < n; i += BLOCK) {
+            float inverse[BLOCK];
+            softmax_rows(w, s, i, kind, near, layer->bias + head * bias_size(s), inverse);
+            rows_times_matrix(w->p, n, w->vp, dp, room->o);
+            for (int r = 0; r < BLOCK; r++) /* what a vector writes beyond the head the next head overwrites */
+                for (int c = 0; c < dp; c += LANES)
+                    store((float *)of_all.at + (i + r) * z->heads_stride + head * z->d + c, load(room->o + r * dp + c) * splat(inverse[r]));
+        }
+    }
+    linear(n, of_all, &panels_->proj, none, NULL, SET, room->y, z->row, COLUMNS, 0);
+    put_rows(w, room->y, z->row, y, z->dim);
+}
+
+static void backward_window(Room *room, const Shape *s, const Sizes *z, const Layer *layer, const Panels *panels_, int64_t window,
+                            const float *x, float *kept, const float *attended, const float *dy, float *dx, const Gradients *g) {
+    Work *w = &room->attention;
+    int n = w->n, dp = w->dp, kind = kind_of_window(s, window);
+    const float *all = attended + window * n * z->heads_stride;
+    int64_t tall = (z->d + TALL - 1) / TALL * TALL, columns = tall < dp ? tall : dp; /* of a head, in tall tiles where zeros fill them up */
+    Rows none = {NULL, 0}, of_dy = {room->y, z->row};
+    find_tokens(s, window, w->token);
+    fetch_rows(w, dy, z->dim, room->y, z->row);
+    memset(room->dx, 0, sizeof(float) * n * z->row);
+    panels(all, n, z->heads_stride, whole(z->dim), room->x);
+    add_outer(n, of_dy, z->dim, room->x, whole(z->dim), g->proj, z->heads_stride);
+    memset(room->x, 0, sizeof(float) * n * z->row);
+    fetch_panels(w, x, z->dim, room->x);
+    for (int64_t head = 0; head < s->heads; head++) {
+        const float *bias = layer->bias + head * bias_size(s);
+        point_at(w, s, kept, window, head);
+        linear(n, of_dy, panels_->proj_parts + head, none, NULL, SET, w->dout, dp, COLUMNS, 0);
+        transpose(w->k, n, dp, w->kt);
+        transpose(w->v, n, dp, w->vt);
+        panels(w->k, n, dp, dp, w->kp);
+        memset(w->dk, 0, sizeof(float) * n * dp);
+        memset(w->dv, 0, sizeof(float) * n * dp);
+        int near = scores_near_zero(w, panels_->ranges + head);
+        for (int i = 0; i < n; i += BLOCK)
+            backward_rows(w, s, i, kind, near, bias, all + i * z->heads_stride + head * z->d, z->heads_stride,
+                          g->bias + head * bias_size(s));
+        unscale_gradients(w, s);
+        float *parts[3] = {w->dq, w->dk, w->dv};
+        for (int part = 0; part < 3; part++) {
+            Rows of_part = {parts[part], dp};
+            linear(n, of_part, panels_->parts + 3 * head + part, none, NULL, ADD, room->dx, z->row, COLUMNS, 0);
+            add_outer(n, of_part, columns, room->x, whole(z->dim), g->qkv + (3 * head + part) * dp * z->row, z->row);
+            add_column_sums(n, parts[part], dp, g->qkv_bias + (3 * head + part) * dp);
+        }
+    }
+    put_rows(w, room->dx, z->row, dx, z->dim);
+}
+
+/* kept receives (windows, heads, 3, N, dp), attended (windows, N, heads_stride). Returns 0, or 1 when memory ran out. */
+int drct_swin_attention_forward(const Shape *s, const Layer *layer, const float *x, float *kept, float *attended, float *y) {
+    Sizes z = lay_out(s);
+    Panels panels_ = make_panels(s, &z, layer, 0);
+    int failed = !panels_.memory;
+    if (failed) return 1;
+#pragma omp parallel num_threads(s->threads)
+    {
+        Room room;
+        if (open_room(&room, s, &z, 0)) {
+#pragma omp for schedule(static)
+            for (int64_t window = 0; window < z.windows; window++)
+                forward_window(&room, s, &z, layer, &panels_, window, x, kept, attended, y);
+            free(room.memory);
+        } else {
+#pragma omp atomic write
+            failed = 1;
+        }
+    }
+    free(panels_.memory);
+    return failed;
+}
+
+/* The gradients are zero on entry. Part p sums its share of the windows, so what the parts add up to does not depend on which thread ran
+ * first. Returns 0, or 1 when memory ran out. */
+int drct_swin_attention_backward(const Shape *s, const Layer *layer, const float *x, float *kept, const float *attended, const float *dy,
+                                 float *dx, const Gradients *gradients, int64_t parts) {
+    Sizes z = lay_out(s);
+    Panels panels_ = make_panels(s, &z, layer, 1);
+    int failed = !panels_.memory;
+    if (failed) return 1;
+#pragma omp parallel num_threads(s->threads)
+    {
+        Room room;
+        if (open_room(&room, s, &z, 1)) {
+#pragma omp for schedule(static)
+            for (int64_t part = 0; part < parts; part++) {
+                Gradients g = *gradients;
+                g.qkv += part * 3 * s->heads * z.dp * z.row, g.qkv_bias += part * 3 * s->heads * z.dp;
+                g.proj += part * z.dim * z.heads_stride, g.bias += part * s->heads * bias_size(s);
+                for (int64_t window = z.windows * part / parts; window < z.windows * (part + 1) / parts; window++)
+                    backward_window(&room, s, &z, layer, &panels_, window, x, kept, attended, dy, dx, &g);
+            }
+            free(room.memory);
+        } else {
+#pragma omp atomic write
+            failed = 1;
+        }
+    }
+    free(panels_.memory);
+    return failed;
+}
+
+int drct_swin_attention_lanes(void) { return LANES; }
