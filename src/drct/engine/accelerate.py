@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from drct.engine import native
 from drct.engine.gpu.availability import triton_available
-from drct.engine.native import BlockShape
+from drct.engine.native import BlockShape, FeedForward
 from drct.networks.drct import BLOCKS, RDG
 from drct.networks.mamba_drct import DIRECTIONS, SS2D
 from drct.networks.window_attention import SwinBlock
@@ -49,14 +49,44 @@ class _FastAttention:
         return attn.proj_drop(attn.proj(kernel(attn.qkv(x), table, index, attn.window, attn.shift, attn.scale)))
 
 
+def _second_half(
+    block: SwinBlock,
+    u: Tensor,
+    last: tuple[Tensor, Tensor | None],
+    residual: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> Tensor:
+    """``residual(u) + drop_path(last(gelu(fc1(norm2(u)))))`` in one C kernel; without ``residual`` u itself is added."""
+    norm, fc1, path = block.norm2, block.mlp.fc1, block.drop_path
+    drawn = path(u.new_ones(len(u), 1)).flatten() if path.rate > 0 and path.training else None
+    parameters = FeedForward(norm.weight, norm.bias, norm.eps, fc1.weight, fc1.bias, *last, *residual)
+    return native.feed_forward(u, parameters, drawn)
+
+
+class _FastSecondHalf:
+    """Stands in for ``SwinBlock.feed_forward`` in float32 on a CPU."""
+
+    def __init__(self, block: SwinBlock) -> None:
+        self.block = block
+        self.plain = type(block).feed_forward
+
+    def __call__(self, x: Tensor) -> Tensor:
+        mlp = self.block.mlp
+        if (mlp.drop.p > 0 and mlp.training) or not _is_plain_float(x, mlp.fc1.weight):
+            return self.plain(self.block, x)
+        return _second_half(self.block, x, (mlp.fc2.weight, mlp.fc2.bias))
+
+
 class _FoldedStep:
     """Stands in for ``RDG.step``: the block's last layer and its 1x1 convolution become one matrix, made anew in every step.
 
     ``adjust(u + fc2(h))`` is ``adjust u + (adjust fc2) h``: a ninth of DRCT's multiply-adds and the widest maps are saved.
+
+    Args:
+        whole: in float32 on a CPU let one C kernel do the second half of the block and both matrices.
     """
 
-    def __init__(self, group: RDG, linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> None:
-        self.linear = linear
+    def __init__(self, group: RDG, whole: bool) -> None:
+        self.whole = whole
         self.blocks: list[SwinBlock] = [group.get_submodule(f"swin{j + 1}") for j in range(BLOCKS)]  # type: ignore[misc]
         self.adjusts: list[nn.Conv2d] = [group.get_submodule(f"adjust{j + 1}") for j in range(BLOCKS)]  # type: ignore[misc]
         self.plain = functools.partial(type(group).step, group)
@@ -67,11 +97,13 @@ class _FoldedStep:
         if torch.compiler.is_compiling() or (mlp.drop.p > 0 and mlp.training):
             return self.plain(j, x)
         u = x + block.drop_path(block.attention(block.norm1(x)))
-        h = mlp.act(mlp.fc1(block.norm2(u)))
         matrix = adjust.weight.flatten(1)
         with torch.autocast(x.device.type, enabled=False):
             folded, bias = matrix @ mlp.fc2.weight, matrix @ mlp.fc2.bias
-        return self.linear(u, matrix, adjust.bias) + block.drop_path(self.linear(h, folded, bias))
+        if self.whole and _is_plain_float(u, matrix):
+            return _second_half(block, u, (folded, bias), (matrix, adjust.bias))
+        h = mlp.act(mlp.fc1(block.norm2(u)))
+        return F.linear(u, matrix, adjust.bias) + block.drop_path(F.linear(h, folded, bias))
 
 
 def _is_plain_float(x: Tensor, weight: Tensor) -> bool:
@@ -80,19 +112,15 @@ def _is_plain_float(x: Tensor, weight: Tensor) -> bool:
     return x.device.type == "cpu" and not cast and not torch.compiler.is_compiling()
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``F.linear``, in float32 on a CPU by the C kernel: its value and the gradient of ``x``."""
-    return native.linear(x, weight, bias) if _is_plain_float(x, weight) else F.linear(x, weight, bias)
-
-
 class _FastLinear:
-    """Stands in for ``Linear.forward``."""
+    """Stands in for ``Linear.forward`` in float32 on a CPU: the C kernel for its value and the gradient of ``x``."""
 
     def __init__(self, layer: nn.Linear) -> None:
         self.layer = layer
 
     def __call__(self, x: Tensor) -> Tensor:
-        return _linear(x, self.layer.weight, self.layer.bias)
+        linear = native.linear if _is_plain_float(x, self.layer.weight) else F.linear
+        return linear(x, self.layer.weight, self.layer.bias)
 
 
 class _PlanarConvolution:
@@ -192,9 +220,12 @@ def accelerate(network: nn.Module, blocks: bool = True) -> list[str]:
     if scans and device in ("cpu", "cuda"):
         lines.append(_accelerate_scans(scans, device))
     packed = device == "cpu" and native.linear_available() is None
+    whole = device == "cpu" and native.feed_forward_available() is None
     for module in network.modules():
         if isinstance(module, RDG):
-            module.step = _FoldedStep(module, _linear if packed else F.linear)  # type: ignore[method-assign]
+            module.step = _FoldedStep(module, whole)  # type: ignore[method-assign]
+        elif whole and isinstance(module, SwinBlock):
+            module.feed_forward = _FastSecondHalf(module)  # type: ignore[method-assign]
         elif packed and isinstance(module, nn.Linear):
             module.forward = _FastLinear(module)  # type: ignore[assignment]
     if device == "cuda" and swins:

@@ -216,7 +216,10 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, dim)`` in and out."""
-        x = x + self.drop_path(self.attention(self.norm1(x)))
+        return self.feed_forward(x + self.drop_path(self.attention(self.norm1(x))))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """The second half of the block, on a map ``(B, H, W, dim)``."""
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def attention(self, x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Kernels in C for CPUs, built on demand with the system's compiler; every one has a plain torch path beside it."""
 
+from drct.engine.native.feed_forward import FeedForward, feed_forward, feed_forward_available
 from drct.engine.native.gelu import gelu_, gelu_available
 from drct.engine.native.linear import PackedLinear, linear, linear_available
 from drct.engine.native.selective_scan import D_STATE, scan_available, selective_scan, ss2d_scan
@@ -11,10 +12,13 @@ from drct.engine.native.window_attention import available, supports, window_atte
 __all__ = [
     "D_STATE",
     "BlockShape",
+    "FeedForward",
     "PackedLinear",
     "SwinLayerKernel",
     "available",
     "dense_group",
+    "feed_forward",
+    "feed_forward_available",
     "gelu_",
     "gelu_available",
     "linear",

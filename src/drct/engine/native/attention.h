@@ -2,10 +2,10 @@
 #ifndef DRCT_ATTENTION_H
 #define DRCT_ATTENTION_H
 
-#include "simd.h"
+#include "memory.h"
 
 #define ROWS (REGISTERS / 4) /* rows of a tile: ROWS x 2 accumulators fill half of the registers */
-#define PANEL (2 * LANES)     /* columns of a tile */
+#define PANEL COLUMNS        /* columns of a tile */
 #define BLOCK 16              /* query rows that share what is in the first cache; a multiple of ROWS */
 
 typedef struct {
@@ -46,12 +46,6 @@ static inline int64_t bias_at(const Shape *s, int i) {
     return s->short_bias ? x * bias_step(s) + (s->window - 1 - y) * s->window : i * bias_step(s);
 }
 
-static float *take(float **cursor, int64_t count) {
-    float *p = *cursor;
-    *cursor += (count + LANES - 1) / LANES * LANES;
-    return p;
-}
-
 /* Class of a position: bit 0 set when its column, bit 1 when its row came from the other side of the map. */
 static inline int wrapped_class(int i, int window, int shift) {
     return ((i % window) >= window - shift ? 1 : 0) | ((i / window) >= window - shift ? 2 : 0);
@@ -80,15 +74,6 @@ static inline void transpose(const float *rows, int n, int dp, float *out) {
         for (int c0 = 0; c0 < dp; c0 += LANES)
             for (int i = i0; i < i0 + PANEL; i++)
                 for (int c = c0; c < c0 + LANES; c++) out[(int64_t)i0 * dp + c * PANEL + i - i0] = rows[(int64_t)i * dp + c];
-}
-
-/* Rows in panels of PANEL columns, one after the other; the last may be half as wide. */
-static inline void panels(const float *rows, int n, int64_t stride, int64_t columns, float *out) {
-    for (int64_t c0 = 0; c0 < columns; c0 += PANEL) {
-        int64_t width = columns - c0 < PANEL ? columns - c0 : PANEL;
-        for (int i = 0; i < n; i++)
-            for (int64_t c = 0; c < width; c += LANES) store(out + c0 * n + i * width + c, load(rows + i * stride + c0 + c));
-    }
 }
 
 /* A tile of ROWS rows and two vectors of columns, in registers: acc[r] += a[r][t] b[t] over t < depth. Rows of a lie `stride` numbers

@@ -15,6 +15,9 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from drct.errors import DeviceError
 
@@ -70,6 +73,17 @@ def reason_against(source: str) -> str | None:
     """None when the kernels of ``source`` can be used here, else the reason why not."""
     outcome = library_or_reason(source)
     return outcome if isinstance(outcome, str) else None
+
+
+def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    """To the first number of a tensor."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def run(function: Any, memory: str, *arguments: Any) -> None:
+    """Call a kernel that returns whether memory ran out, for which ``memory`` is the message; tensors are passed as pointers."""
+    if function(*(pointer(a) if isinstance(a, Tensor) else a for a in arguments)):
+        raise MemoryError(memory)
 
 
 def only_measured_on_avx2(lanes: int) -> str | None:

@@ -2,10 +2,9 @@
 #ifndef DRCT_LINEAR_H
 #define DRCT_LINEAR_H
 
-#include "simd.h"
+#include "memory.h"
 
 #define SHARE 96 /* rows that go through one panel after another while they are in the second cache; a multiple of TALL */
-#define COLUMNS (2 * LANES) /* of a panel; the last one may be half as wide */
 #if REGISTERS == 32
 #define TALL 12 /* rows of a tile: TALL x 2 sums, and what is multiplied, fill the registers */
 #else

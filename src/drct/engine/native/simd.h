@@ -40,6 +40,9 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 #define KEEP(x)
 #endif
 
+/* The next multiple of a vector's length. */
+static inline int64_t whole(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
+
 static inline vec load(const float *p) { return *(const vec *)p; }
 static inline void store(float *p, vec v) { *(vec *)p = v; }
 #ifdef __AVX512F__
@@ -87,16 +90,31 @@ static inline vec exp2_below_127(vec x) {
     return (vec)((ivec)p + n);
 }
 
-/* x Phi(x), with Phi by its error function (Abramowitz and Stegun 7.1.26, absolute error of Phi below 1e-7). */
-static inline vec gelu(vec x) {
-    vec magnitude = vmax(x, -x), e = exp2_below_127(x * x * splat(-0.5f * LOG2E));
+/* What the normal distribution has beyond `magnitude`, by the error function (Abramowitz and Stegun 7.1.26, absolute error below 1e-7);
+ * e is exp(-magnitude^2 / 2). */
+static inline vec normal_tail(vec magnitude, vec e) {
     vec t = splat(1.0f) / (splat(1.0f) + magnitude * splat(0.3275911f * 0.70710678f));
     vec p = splat(0.5f * 1.061405429f);
     p = p * t + splat(0.5f * -1.453152027f);
     p = p * t + splat(0.5f * 1.421413741f);
     p = p * t + splat(0.5f * -0.284496736f);
     p = p * t + splat(0.5f * 0.254829592f);
-    return vmax(x, splat(0)) - magnitude * (p * t * e); /* the second term is |x| times the tail beyond |x| */
+    return p * t * e;
+}
+
+/* x Phi(x) */
+static inline vec gelu(vec x) {
+    vec magnitude = vmax(x, -x), e = exp2_below_127(x * x * splat(-0.5f * LOG2E));
+    return vmax(x, splat(0)) - magnitude * normal_tail(magnitude, e);
+}
+
+/* The same, and its slope Phi(x) + x phi(x). */
+static inline vec gelu_and_slope(vec x, vec *slope) {
+    vec magnitude = vmax(x, -x), e = exp2_below_127(x * x * splat(-0.5f * LOG2E)), tail = normal_tail(magnitude, e);
+    ivec positive = x > 0;
+    vec phi = (vec)(((ivec)(splat(1.0f) - tail) & positive) | ((ivec)tail & ~positive));
+    *slope = phi + x * e * splat(0.398942280f);
+    return vmax(x, splat(0)) - magnitude * tail;
 }
 
 static inline float from_bf16(uint16_t x) {

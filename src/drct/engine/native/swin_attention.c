@@ -7,7 +7,7 @@
  * those of attention.h; backward computes them anew.
  */
 #include "attention.h"
-#include "linear.h"
+#include "outer.h"
 
 /* Weights as torch has them: qkv (3 * heads * d, C), ordered (q|k|v, head, d), and proj (C, C). A bias may be NULL. */
 typedef struct {
@@ -30,8 +30,6 @@ typedef struct {
     int64_t row;          /* of rows of features */
 } Sizes;
 
-static inline int64_t whole(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
-
 static Sizes lay_out(const Shape *s) {
     Sizes z = {.n = s->window * s->window, .d = s->head_dim, .dp = whole(s->head_dim), .dim = s->heads * s->head_dim};
     z.windows = s->batch * (s->height / s->window) * (s->width / s->window);
@@ -48,71 +46,6 @@ void drct_swin_attention_sizes(const Shape *s, int64_t *padded_head, int64_t *he
     *padded_head = z.dp, *heads_stride = z.heads_stride, *row = z.row;
 }
 
-/* A tile of to += a^T b over n rows, b being one panel. */
-static inline __attribute__((always_inline)) void outer_tile(int rows, int vectors, int64_t n, const float *a, int64_t a_stride,
-                                                             const float *b, float *to, int64_t to_stride) {
-    vec sum[TALL][2];
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) sum[r][v] = load(to + r * to_stride + v * LANES);
-    for (int64_t i = 0; i < n; i++, a += a_stride, b += vectors * LANES) {
-        vec b0 = load(b), b1 = load(b + (vectors - 1) * LANES);
-        KEEP(b0);
-        if (vectors == 2) {
-            KEEP(b1);
-        }
-#pragma GCC unroll 12
-        for (int r = 0; r < rows; r++) {
-            vec x = splat(a[r]);
-            sum[r][0] += x * b0;
-            if (vectors == 2) sum[r][1] += x * b1;
-        }
-    }
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) store(to + r * to_stride + v * LANES, sum[r][v]);
-}
-
-#define OUTER(name, rows, vectors)                                                                                                       \
-    static __attribute__((noinline)) void name(int64_t n, const float *a, int64_t a_stride, const float *b, float *to,                   \
-                                               int64_t to_stride) {                                                                      \
-        outer_tile(rows, vectors, n, a, a_stride, b, to, to_stride);                                                                     \
-    }
-OUTER(outer_full, TALL, 2)
-OUTER(outer_full_half, TALL, 1)
-OUTER(outer_four, 4, 2)
-OUTER(outer_four_half, 4, 1)
-OUTER(outer_two, 2, 2)
-OUTER(outer_two_half, 2, 1)
-OUTER(outer_one, 1, 2)
-OUTER(outer_one_half, 1, 1)
-#undef OUTER
-
-/* to (a's columns x b's columns) += a^T b over n rows; b in panels, see panels(). */
-static void add_outer(int64_t n, Rows a, int64_t a_columns, const float *b, int64_t b_columns, float *to, int64_t to_stride) {
-    for (int64_t c = 0; c < b_columns; c += COLUMNS) {
-        int half = b_columns - c < COLUMNS;
-        int64_t r = 0;
-        for (; r + TALL <= a_columns; r += TALL)
-            (half ? outer_full_half : outer_full)(n, a.at + r, a.stride, b + c * n, to + r * to_stride + c, to_stride);
-        for (; r + 4 <= a_columns; r += 4)
-            (half ? outer_four_half : outer_four)(n, a.at + r, a.stride, b + c * n, to + r * to_stride + c, to_stride);
-        for (; r + 2 <= a_columns; r += 2)
-            (half ? outer_two_half : outer_two)(n, a.at + r, a.stride, b + c * n, to + r * to_stride + c, to_stride);
-        if (r < a_columns) (half ? outer_one_half : outer_one)(n, a.at + r, a.stride, b + c * n, to + r * to_stride + c, to_stride);
-    }
-}
-
-static void add_column_sums(int64_t n, const float *rows, int64_t columns, float *to) {
-    for (int64_t c = 0; c < columns; c += LANES) {
-        vec sum = load(to + c);
-        for (int64_t i = 0; i < n; i++) sum += load(rows + i * columns + c);
-        store(to + c, sum);
-    }
-}
-
 /* Weights in panels, made anew in every call: they change in every step. */
 typedef struct {
     float *memory;
@@ -121,13 +54,6 @@ typedef struct {
     Matrix *proj_parts; /* backward: C to the dp channels of each head */
     Range *ranges;
 } Panels;
-
-static void *aligned(int64_t bytes) {
-    void *memory = NULL;
-    if (posix_memalign(&memory, 64, (size_t)bytes)) return NULL;
-    memset(memory, 0, (size_t)bytes);
-    return memory;
-}
 
 static Panels make_panels(const Shape *s, const Sizes *z, const Layer *layer, int backward) {
     int64_t heads = s->heads, dim = z->dim, d = z->d, dp = z->dp, out = whole(dim);
@@ -279,7 +205,7 @@ static void backward_window(Room *room, const Shape *s, const Sizes *z, const La
             Rows of_part = {parts[part], dp};
             linear(n, of_part, panels_->parts + 3 * head + part, none, NULL, ADD, room->dx, z->row, COLUMNS, 0);
             add_outer(n, of_part, columns, room->x, whole(z->dim), g->qkv + (3 * head + part) * dp * z->row, z->row);
-            add_column_sums(n, parts[part], dp, g->qkv_bias + (3 * head + part) * dp);
+            add_column_sums(n, parts[part], dp, dp, g->qkv_bias + (3 * head + part) * dp);
         }
     }
     put_rows(w, room->dx, z->row, dx, z->dim);

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from drct.engine.bias_table import expand_table, gradient_of_expanded
-from drct.engine.native.build import load_library, only_measured_on_avx2, reason_against
+from drct.engine.native.build import load_library, only_measured_on_avx2, pointer, reason_against, run
 from drct.engine.native.window_attention import LOG2E, Shape, supports
 
 SOURCE = "swin_attention.c"
+MEMORY = "window attention could not allocate its work space"
 
 
 class _Layer(ctypes.Structure):
@@ -27,15 +28,6 @@ class _Gradients(ctypes.Structure):
 def swin_attention_available() -> str | None:
     """None when the kernel can be used here and has been measured to be the faster way, else the reason why not."""
     return reason_against(SOURCE) or only_measured_on_avx2(load_library(SOURCE).drct_swin_attention_lanes())
-
-
-def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
-
-
-def _run(function: Any, *arguments: Any) -> None:
-    if function(*(_pointer(a) if isinstance(a, Tensor) else a for a in arguments)):
-        raise MemoryError("window attention could not allocate its work space")
 
 
 class _SwinAttention(torch.autograd.Function):
@@ -65,8 +57,8 @@ class _SwinAttention(torch.autograd.Function):
         kept = x.new_empty(windows, heads, 3, n, padded_head)
         attended = x.new_empty(windows, n, heads_stride)
         y = torch.empty_like(x)
-        layer = _Layer(*map(_pointer, (qkv, qkv_bias, proj, proj_bias, bias)))
-        _run(library.drct_swin_attention_forward, ctypes.byref(shape), ctypes.byref(layer), x, kept, attended, y)
+        layer = _Layer(*map(pointer, (qkv, qkv_bias, proj, proj_bias, bias)))
+        run(library.drct_swin_attention_forward, MEMORY, ctypes.byref(shape), ctypes.byref(layer), x, kept, attended, y)
         ctx.save_for_backward(x, qkv, proj, bias, kept, attended)
         ctx.shape = shape
         return y
@@ -84,11 +76,12 @@ class _SwinAttention(torch.autograd.Function):
         dqkv_bias = x.new_zeros(parts, heads, 3, padded_head)
         dproj = x.new_zeros(parts, dim, heads_stride)
         dbias = x.new_zeros(parts, *bias.shape)
-        layer = _Layer(*map(_pointer, (qkv, None, proj, None, bias)))
-        gradients = _Gradients(*map(_pointer, (dqkv, dqkv_bias, dproj, dbias)))
+        layer = _Layer(*map(pointer, (qkv, None, proj, None, bias)))
+        gradients = _Gradients(*map(pointer, (dqkv, dqkv_bias, dproj, dbias)))
         dy = dy.contiguous()
-        _run(
+        run(
             load_library(SOURCE).drct_swin_attention_backward,
+            MEMORY,
             *map(ctypes.byref, (shape, layer)),
             *(x, kept, attended, dy, dx),
             ctypes.byref(gradients),

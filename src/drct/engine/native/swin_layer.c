@@ -8,11 +8,7 @@
  */
 #include "attention.h"
 #include "linear.h"
-
-typedef struct {
-    const float *gain, *offset;
-    float eps;
-} Norm;
+#include "norm.h"
 
 typedef struct {
     int64_t window, shift, heads, head_dim, dim, hidden, out;
@@ -35,26 +31,6 @@ typedef struct {
     const int32_t *kinds; /* mask of each window; NULL: none */
     int32_t add;          /* to the target */
 } Maps;
-
-static inline int64_t whole(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
-
-/* One row to mean 0 and variance 1, times gain plus offset. */
-static inline void normalize(const float *x, int64_t dim, const Norm *norm, float *y) {
-    vec sums = splat(0);
-    int64_t c = 0;
-    for (; c + LANES <= dim; c += LANES) sums += load(x + c);
-    float sum = reduce_add(sums);
-    for (; c < dim; c++) sum += x[c];
-    float mean = sum / dim;
-    vec squares = splat(0), center = splat(mean);
-    for (c = 0; c + LANES <= dim; c += LANES) squares += (load(x + c) - center) * (load(x + c) - center);
-    float square = reduce_add(squares);
-    for (; c < dim; c++) square += (x[c] - mean) * (x[c] - mean);
-    float inverse = 1.0f / sqrtf(square / dim + norm->eps);
-    for (c = 0; c + LANES <= dim; c += LANES)
-        store(y + c, (load(x + c) - center) * splat(inverse) * load(norm->gain + c) + load(norm->offset + c));
-    for (; c < dim; c++) y[c] = (x[c] - mean) * inverse * norm->gain[c] + norm->offset[c];
-}
 
 /* Attention of one window from its normalized rows: (n, dim) to columns of `attended`, head by head. */
 static void attend(Work *w, const Shape *s, const Layer *layer, Rows normed, int kind, float *attended, int64_t stride) {

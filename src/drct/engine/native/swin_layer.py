@@ -17,14 +17,16 @@ from drct.networks.window_attention import MASKED
 SOURCE = "swin_layer.c"
 
 
-class _Norm(ctypes.Structure):
+class NormStructure(ctypes.Structure):
+    """See ``norm.h``."""
+
     _fields_ = (("gain", ctypes.c_void_p), ("offset", ctypes.c_void_p), ("eps", ctypes.c_float))
 
 
 class _Layer(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("window", "shift", "heads", "head_dim", "dim", "hidden", "out")),
-        *((name, _Norm) for name in ("norm1", "norm2")),
+        *((name, NormStructure) for name in ("norm1", "norm2")),
         *((name, Matrix) for name in ("qkv", "proj", "fc1", "residual", "last")),
         ("slope", ctypes.c_float),
         ("bias", ctypes.c_void_p),
@@ -139,8 +141,8 @@ class SwinLayerKernel:
         self.kept.append(tensor)
         return tensor.data_ptr()
 
-    def _norm(self, norm: Norm) -> _Norm:
-        return _Norm(self._keep(norm.weight), self._keep(norm.bias), norm.eps)
+    def _norm(self, norm: Norm) -> NormStructure:
+        return NormStructure(self._keep(norm.weight), self._keep(norm.bias), norm.eps)
 
     def _matrix(self, layer: Affine) -> Matrix:
         packed = PackedLinear(layer.weight, layer.bias)
