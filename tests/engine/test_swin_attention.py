@@ -1,7 +1,8 @@
-"""Window attention with its projections in one kernel against the network's own block, also where the engine prefers operators."""
+"""The first half of a Swin block in one kernel against the network's own block, also where training prefers operators."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -37,10 +38,18 @@ def make(dim: int, heads: int, window: int, shift: int, bias: bool, size: float 
     return block, torch.randn(2, 2 * window, 3 * window, dim, requires_grad=True)
 
 
-def attend(block: SwinBlock, x: Tensor) -> Tensor:
+def layer_of(block: SwinBlock, norm: bool = False) -> native.AttentionLayer:
     attn = block.attn
-    qkv, proj = ((layer.weight, layer.bias) for layer in (attn.qkv, attn.proj))
-    return native.swin_attention(x, qkv, proj, attn.relative_position_bias_table, attn.window, attn.shift, attn.scale)
+    layer = native.AttentionLayer(
+        *(attn.qkv.weight, attn.qkv.bias, attn.proj.weight, attn.proj.bias, attn.relative_position_bias_table),
+        *(attn.window, attn.shift, attn.scale),
+    )
+    own = {"gain": block.norm1.weight, "offset": block.norm1.bias, "eps": block.norm1.eps} if norm else {}
+    return dataclasses.replace(layer, **own)
+
+
+def attend(block: SwinBlock, x: Tensor) -> Tensor:
+    return native.swin_attention(x, layer_of(block))
 
 
 @pytest.mark.parametrize("size", [1.0, 5.0], ids=["scores near zero", "scores far from zero"])
@@ -56,6 +65,24 @@ def test_values_and_gradients(shape: tuple[int, int, int, int, bool], size: floa
         results.append([y, *torch.autograd.grad(y, leaves, torch.randn_like(y))])
     for theirs, ours in zip(*results, strict=True):
         assert (theirs - ours).abs().max() < 1e-5 * size**2 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("factors", [None, (0.0, 1.25)], ids=["", "stochastic depth"])
+@pytest.mark.parametrize("shape", SHAPES[:5], ids=str)
+def test_first_halves(shape: tuple[int, int, int, int, bool], factors: tuple[float, ...] | None) -> None:
+    """With the norm in front and what goes around both."""
+    block, x = make(*shape)
+    drawn = torch.ones(2) if factors is None else torch.tensor(factors)
+    leaves = [x, *block.attn.parameters(), *block.norm1.parameters()]
+    results = []
+    for y in (
+        x + drawn.view(-1, 1, 1, 1) * block.attention(block.norm1(x)),
+        native.swin_attention(x, layer_of(block, norm=True), None if factors is None else drawn),
+    ):
+        torch.manual_seed(0)
+        results.append([y, *torch.autograd.grad(y, leaves, torch.randn_like(y))])
+    for theirs, ours in zip(*results, strict=True):
+        assert (theirs - ours).abs().max() < 1e-5 * theirs.abs().max()
 
 
 def test_threads_share_the_windows() -> None:
@@ -102,6 +129,9 @@ def test_refuses_what_it_would_misread() -> None:
         attend(block, x[:, 1:])
     with pytest.raises(ValueError, match="float32"):
         attend(block.double(), x.double())
-    attn = block.float().attn
+    layer = layer_of(block.float())
     with pytest.raises(ValueError, match="20 channels"):
-        native.swin_attention(x, (attn.proj.weight, None), (attn.proj.weight, None), attn.relative_position_bias_table, 8, 0, 1.0)
+        native.swin_attention(x, dataclasses.replace(layer, qkv=layer.proj))
+    for wrong, drawn in ((layer, torch.ones(2)), (layer_of(block, norm=True), torch.ones(3))):
+        with pytest.raises(ValueError, match="factors go with a norm"):
+            native.swin_attention(x, wrong, drawn)

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from drct.engine import native
 from drct.engine.gpu.availability import triton_available
-from drct.engine.native import BlockShape, FeedForward
+from drct.engine.native import AttentionLayer, BlockShape, FeedForward
 from drct.networks.drct import BLOCKS, RDG
 from drct.networks.mamba_drct import DIRECTIONS, SS2D
-from drct.networks.window_attention import SwinBlock
+from drct.networks.window_attention import DropPath, SwinBlock, WindowAttention
 
 Attend = Callable[[Tensor, Tensor, Tensor, int, int, float], Tensor]
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -44,9 +44,26 @@ class _FastAttention:
             return self.plain(self.block, x)
         table, index = attn.relative_position_bias_table, attn.relative_position_index
         if self.whole and _is_plain_float(x, attn.qkv.weight):
-            qkv, proj = ((layer.weight, layer.bias) for layer in (attn.qkv, attn.proj))
-            return attn.proj_drop(native.swin_attention(x, qkv, proj, table, attn.window, attn.shift, attn.scale))
+            return attn.proj_drop(native.swin_attention(x, _attention_layer(attn)))
         return attn.proj_drop(attn.proj(kernel(attn.qkv(x), table, index, attn.window, attn.shift, attn.scale)))
+
+
+def _attention_layer(attn: WindowAttention, norm: nn.LayerNorm | None = None) -> AttentionLayer:
+    layer = AttentionLayer(
+        *(attn.qkv.weight, attn.qkv.bias, attn.proj.weight, attn.proj.bias, attn.relative_position_bias_table),
+        *(attn.window, attn.shift, attn.scale),
+    )
+    return layer if norm is None else dataclasses.replace(layer, gain=norm.weight, offset=norm.bias, eps=norm.eps)
+
+
+def _drawn(path: DropPath, x: Tensor) -> Tensor | None:
+    """The factors that stochastic depth draws for the samples of ``x``; None where it does nothing."""
+    return path(x.new_ones(len(x), 1)).flatten() if path.rate > 0 and path.training else None
+
+
+def _first_half(block: SwinBlock, x: Tensor) -> Tensor:
+    """``x + drop_path(attention(norm1(x)))`` in one C kernel."""
+    return native.swin_attention(x, _attention_layer(block.attn, block.norm1), _drawn(block.drop_path, x))
 
 
 def _second_half(
@@ -56,23 +73,32 @@ def _second_half(
     residual: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> Tensor:
     """``residual(u) + drop_path(last(gelu(fc1(norm2(u)))))`` in one C kernel; without ``residual`` u itself is added."""
-    norm, fc1, path = block.norm2, block.mlp.fc1, block.drop_path
-    drawn = path(u.new_ones(len(u), 1)).flatten() if path.rate > 0 and path.training else None
+    norm, fc1 = block.norm2, block.mlp.fc1
     parameters = FeedForward(norm.weight, norm.bias, norm.eps, fc1.weight, fc1.bias, *last, *residual)
-    return native.feed_forward(u, parameters, drawn)
+    return native.feed_forward(u, parameters, _drawn(block.drop_path, u))
 
 
-class _FastSecondHalf:
-    """Stands in for ``SwinBlock.feed_forward`` in float32 on a CPU."""
+class _FastHalves:
+    """Stands in for ``SwinBlock.first_half`` and ``second_half``, in float32 on a CPU.
 
-    def __init__(self, block: SwinBlock) -> None:
-        self.block = block
-        self.plain = type(block).feed_forward
+    Args:
+        first: whether the kernel takes windows of the block.
+    """
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __init__(self, block: SwinBlock, first: bool) -> None:
+        self.block, self.takes_windows = block, first
+
+    def first(self, x: Tensor) -> Tensor:
+        attn = self.block.attn
+        dropped = attn.training and (attn.attn_drop > 0 or attn.proj_drop.p > 0)
+        if dropped or not self.takes_windows or not _is_plain_float(x, attn.qkv.weight):
+            return type(self.block).first_half(self.block, x)
+        return _first_half(self.block, x)
+
+    def second(self, x: Tensor) -> Tensor:
         mlp = self.block.mlp
         if (mlp.drop.p > 0 and mlp.training) or not _is_plain_float(x, mlp.fc1.weight):
-            return self.plain(self.block, x)
+            return type(self.block).second_half(self.block, x)
         return _second_half(self.block, x, (mlp.fc2.weight, mlp.fc2.bias))
 
 
@@ -96,7 +122,7 @@ class _FoldedStep:
         mlp = block.mlp
         if torch.compiler.is_compiling() or (mlp.drop.p > 0 and mlp.training):
             return self.plain(j, x)
-        u = x + block.drop_path(block.attention(block.norm1(x)))
+        u = block.first_half(x)
         matrix = adjust.weight.flatten(1)
         with torch.autocast(x.device.type, enabled=False):
             folded, bias = matrix @ mlp.fc2.weight, matrix @ mlp.fc2.bias
@@ -220,12 +246,13 @@ def accelerate(network: nn.Module, blocks: bool = True) -> list[str]:
     if scans and device in ("cpu", "cuda"):
         lines.append(_accelerate_scans(scans, device))
     packed = device == "cpu" and native.linear_available() is None
-    whole = device == "cpu" and native.feed_forward_available() is None
+    whole = device == "cpu" and native.swin_attention_available() is None and native.feed_forward_available() is None
     for module in network.modules():
         if isinstance(module, RDG):
             module.step = _FoldedStep(module, whole)  # type: ignore[method-assign]
         elif whole and isinstance(module, SwinBlock):
-            module.feed_forward = _FastSecondHalf(module)  # type: ignore[method-assign]
+            halves = _FastHalves(module, native.supports(module.window))
+            module.first_half, module.second_half = halves.first, halves.second  # type: ignore[method-assign]
         elif packed and isinstance(module, nn.Linear):
             module.forward = _FastLinear(module)  # type: ignore[assignment]
     if device == "cuda" and swins:

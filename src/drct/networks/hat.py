@@ -117,7 +117,7 @@ class HAB(SwinBlock):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, dim)`` in and out."""
         normed = self.norm1(x)
-        return self.feed_forward(x + self.drop_path(self.attention(normed)) + self.conv_scale * self.conv_block(normed))
+        return self.second_half(x + self.drop_path(self.attention(normed)) + self.conv_scale * self.conv_block(normed))
 
 
 def overlap_position_index(window: int, overlap_window: int) -> Tensor:

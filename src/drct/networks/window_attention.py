@@ -216,10 +216,14 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, dim)`` in and out."""
-        return self.feed_forward(x + self.drop_path(self.attention(self.norm1(x))))
+        return self.second_half(self.first_half(x))
 
-    def feed_forward(self, x: Tensor) -> Tensor:
-        """The second half of the block, on a map ``(B, H, W, dim)``."""
+    def first_half(self, x: Tensor) -> Tensor:
+        """``x + Attention(LN(x))``"""
+        return x + self.drop_path(self.attention(self.norm1(x)))
+
+    def second_half(self, x: Tensor) -> Tensor:
+        """``x + MLP(LN(x))``"""
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def attention(self, x: Tensor) -> Tensor:

@@ -4,13 +4,14 @@ from drct.engine.native.feed_forward import FeedForward, feed_forward, feed_forw
 from drct.engine.native.gelu import gelu_, gelu_available
 from drct.engine.native.linear import PackedLinear, linear, linear_available
 from drct.engine.native.selective_scan import D_STATE, scan_available, selective_scan, ss2d_scan
-from drct.engine.native.swin_attention import swin_attention, swin_attention_available
+from drct.engine.native.swin_attention import AttentionLayer, swin_attention, swin_attention_available
 from drct.engine.native.swin_bf16 import BlockShape, dense_group, swin_bf16_available
 from drct.engine.native.swin_layer import SwinLayerKernel, swin_layer_available
 from drct.engine.native.window_attention import available, supports, window_attention, window_attention_forward
 
 __all__ = [
     "D_STATE",
+    "AttentionLayer",
     "BlockShape",
     "FeedForward",
     "PackedLinear",

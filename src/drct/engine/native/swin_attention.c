@@ -1,18 +1,24 @@
 /* Window attention with its projections on float32 channels-last maps, forward and backward, for training.
  *
- *   y = proj(softmax(scale * q k^T + bias + mask) v),  q, k, v = qkv(x)
+ *   a(x) = proj(softmax(scale * q k^T + bias + mask) v),  q, k, v = qkv(x)
+ *
+ * The result is a(x), or with a norm the first half of a Swin block, x + s a(norm(x)), where s is a factor of each sample, that of
+ * stochastic depth.
  *
  * One window after another runs through all of it. Queries, keys and values are kept for backward head by head, as the arithmetic wants
  * them; gathering every head's few numbers from wide rows of a map costs a fifth of the attention's time. Scores and their gradients are
  * those of attention.h; backward computes them anew.
  */
 #include "attention.h"
+#include "norm.h"
 #include "outer.h"
 
 /* Weights as torch has them: qkv (3 * heads * d, C), ordered (q|k|v, head, d), and proj (C, C). A bias may be NULL. */
 typedef struct {
     const float *qkv, *qkv_bias, *proj, *proj_bias;
-    const float *bias; /* times log2(e), (heads, window, 2 window - 1, window); see bias_at() */
+    Norm norm;            /* without gain: none */
+    const float *factors; /* of each sample, with a norm; NULL: 1 */
+    const float *bias;    /* times log2(e), (heads, window, 2 window - 1, window); see bias_at() */
 } Layer;
 
 /* Sums over the windows of one part; rows as wide as lay_out() says, their last numbers without meaning. */
@@ -20,6 +26,7 @@ typedef struct {
     float *qkv;      /* (parts, heads, 3, dp, C) */
     float *qkv_bias; /* (parts, heads, 3, dp) */
     float *proj;     /* (parts, C, heads * d) */
+    float *proj_bias, *gain, *offset; /* (parts, C) */
     float *bias;     /* (parts, heads, window, 2 window - 1, window) */
 } Gradients;
 
@@ -124,18 +131,25 @@ static int open_room(Room *room, const Shape *s, const Sizes *z, int backward) {
     return 1;
 }
 
-static void fetch_rows(const Work *w, const float *map, int64_t dim, float *rows, int64_t stride) {
-    for (int i = 0; i < w->n; i++) memcpy(rows + i * stride, map + w->token[i] * dim, sizeof(float) * (size_t)dim);
-}
-/* The same in panels of columns; a last vector is filled up with zeros, which are there already. */
-static void fetch_panels(const Work *w, const float *map, int64_t dim, float *to) {
-    for (int64_t c = 0; c < dim; c += COLUMNS) {
-        int64_t left = dim - c, width = left > LANES ? COLUMNS : LANES, own = left < width ? left : width;
-        for (int i = 0; i < w->n; i++) memcpy(to + c * w->n + i * width, map + w->token[i] * dim + c, sizeof(float) * (size_t)own);
+/* Rows of a window as the projections take them. */
+static void fetch_rows(const Work *w, const Norm *norm, const float *map, int64_t dim, float *rows, int64_t stride) {
+    for (int i = 0; i < w->n; i++) {
+        const float *from = map + w->token[i] * dim;
+        if (norm->gain)
+            normalize(from, dim, norm, rows + i * stride);
+        else
+            memcpy(rows + i * stride, from, sizeof(float) * (size_t)dim);
     }
 }
-static void put_rows(const Work *w, const float *rows, int64_t stride, float *map, int64_t dim) {
-    for (int i = 0; i < w->n; i++) memcpy(map + w->token[i] * dim, rows + i * stride, sizeof(float) * (size_t)dim);
+/* to = from + factor * x */
+static inline void add_scaled(const float *from, const float *x, float factor, int64_t count, float *to) {
+    int64_t c = 0;
+    for (; c + LANES <= count; c += LANES) store(to + c, load(from + c) + splat(factor) * load(x + c));
+    for (; c < count; c++) to[c] = from[c] + factor * x[c];
+}
+
+static inline float factor_of(const Sizes *z, const Shape *s, const Layer *layer, int64_t window) {
+    return layer->factors ? layer->factors[window / (z->windows / s->batch)] : 1;
 }
 
 /* Queries, keys and values of one head of one window, where they are kept. */
@@ -150,7 +164,7 @@ static void forward_window(Room *room, const Shape *s, const Sizes *z, const Lay
     int n = w->n, dp = w->dp, kind = kind_of_window(s, window);
     Rows none = {NULL, 0}, of_x = {room->x, z->row}, of_all = {attended + window * n * z->heads_stride, z->heads_stride};
     find_tokens(s, window, w->token);
-    fetch_rows(w, x, z->dim, room->x, z->row);
+    fetch_rows(w, &layer->norm, x, z->dim, room->x, z->row);
     for (int64_t head = 0; head < s->heads; head++) {
         point_at(w, s, kept, window, head);
         float *parts[3] = {w->q, w->k, w->v};
@@ -169,7 +183,14 @@ static void forward_window(Room *room, const Shape *s, const Sizes *z, const Lay
         }
     }
     linear(n, of_all, &panels_->proj, none, NULL, SET, room->y, z->row, COLUMNS, 0);
-    put_rows(w, room->y, z->row, y, z->dim);
+    float factor = factor_of(z, s, layer, window);
+    for (int i = 0; i < n; i++) {
+        int64_t at = w->token[i] * z->dim;
+        if (layer->norm.gain)
+            add_scaled(x + at, room->y + i * z->row, factor, z->dim, y + at);
+        else
+            memcpy(y + at, room->y + i * z->row, sizeof(float) * (size_t)z->dim);
+    }
 }
 
 static void backward_window(Room *room, const Shape *s, const Sizes *z, const Layer *layer, const Panels *panels_, int64_t window,
@@ -180,12 +201,15 @@ static void backward_window(Room *room, const Shape *s, const Sizes *z, const La
     int64_t tall = (z->d + TALL - 1) / TALL * TALL, columns = tall < dp ? tall : dp; /* of a head, in tall tiles where zeros fill them up */
     Rows none = {NULL, 0}, of_dy = {room->y, z->row};
     find_tokens(s, window, w->token);
-    fetch_rows(w, dy, z->dim, room->y, z->row);
-    memset(room->dx, 0, sizeof(float) * n * z->row);
+    float factor = factor_of(z, s, layer, window);
+    for (int i = 0; i < n; i++)
+        for (int64_t c = 0; c < z->dim; c++) room->y[i * z->row + c] = dy[w->token[i] * z->dim + c] * factor;
+    add_column_sums(n, room->y, z->row, whole(z->dim), g->proj_bias);
     panels(all, n, z->heads_stride, whole(z->dim), room->x);
     add_outer(n, of_dy, z->dim, room->x, whole(z->dim), g->proj, z->heads_stride);
-    memset(room->x, 0, sizeof(float) * n * z->row);
-    fetch_panels(w, x, z->dim, room->x);
+    fetch_rows(w, &layer->norm, x, z->dim, room->dx, z->row);
+    panels(room->dx, n, z->row, whole(z->dim), room->x);
+    memset(room->dx, 0, sizeof(float) * n * z->row);
     for (int64_t head = 0; head < s->heads; head++) {
         const float *bias = layer->bias + head * bias_size(s);
         point_at(w, s, kept, window, head);
@@ -208,7 +232,14 @@ static void backward_window(Room *room, const Shape *s, const Sizes *z, const La
             add_column_sums(n, parts[part], dp, dp, g->qkv_bias + (3 * head + part) * dp);
         }
     }
-    put_rows(w, room->dx, z->row, dx, z->dim);
+    for (int i = 0; i < n; i++) {
+        int64_t at = w->token[i] * z->dim;
+        if (layer->norm.gain) {
+            memcpy(dx + at, dy + at, sizeof(float) * (size_t)z->dim);
+            normalize_backward(x + at, room->dx + i * z->row, z->dim, &layer->norm, dx + at, g->gain, g->offset);
+        } else
+            memcpy(dx + at, room->dx + i * z->row, sizeof(float) * (size_t)z->dim);
+    }
 }
 
 /* kept receives (windows, heads, 3, N, dp), attended (windows, N, heads_stride). Returns 0, or 1 when memory ran out. */
@@ -250,7 +281,8 @@ int drct_swin_attention_backward(const Shape *s, const Layer *layer, const float
             for (int64_t part = 0; part < parts; part++) {
                 Gradients g = *gradients;
                 g.qkv += part * 3 * s->heads * z.dp * z.row, g.qkv_bias += part * 3 * s->heads * z.dp;
-                g.proj += part * z.dim * z.heads_stride, g.bias += part * s->heads * bias_size(s);
+                g.proj += part * z.dim * z.heads_stride, g.proj_bias += part * z.row, g.gain += part * z.row, g.offset += part * z.row;
+                g.bias += part * s->heads * bias_size(s);
                 for (int64_t window = z.windows * part / parts; window < z.windows * (part + 1) / parts; window++)
                     backward_window(&room, s, &z, layer, &panels_, window, x, kept, attended, dy, dx, &g);
             }

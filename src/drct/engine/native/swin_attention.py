@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from drct.engine.bias_table import expand_table, gradient_of_expanded
 from drct.engine.native.build import load_library, only_measured_on_avx2, pointer, reason_against, run
+from drct.engine.native.swin_layer import NormStructure
 from drct.engine.native.window_attention import LOG2E, Shape, supports
 
 SOURCE = "swin_attention.c"
@@ -18,11 +20,15 @@ MEMORY = "window attention could not allocate its work space"
 
 
 class _Layer(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_void_p) for name in ("qkv", "qkv_bias", "proj", "proj_bias", "bias"))
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("qkv", "qkv_bias", "proj", "proj_bias")),
+        ("norm", NormStructure),
+        *((name, ctypes.c_void_p) for name in ("factors", "bias")),
+    )
 
 
 class _Gradients(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_void_p) for name in ("qkv", "qkv_bias", "proj", "bias"))
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("qkv", "qkv_bias", "proj", "proj_bias", "gain", "offset", "bias"))
 
 
 def swin_attention_available() -> str | None:
@@ -40,6 +46,10 @@ class _SwinAttention(torch.autograd.Function):
         proj: Tensor,
         proj_bias: Tensor | None,
         table: Tensor,
+        gain: Tensor | None,
+        offset: Tensor | None,
+        eps: float,
+        factors: Tensor | None,
         window: int,
         shift: int,
         scale: float,
@@ -47,8 +57,7 @@ class _SwinAttention(torch.autograd.Function):
         batch, height, width, dim = x.shape
         heads = table.shape[1]
         shape = Shape(batch, height, width, heads, dim // heads, window, shift, scale, False, torch.get_num_threads(), True)
-        x, qkv, proj = x.contiguous(), qkv.contiguous(), proj.contiguous()
-        bias = expand_table(table * LOG2E, window)
+        x, bias = x.contiguous(), expand_table(table * LOG2E, window)
         library = load_library(SOURCE)
         sizes = [ctypes.c_int64() for _ in range(3)]
         library.drct_swin_attention_sizes(ctypes.byref(shape), *map(ctypes.byref, sizes))
@@ -57,73 +66,87 @@ class _SwinAttention(torch.autograd.Function):
         kept = x.new_empty(windows, heads, 3, n, padded_head)
         attended = x.new_empty(windows, n, heads_stride)
         y = torch.empty_like(x)
-        layer = _Layer(*map(pointer, (qkv, qkv_bias, proj, proj_bias, bias)))
+        norm = NormStructure(pointer(gain), pointer(offset), eps)
+        layer = _Layer(*map(pointer, (qkv, qkv_bias, proj, proj_bias)), norm, pointer(factors), pointer(bias))
         run(library.drct_swin_attention_forward, MEMORY, ctypes.byref(shape), ctypes.byref(layer), x, kept, attended, y)
-        ctx.save_for_backward(x, qkv, proj, bias, kept, attended)
-        ctx.shape = shape
+        ctx.save_for_backward(x, qkv, proj, gain, offset, factors, bias, kept, attended)
+        ctx.shape, ctx.eps = shape, eps
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, qkv, proj, bias, kept, attended = ctx.saved_tensors
+        x, qkv, proj, gain, offset, factors, bias, kept, attended = ctx.saved_tensors
         shape: Shape = ctx.shape
         padded_head, heads_stride, row = ctx.sizes
-        dim, heads, parts = x.shape[-1], shape.heads, shape.threads
-        dx = torch.empty_like(x)
-        # one sum for each thread
-        dqkv = x.new_zeros(parts, heads, 3, padded_head, row)
-        dqkv_bias = x.new_zeros(parts, heads, 3, padded_head)
-        dproj = x.new_zeros(parts, dim, heads_stride)
-        dbias = x.new_zeros(parts, *bias.shape)
-        layer = _Layer(*map(pointer, (qkv, None, proj, None, bias)))
-        gradients = _Gradients(*map(pointer, (dqkv, dqkv_bias, dproj, dbias)))
-        dy = dy.contiguous()
-        run(
-            load_library(SOURCE).drct_swin_attention_backward,
-            MEMORY,
-            *map(ctypes.byref, (shape, layer)),
-            *(x, kept, attended, dy, dx),
-            ctypes.byref(gradients),
-            ctypes.c_int64(parts),
-        )
-        d = shape.head_dim
-        return (
-            dx,
+        d, dim, heads, parts = shape.head_dim, x.shape[-1], shape.heads, shape.threads  # one sum for each thread
+        dqkv, dqkv_bias = x.new_zeros(parts, heads, 3, padded_head, row), x.new_zeros(parts, heads, 3, padded_head)
+        dproj, dproj_bias = x.new_zeros(parts, dim, heads_stride), x.new_zeros(parts, row)
+        dgain, doffset, dbias = x.new_zeros(parts, row), x.new_zeros(parts, row), x.new_zeros(parts, *bias.shape)
+        norm = NormStructure(pointer(gain), pointer(offset), ctx.eps)
+        layer = _Layer(*map(pointer, (qkv, None, proj, None)), norm, pointer(factors), pointer(bias))
+        gradients = _Gradients(*map(pointer, (dqkv, dqkv_bias, dproj, dproj_bias, dgain, doffset, dbias)))
+        dx, dy = torch.empty_like(x), dy.contiguous()
+        function, structures = load_library(SOURCE).drct_swin_attention_backward, map(ctypes.byref, (shape, layer))
+        sums = (ctypes.byref(gradients), ctypes.c_int64(parts))
+        run(function, MEMORY, *structures, x, kept, attended, dy, dx, *sums)
+        found = (
             dqkv.sum(0)[:, :, :d, :dim].transpose(0, 1).reshape(3 * dim, dim),
-            dqkv_bias.sum(0)[:, :, :d].transpose(0, 1).reshape(3 * dim) if ctx.needs_input_grad[2] else None,
+            dqkv_bias.sum(0)[:, :, :d].transpose(0, 1).reshape(3 * dim),
             dproj.sum(0)[:, :dim],
-            dy.sum((0, 1, 2)) if ctx.needs_input_grad[4] else None,
+            dproj_bias.sum(0)[:dim],
             gradient_of_expanded(dbias.sum(0)),
-            *(None,) * 3,
+            dgain.sum(0)[:dim],
+            doffset.sum(0)[:dim],
         )
+        return (dx, *(g if needed else None for g, needed in zip(found, ctx.needs_input_grad[1:8], strict=True)), *(None,) * 5)
 
 
-def swin_attention(
-    x: Tensor,
-    qkv: tuple[Tensor, Tensor | None],
-    proj: tuple[Tensor, Tensor | None],
-    table: Tensor,
-    window: int,
-    shift: int,
-    scale: float,
-) -> Tensor:
-    """``proj(softmax(scale q k^T + bias + mask) v)`` with ``q, k, v = qkv(x)``, in all (shifted) windows; gradients of first order.
+@dataclasses.dataclass(frozen=True)
+class AttentionLayer:
+    """Parameters of :func:`swin_attention`; weights are ``(outputs, inputs)``, biases may be None.
+
+    Attributes:
+        qkv, qkv_bias: ``(3C, C)``, rows ordered (q|k|v, head, d).
+        proj, proj_bias: ``(C, C)``.
+        table: relative position bias table ``((2 * window - 1)**2, heads)``.
+        window: side in pixels.
+        shift: cyclic shift in pixels; the kernel rolls and masks by itself.
+        scale: factor of the scores.
+        gain, offset, eps: of the norm in front of it, which turns the layer into the first half of a Swin block; None for none.
+    """
+
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    proj: Tensor
+    proj_bias: Tensor | None
+    table: Tensor
+    window: int
+    shift: int
+    scale: float
+    gain: Tensor | None = None
+    offset: Tensor | None = None
+    eps: float = 0.0
+
+
+def swin_attention(x: Tensor, layer: AttentionLayer, factors: Tensor | None = None) -> Tensor:
+    """``a(x) = proj(softmax(scale q k^T + bias + mask) v)`` with ``q, k, v = qkv(x)``, in all (shifted) windows.
+
+    With a norm it is ``x + factor a(norm(x))``. Gradients are of first order.
 
     Args:
         x: ``(B, H, W, C)`` float32 on the CPU; H and W multiples of ``window``.
-        qkv: weight ``(3C, C)``, its rows ordered (q|k|v, head, d), and bias.
-        proj: weight ``(C, C)`` and bias.
-        table: relative position bias table ``((2 * window - 1)**2, heads)``.
-        shift: cyclic shift in pixels; the kernel rolls and masks by itself.
-        scale: factor of the scores.
+        factors: ``(B)``, with a norm, such as stochastic depth draws; they get no gradient. None for ones.
     """
-    heads, dim = table.shape[1], x.shape[-1]
+    heads, dim, window = layer.table.shape[1], x.shape[-1], layer.window
     if x.shape[1] % window or x.shape[2] % window or dim % heads or not supports(window):
         raise ValueError(f"x {tuple(x.shape)} does not go with {heads} heads and window {window}")
-    tensors = [t for t in (x, *qkv, *proj, table) if t is not None]
-    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
+    if layer.qkv.shape != (3 * dim, dim) or layer.proj.shape != (dim, dim):
+        raise ValueError(f"weights {tuple(layer.qkv.shape)} and {tuple(layer.proj.shape)} do not go with {dim} channels")
+    if factors is not None and (layer.gain is None or factors.shape != x.shape[:1]):
+        raise ValueError(f"{tuple(factors.shape)} factors go with a norm and as many samples, not with {len(x)}")
+    weights = (layer.qkv.contiguous(), layer.qkv_bias, layer.proj.contiguous(), layer.proj_bias, layer.table)
+    norm = (layer.gain, layer.offset)
+    if any(t is not None and (t.dtype != torch.float32 or t.device.type != "cpu") for t in (x, *weights, *norm, factors)):
         raise ValueError("the kernel takes float32 on the CPU only")
-    if qkv[0].shape != (3 * dim, dim) or proj[0].shape != (dim, dim):
-        raise ValueError(f"weights {tuple(qkv[0].shape)} and {tuple(proj[0].shape)} do not go with {dim} channels")
-    return _SwinAttention.apply(x, *qkv, *proj, table, window, shift, scale)
+    return _SwinAttention.apply(x, *weights, *norm, layer.eps, factors, window, layer.shift, layer.scale)
