@@ -1,5 +1,5 @@
 # make demo   set up and upscale the bundled photo
-# make test   set up and run the tests
+# make test   set up and run the tests, as many at a time as there are processors (one: .venv/bin/python -m pytest)
 # make lint   ruff and mypy
 # Another place for the environment: make test VENV=/path/to/venv. Another Python: make test PYTHON=python3.12.
 
@@ -15,7 +15,7 @@ demo: $(VENV)/.drct
 	@$(VENV)/bin/python examples/demo.py "$(PHOTO)" demo
 
 test: $(VENV)/.drct-test
-	$(VENV)/bin/python -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
 
 lint: $(VENV)/.drct-test
 	$(VENV)/bin/python -m ruff check .

@@ -21,6 +21,15 @@ def exact_references(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def two_threads() -> Iterator[None]:
+    """How kernels share their work shows with more than one thread only; with ``make test`` each test would have one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def build() -> Callable[..., SuperResolutionNetwork]:
     """``create_network`` in eval mode with random weights, biases and bias tables large enough to matter."""

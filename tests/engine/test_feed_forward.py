@@ -69,6 +69,7 @@ def test_values_and_gradients(shape: tuple[int, int, int | None], biases: bool, 
         results.append([y, *torch.autograd.grad(y, [u, *leaves(p)], torch.randn_like(y))])
     for theirs, ours in zip(*results, strict=True):
         assert (theirs - ours).abs().max() < 1e-5 * theirs.abs().max()
+        assert ours.stride() == torch.empty_like(ours, memory_format=torch.contiguous_format).stride()  # parallel training wants it
 
 
 def test_threads_share_the_rows() -> None:

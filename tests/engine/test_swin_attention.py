@@ -65,6 +65,7 @@ def test_values_and_gradients(shape: tuple[int, int, int, int, bool], size: floa
         results.append([y, *torch.autograd.grad(y, leaves, torch.randn_like(y))])
     for theirs, ours in zip(*results, strict=True):
         assert (theirs - ours).abs().max() < 1e-5 * size**2 * theirs.abs().max()
+        assert ours.stride() == torch.empty_like(ours, memory_format=torch.contiguous_format).stride()  # parallel training wants it
 
 
 @pytest.mark.parametrize("factors", [None, (0.0, 1.25)], ids=["", "stochastic depth"])

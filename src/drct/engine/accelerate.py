@@ -33,7 +33,7 @@ class _FastAttention:
         whole: in float32 on a CPU let the C kernel do the projections, too.
     """
 
-    def __init__(self, block: SwinBlock, kernels: Mapping[str, Attend], whole: bool) -> None:
+    def __init__(self, block: SwinBlock, kernels: Mapping[str, Attend], whole: bool = False) -> None:
         self.block, self.kernels, self.whole = block, kernels, whole
         self.plain = type(block).attention
 

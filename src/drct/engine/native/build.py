@@ -14,9 +14,11 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from drct.errors import DeviceError
@@ -84,6 +86,13 @@ def run(function: Any, memory: str, *arguments: Any) -> None:
     """Call a kernel that returns whether memory ran out, for which ``memory`` is the message; tensors are passed as pointers."""
     if function(*(pointer(a) if isinstance(a, Tensor) else a for a in arguments)):
         raise MemoryError(memory)
+
+
+def gradients_of_parameters(found: Iterable[Tensor | None], needed: Iterable[bool]) -> Iterator[Tensor | None]:
+    """Those that are needed, laid out as parameters are: parallel training warns of others and copies them."""
+    for gradient, wanted in zip(found, needed, strict=True):
+        # contiguous() would leave alone the turned single column of a network with one head
+        yield gradient.clone(memory_format=torch.contiguous_format) if wanted and gradient is not None else None
 
 
 def only_measured_on_avx2(lanes: int) -> str | None:

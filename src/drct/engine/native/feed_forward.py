@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from drct.engine.native.build import load_library, only_measured_on_avx2, pointer, reason_against, run
+from drct.engine.native.build import gradients_of_parameters, load_library, only_measured_on_avx2, pointer, reason_against, run
 from drct.engine.native.swin_layer import NormStructure
 
 SOURCE = "feed_forward.c"
@@ -112,7 +112,7 @@ class _FeedForward(torch.autograd.Function):
             None if dresidual is None else dresidual.sum(0)[:, :dim],
             of_biases[0],
         )
-        return (du, None, None, *(g if needed else None for g, needed in zip(found, ctx.needs_input_grad[3:], strict=True)))
+        return (du, None, None, *gradients_of_parameters(found, ctx.needs_input_grad[3:]))
 
 
 def feed_forward(u: Tensor, parameters: FeedForward, factors: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from drct.engine.bias_table import expand_table, gradient_of_expanded
-from drct.engine.native.build import load_library, only_measured_on_avx2, pointer, reason_against, run
+from drct.engine.native.build import gradients_of_parameters, load_library, only_measured_on_avx2, pointer, reason_against, run
 from drct.engine.native.swin_layer import NormStructure
 from drct.engine.native.window_attention import LOG2E, Shape, supports
 
@@ -99,7 +99,7 @@ class _SwinAttention(torch.autograd.Function):
             dgain.sum(0)[:dim],
             doffset.sum(0)[:dim],
         )
-        return (dx, *(g if needed else None for g, needed in zip(found, ctx.needs_input_grad[1:8], strict=True)), *(None,) * 5)
+        return (dx, *gradients_of_parameters(found, ctx.needs_input_grad[1:8]), *(None,) * 5)
 
 
 @dataclasses.dataclass(frozen=True)
