@@ -22,7 +22,8 @@ typedef struct {
     const float *factors; /* of each sample; NULL: 1 */
 } Layer;
 
-/* Sums over the rows of one part; rows as wide as row() of their length, their last numbers without meaning. */
+/* Sums over the rows of one part; rows as wide as row() of their length, their last numbers without meaning. Without `fc1` only that of
+ * the input is wanted, and nothing but `gain` and `offset` is there to be written. */
 typedef struct {
     float *gain, *offset; /* (parts, dim) */
     float *fc1;           /* (parts, hidden, dim) */
@@ -126,34 +127,40 @@ static void backward_share(Room *room, const Sizes *z, const Layer *layer, const
     for (int64_t i = 0; i < n; i++) { /* into rows whose last vectors are whole */
         memcpy(room->y + i * out, dy + i * z->out, sizeof(float) * z->out);
         memcpy(room->du + i * wide, u + i * z->dim, sizeof(float) * z->dim);
-        normalize(u + i * z->dim, z->dim, &layer->norm, room->z + i * wide);
+        if (g->fc1) normalize(u + i * z->dim, z->dim, &layer->norm, room->z + i * wide);
     }
-    panels(room->z, n, wide, whole(z->dim), room->z_panels);
     for (int64_t i = 0; i < n; i++)
         for (int64_t c = 0; c < z->hidden; c += LANES) {
             vec slope, h = gelu_and_slope(load(kept + i * hidden + c), &slope);
             store(room->h + i * hidden + c, h * splat(factor));
             store(room->slope + i * hidden + c, slope * splat(factor));
         }
-    panels(room->h, n, hidden, whole(z->hidden), room->h_panels);
-    add_outer(n, of_dy, z->out, room->h_panels, whole(z->hidden), g->last, hidden);
-    float *sums = g->bias; /* of residual_bias, then of last_bias */
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t c = 0; c < z->out; c += LANES) {
-            vec d = load(room->y + i * out + c);
-            store(sums + c, load(sums + c) + d);
-            store(sums + out + c, load(sums + out + c) + d * splat(factor));
-        }
+    if (g->fc1) {
+        panels(room->h, n, hidden, whole(z->hidden), room->h_panels);
+        add_outer(n, of_dy, z->out, room->h_panels, whole(z->hidden), g->last, hidden);
+        float *sums = g->bias; /* of residual_bias, then of last_bias */
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t c = 0; c < z->out; c += LANES) {
+                vec d = load(room->y + i * out + c);
+                store(sums + c, load(sums + c) + d);
+                store(sums + out + c, load(sums + out + c) + d * splat(factor));
+            }
+    }
     linear(n, of_dy, &p->last, none, NULL, SET, room->h, hidden, COLUMNS, 0);
     for (int64_t i = 0; i < n; i++)
         for (int64_t c = 0; c < z->hidden; c += LANES)
             store(room->h + i * hidden + c, load(room->h + i * hidden + c) * load(room->slope + i * hidden + c));
-    add_column_sums(n, room->h, hidden, whole(z->hidden), g->fc1_bias);
-    add_outer(n, of_dh, z->hidden, room->z_panels, whole(z->dim), g->fc1, wide);
+    if (g->fc1) {
+        add_column_sums(n, room->h, hidden, whole(z->hidden), g->fc1_bias);
+        panels(room->z, n, wide, whole(z->dim), room->z_panels);
+        add_outer(n, of_dh, z->hidden, room->z_panels, whole(z->dim), g->fc1, wide);
+    }
     linear(n, of_dh, &p->fc1, none, NULL, SET, room->dz, wide, COLUMNS, 0);
     if (layer->residual) {
-        panels(room->du, n, wide, whole(z->dim), room->u_panels);
-        add_outer(n, of_dy, z->out, room->u_panels, whole(z->dim), g->residual, wide);
+        if (g->fc1) {
+            panels(room->du, n, wide, whole(z->dim), room->u_panels);
+            add_outer(n, of_dy, z->out, room->u_panels, whole(z->dim), g->residual, wide);
+        }
         linear(n, of_dy, &p->residual, none, NULL, SET, room->du, wide, COLUMNS, 0);
     } else
         memcpy(room->du, room->y, sizeof(float) * n * wide);
@@ -205,9 +212,12 @@ int drct_feed_forward_backward(const Sizes *z, const Layer *layer, const float *
 #pragma omp for schedule(static)
             for (int64_t part = 0; part < parts; part++) {
                 Gradients g = *gradients;
-                g.gain += part * wide, g.offset += part * wide, g.fc1 += part * z->hidden * wide, g.fc1_bias += part * hidden;
-                g.last += part * z->out * hidden, g.bias += part * 2 * out;
-                if (g.residual) g.residual += part * z->out * wide;
+                g.gain += part * wide, g.offset += part * wide;
+                if (g.fc1) {
+                    g.fc1 += part * z->hidden * wide, g.fc1_bias += part * hidden;
+                    g.last += part * z->out * hidden, g.bias += part * 2 * out;
+                    if (g.residual) g.residual += part * z->out * wide;
+                }
                 for (int64_t i = all * part / parts; i < all * (part + 1) / parts; i++) {
                     int64_t sample = i / shares, start = i % shares * SHARE_BACK;
                     int64_t n = z->rows - start < SHARE_BACK ? z->rows - start : SHARE_BACK, at = sample * z->rows + start;

@@ -97,7 +97,9 @@ class _FeedForward(torch.autograd.Function):
         du, dy = torch.empty_like(u), dy.contiguous()
         norm = NormStructure(pointer(gain), pointer(offset), ctx.eps)
         layer = _Layer(norm, *map(pointer, (fc1, None, residual, None, last, None, factors)))
-        gradients = _Gradients(*map(pointer, (dgain, doffset, dfc1, dresidual, dlast, dfc1_bias, dbias)))
+        frozen = not any(ctx.needs_input_grad[3:])
+        weights = (None,) * 5 if frozen else (dfc1, dresidual, dlast, dfc1_bias, dbias)
+        gradients = _Gradients(*map(pointer, (dgain, doffset, *weights)))
         function = load_library(SOURCE).drct_feed_forward_backward
         structures = map(ctypes.byref, (sizes, layer))
         run(function, MEMORY, *structures, u, kept, dy, du, ctypes.byref(gradients), ctypes.c_int64(parts))

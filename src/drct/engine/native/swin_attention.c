@@ -21,7 +21,8 @@ typedef struct {
     const float *bias;    /* times log2(e), (heads, window, 2 window - 1, window); see bias_at() */
 } Layer;
 
-/* Sums over the windows of one part; rows as wide as lay_out() says, their last numbers without meaning. */
+/* Sums over the windows of one part; rows as wide as lay_out() says, their last numbers without meaning. Without `qkv` only that of the
+ * input is wanted, and nothing but `bias`, `gain` and `offset` is there to be written. */
 typedef struct {
     float *qkv;      /* (parts, heads, 3, dp, C) */
     float *qkv_bias; /* (parts, heads, 3, dp) */
@@ -204,11 +205,13 @@ static void backward_window(Room *room, const Shape *s, const Sizes *z, const La
     float factor = factor_of(z, s, layer, window);
     for (int i = 0; i < n; i++)
         for (int64_t c = 0; c < z->dim; c++) room->y[i * z->row + c] = dy[w->token[i] * z->dim + c] * factor;
-    add_column_sums(n, room->y, z->row, whole(z->dim), g->proj_bias);
-    panels(all, n, z->heads_stride, whole(z->dim), room->x);
-    add_outer(n, of_dy, z->dim, room->x, whole(z->dim), g->proj, z->heads_stride);
-    fetch_rows(w, &layer->norm, x, z->dim, room->dx, z->row);
-    panels(room->dx, n, z->row, whole(z->dim), room->x);
+    if (g->qkv) {
+        add_column_sums(n, room->y, z->row, whole(z->dim), g->proj_bias);
+        panels(all, n, z->heads_stride, whole(z->dim), room->x);
+        add_outer(n, of_dy, z->dim, room->x, whole(z->dim), g->proj, z->heads_stride);
+        fetch_rows(w, &layer->norm, x, z->dim, room->dx, z->row);
+        panels(room->dx, n, z->row, whole(z->dim), room->x);
+    }
     memset(room->dx, 0, sizeof(float) * n * z->row);
     for (int64_t head = 0; head < s->heads; head++) {
         const float *bias = layer->bias + head * bias_size(s);
@@ -228,6 +231,7 @@ static void backward_window(Room *room, const Shape *s, const Sizes *z, const La
         for (int part = 0; part < 3; part++) {
             Rows of_part = {parts[part], dp};
             linear(n, of_part, panels_->parts + 3 * head + part, none, NULL, ADD, room->dx, z->row, COLUMNS, 0);
+            if (!g->qkv) continue;
             add_outer(n, of_part, columns, room->x, whole(z->dim), g->qkv + (3 * head + part) * dp * z->row, z->row);
             add_column_sums(n, parts[part], dp, dp, g->qkv_bias + (3 * head + part) * dp);
         }
@@ -280,8 +284,11 @@ int drct_swin_attention_backward(const Shape *s, const Layer *layer, const float
 #pragma omp for schedule(static)
             for (int64_t part = 0; part < parts; part++) {
                 Gradients g = *gradients;
-                g.qkv += part * 3 * s->heads * z.dp * z.row, g.qkv_bias += part * 3 * s->heads * z.dp;
-                g.proj += part * z.dim * z.heads_stride, g.proj_bias += part * z.row, g.gain += part * z.row, g.offset += part * z.row;
+                if (g.qkv) {
+                    g.qkv += part * 3 * s->heads * z.dp * z.row, g.qkv_bias += part * 3 * s->heads * z.dp;
+                    g.proj += part * z.dim * z.heads_stride, g.proj_bias += part * z.row;
+                }
+                g.gain += part * z.row, g.offset += part * z.row;
                 g.bias += part * s->heads * bias_size(s);
                 for (int64_t window = z.windows * part / parts; window < z.windows * (part + 1) / parts; window++)
                     backward_window(&room, s, &z, layer, &panels_, window, x, kept, attended, dy, dx, &g);

@@ -80,12 +80,14 @@ class _SwinAttention(torch.autograd.Function):
         shape: Shape = ctx.shape
         padded_head, heads_stride, row = ctx.sizes
         d, dim, heads, parts = shape.head_dim, x.shape[-1], shape.heads, shape.threads  # one sum for each thread
+        frozen = not any(ctx.needs_input_grad[1:])
         dqkv, dqkv_bias = x.new_zeros(parts, heads, 3, padded_head, row), x.new_zeros(parts, heads, 3, padded_head)
         dproj, dproj_bias = x.new_zeros(parts, dim, heads_stride), x.new_zeros(parts, row)
         dgain, doffset, dbias = x.new_zeros(parts, row), x.new_zeros(parts, row), x.new_zeros(parts, *bias.shape)
         norm = NormStructure(pointer(gain), pointer(offset), ctx.eps)
         layer = _Layer(*map(pointer, (qkv, None, proj, None)), norm, pointer(factors), pointer(bias))
-        gradients = _Gradients(*map(pointer, (dqkv, dqkv_bias, dproj, dproj_bias, dgain, doffset, dbias)))
+        weights = (None,) * 4 if frozen else (dqkv, dqkv_bias, dproj, dproj_bias)
+        gradients = _Gradients(*map(pointer, (*weights, dgain, doffset, dbias)))
         dx, dy = torch.empty_like(x), dy.contiguous()
         function, structures = load_library(SOURCE).drct_swin_attention_backward, map(ctypes.byref, (shape, layer))
         sums = (ctypes.byref(gradients), ctypes.c_int64(parts))
