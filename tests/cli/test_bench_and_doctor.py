@@ -43,7 +43,7 @@ def test_a_missing_device_is_one_line(capsys: pytest.CaptureFixture[str]) -> Non
 def test_doctor_says_what_it_found_and_why() -> None:
     facts = json.loads(CliRunner().invoke(doctor.command, ["--json"], catch_exceptions=False).output)
     assert facts["what 'auto' chooses"]["device"]
-    assert set(facts["CPU kernels"]) == {"linear layers", "window attention", "Swin blocks", "kept in", "bf16"}
+    assert set(facts["CPU kernels"]) == {"linear layers", "window attention", "Swin blocks", "training", "kept in", "bf16"}
     assert facts["GPUs"]
     plain = CliRunner().invoke(doctor.command, [], catch_exceptions=False).output
     assert "window attention" in plain

@@ -64,6 +64,7 @@ def _cpu() -> dict[str, str]:
     from drct.engine.native.build import cache_folder, find_compiler
 
     packing, attention, blocks = packing_available(), native.available(), native.swin_layer_available()
+    halves = native.swin_attention_available() or native.feed_forward_available()
     instructions = bf16_instructions()
     if instructions:
         bf16 = f"{' '.join(instructions)}: matrix products measured at {bf16_speedup():.1f}x the rate of fp32 (--precision bf16)"
@@ -73,6 +74,7 @@ def _cpu() -> dict[str, str]:
         "linear layers": "packed by oneDNN" if packing is None else f"plain torch: {packing}",
         "window attention": f"native, built by {find_compiler()}" if attention is None else f"plain torch, slower: {attention}",
         "Swin blocks": "whole ones in one native kernel, fp32" if blocks is None else f"operator by operator: {blocks}",
+        "training": "Swin blocks in two native kernels, fp32" if halves is None else f"operator by operator: {halves}",
         "kept in": str(cache_folder()),
         "bf16": bf16,
     }
