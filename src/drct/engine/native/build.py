@@ -82,6 +82,18 @@ def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
+def plain_floats(*tensors: Tensor | None) -> Iterator[Any]:
+    """The tensors as kernels of float32 read them, without gaps.
+
+    Raises:
+        ValueError: one is of another type or not on the CPU.
+    """
+    for tensor in tensors:
+        if tensor is not None and (tensor.dtype != torch.float32 or tensor.device.type != "cpu"):
+            raise ValueError(f"the kernel takes float32 on the CPU only, not {tensor.dtype} on {tensor.device}")
+        yield None if tensor is None else tensor.contiguous()
+
+
 def run(function: Any, memory: str, *arguments: Any) -> None:
     """Call a kernel that returns whether memory ran out, for which ``memory`` is the message; tensors are passed as pointers."""
     if function(*(pointer(a) if isinstance(a, Tensor) else a for a in arguments)):

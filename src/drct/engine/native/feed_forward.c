@@ -22,8 +22,8 @@ typedef struct {
     const float *factors; /* of each sample; NULL: 1 */
 } Layer;
 
-/* Sums over the rows of one part; rows as wide as row() of their length, their last numbers without meaning. Without `fc1` only that of
- * the input is wanted, and nothing but `gain` and `offset` is there to be written. */
+/* Sums over the rows of one part; rows as wide as row_stride() says, their last numbers without meaning. Without `fc1` only that of the
+ * input is wanted, and nothing but `gain` and `offset` is there to be written. */
 typedef struct {
     float *gain, *offset; /* (parts, dim) */
     float *fc1;           /* (parts, hidden, dim) */
@@ -33,10 +33,7 @@ typedef struct {
     float *bias;          /* (parts, 2, out): of residual_bias and last_bias */
 } Gradients;
 
-/* Numbers from row to row. Columns of all rows would meet in few places of the first cache if this were a multiple of 64. */
-static inline int64_t row(int64_t columns) { return whole(columns) + (whole(columns) % 64 ? 0 : LANES); }
-
-int64_t drct_feed_forward_row(int64_t columns) { return row(columns); }
+int64_t drct_feed_forward_row(int64_t columns) { return row_stride(columns); }
 
 static Matrix make_matrix(float **cursor, const float *weight, int64_t outputs, int64_t inputs, int64_t out_step, int64_t in_step) {
     Matrix m = {take(cursor, inputs * whole(outputs)), NULL, inputs, whole(outputs)};
@@ -84,7 +81,8 @@ typedef struct {
 } Room;
 
 static int open_room(Room *room, const Sizes *z, int backward) {
-    int64_t n = backward ? SHARE_BACK : SHARE, dim = n * row(z->dim), hidden = n * row(z->hidden), out = n * row(z->out);
+    int64_t n = backward ? SHARE_BACK : SHARE;
+    int64_t dim = n * row_stride(z->dim), hidden = n * row_stride(z->hidden), out = n * row_stride(z->out);
     room->memory = aligned(sizeof(float) * ((backward ? 5 : 1) * dim + (backward ? 3 : 1) * hidden + out));
     if (!room->memory) return 0;
     float *cursor = room->memory;
@@ -100,7 +98,7 @@ static int open_room(Room *room, const Sizes *z, int backward) {
 static void forward_share(Room *room, const Sizes *z, const Layer *layer, const Panels *p, int64_t sample, int64_t n, const float *u,
                           float *kept, float *y) {
     float factor = layer->factors ? layer->factors[sample] : 1;
-    int64_t wide = row(z->dim), hidden = row(z->hidden), out = row(z->out);
+    int64_t wide = row_stride(z->dim), hidden = row_stride(z->hidden), out = row_stride(z->out);
     Rows none = {NULL, 0}, of_u = {u, z->dim}, of_z = {room->z, wide}, of_h = {room->h, hidden};
     Matrix last = p->last;
     last.bias = p->biases + sample * whole(z->out);
@@ -122,7 +120,7 @@ static void forward_share(Room *room, const Sizes *z, const Layer *layer, const 
 static void backward_share(Room *room, const Sizes *z, const Layer *layer, const Panels *p, int64_t sample, int64_t n, const float *u,
                            const float *kept, const float *dy, float *du, const Gradients *g) {
     float factor = layer->factors ? layer->factors[sample] : 1;
-    int64_t wide = row(z->dim), hidden = row(z->hidden), out = row(z->out);
+    int64_t wide = row_stride(z->dim), hidden = row_stride(z->hidden), out = row_stride(z->out);
     Rows none = {NULL, 0}, of_dy = {room->y, out}, of_dh = {room->h, hidden};
     for (int64_t i = 0; i < n; i++) { /* into rows whose last vectors are whole */
         memcpy(room->y + i * out, dy + i * z->out, sizeof(float) * z->out);
@@ -170,10 +168,10 @@ static void backward_share(Room *room, const Sizes *z, const Layer *layer, const
     }
 }
 
-/* kept receives what gelu is given, (rows of all samples, row(hidden)). Returns 0, or 1 when memory ran out. */
+/* kept receives what gelu is given, (rows of all samples, row_stride(hidden)). Returns 0, or 1 when memory ran out. */
 int drct_feed_forward(const Sizes *z, const Layer *layer, const float *u, float *kept, float *y) {
     Panels p = make_panels(z, layer, 0);
-    int64_t shares = (z->rows + SHARE - 1) / SHARE, hidden = row(z->hidden);
+    int64_t shares = (z->rows + SHARE - 1) / SHARE, hidden = row_stride(z->hidden);
     int failed = !p.memory;
     if (failed) return 1;
 #pragma omp parallel num_threads(z->threads)
@@ -202,7 +200,7 @@ int drct_feed_forward_backward(const Sizes *z, const Layer *layer, const float *
                                const Gradients *gradients, int64_t parts) {
     Panels p = make_panels(z, layer, 1);
     int64_t shares = (z->rows + SHARE_BACK - 1) / SHARE_BACK, all = z->batch * shares;
-    int64_t wide = row(z->dim), hidden = row(z->hidden), out = row(z->out);
+    int64_t wide = row_stride(z->dim), hidden = row_stride(z->hidden), out = row_stride(z->out);
     int failed = !p.memory;
     if (failed) return 1;
 #pragma omp parallel num_threads(z->threads)

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from drct.engine.native.build import gradients_of_parameters, load_library, only_measured_on_avx2, pointer, reason_against, run
+from drct.engine.native.build import (
+    gradients_of_parameters,
+    load_library,
+    only_measured_on_avx2,
+    plain_floats,
+    pointer,
+    reason_against,
+    run,
+)
 from drct.engine.native.swin_layer import NormStructure
 
 SOURCE = "feed_forward.c"
@@ -71,7 +79,6 @@ class _FeedForward(torch.autograd.Function):
         gain, offset, fc1, fc1_bias, last, last_bias, residual, residual_bias = parameters
         assert fc1 is not None
         assert last is not None
-        u = u.contiguous()
         batch, dim, (out, hidden) = len(u), u.shape[-1], last.shape
         sizes = _Sizes(batch, u[0].numel() // dim, dim, hidden, out, torch.get_num_threads())
         kept = u.new_empty(*u.shape[:-1], _row(hidden))
@@ -103,6 +110,8 @@ class _FeedForward(torch.autograd.Function):
         function = load_library(SOURCE).drct_feed_forward_backward
         structures = map(ctypes.byref, (sizes, layer))
         run(function, MEMORY, *structures, u, kept, dy, du, ctypes.byref(gradients), ctypes.c_int64(parts))
+        if frozen:
+            return (du, *(None,) * 10)
         of_biases = dbias.sum(0)[:, :out]
         found = (
             dgain.sum(0)[:dim],
@@ -117,21 +126,19 @@ class _FeedForward(torch.autograd.Function):
         return (du, None, None, *gradients_of_parameters(found, ctx.needs_input_grad[3:]))
 
 
-def feed_forward(u: Tensor, parameters: FeedForward, factors: Tensor | None = None) -> Tensor:
+def feed_forward(u: Tensor, layer: FeedForward, factors: Tensor | None = None) -> Tensor:
     """``u residual^T + residual_bias + factor (gelu(norm(u) fc1^T + fc1_bias) last^T + last_bias)``; gradients of first order.
 
     Args:
         u: ``(B, ..., C)`` float32 on the CPU.
         factors: ``(B)``, such as stochastic depth draws; they get no gradient. None for ones.
     """
-    p, dim = parameters, u.shape[-1]
-    residual = None if p.residual is None else p.residual.contiguous()
+    p, dim = layer, u.shape[-1]
     out, hidden = p.last.shape
-    if p.fc1.shape != (hidden, dim) or (out, dim) != ((dim, dim) if residual is None else tuple(residual.shape)):
+    if p.fc1.shape != (hidden, dim) or (out, dim) != ((dim, dim) if p.residual is None else tuple(p.residual.shape)):
         raise ValueError(f"weights {tuple(p.fc1.shape)} and {tuple(p.last.shape)} do not go with {dim} channels")
-    weights = (p.gain, p.offset, p.fc1.contiguous(), p.fc1_bias, p.last.contiguous(), p.last_bias, residual, p.residual_bias)
-    if any(t is not None and (t.dtype != torch.float32 or t.device.type != "cpu") for t in (u, factors, *weights)):
-        raise ValueError("the kernel takes float32 on the CPU only")
     if factors is not None and factors.shape != u.shape[:1]:
         raise ValueError(f"{tuple(factors.shape)} factors do not go with {len(u)} samples")
-    return _FeedForward.apply(u, factors, p.eps, *weights)
+    weights = (p.gain, p.offset, p.fc1, p.fc1_bias, p.last, p.last_bias, p.residual, p.residual_bias)
+    u, factors, *parameters = plain_floats(u, factors, *weights)
+    return _FeedForward.apply(u, factors, p.eps, *parameters)

@@ -14,6 +14,10 @@ static inline void *aligned(int64_t bytes) {
     return memory;
 }
 
+/* Numbers from row to row of so many columns: whole vectors, and no multiple of 64, else columns of all rows would meet in few places of
+ * the first cache. */
+static inline int64_t row_stride(int64_t columns) { return whole(columns) + (whole(columns) % 64 ? 0 : LANES); }
+
 static inline float *take(float **cursor, int64_t count) {
     float *p = *cursor;
     *cursor += whole(count);

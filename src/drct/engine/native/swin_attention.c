@@ -41,10 +41,7 @@ typedef struct {
 static Sizes lay_out(const Shape *s) {
     Sizes z = {.n = s->window * s->window, .d = s->head_dim, .dp = whole(s->head_dim), .dim = s->heads * s->head_dim};
     z.windows = s->batch * (s->height / s->window) * (s->width / s->window);
-    z.heads_stride = whole(z.dim - z.d + z.dp);
-    z.row = whole(z.dim);
-    /* else columns of all rows would meet in few places of the first cache */
-    z.heads_stride += z.heads_stride % 64 ? 0 : LANES, z.row += z.row % 64 ? 0 : LANES;
+    z.heads_stride = row_stride(z.dim - z.d + z.dp), z.row = row_stride(z.dim);
     return z;
 }
 
@@ -142,6 +139,7 @@ static void fetch_rows(const Work *w, const Norm *norm, const float *map, int64_
             memcpy(rows + i * stride, from, sizeof(float) * (size_t)dim);
     }
 }
+
 /* to = from + factor * x */
 static inline void add_scaled(const float *from, const float *x, float factor, int64_t count, float *to) {
     int64_t c = 0;

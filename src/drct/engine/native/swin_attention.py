@@ -11,7 +11,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from drct.engine.bias_table import expand_table, gradient_of_expanded
-from drct.engine.native.build import gradients_of_parameters, load_library, only_measured_on_avx2, pointer, reason_against, run
+from drct.engine.native.build import (
+    gradients_of_parameters,
+    load_library,
+    only_measured_on_avx2,
+    plain_floats,
+    pointer,
+    reason_against,
+    run,
+)
 from drct.engine.native.swin_layer import NormStructure
 from drct.engine.native.window_attention import LOG2E, Shape, supports
 
@@ -57,7 +65,7 @@ class _SwinAttention(torch.autograd.Function):
         batch, height, width, dim = x.shape
         heads = table.shape[1]
         shape = Shape(batch, height, width, heads, dim // heads, window, shift, scale, False, torch.get_num_threads(), True)
-        x, bias = x.contiguous(), expand_table(table * LOG2E, window)
+        bias = expand_table(table * LOG2E, window)
         library = load_library(SOURCE)
         sizes = [ctypes.c_int64() for _ in range(3)]
         library.drct_swin_attention_sizes(ctypes.byref(shape), *map(ctypes.byref, sizes))
@@ -92,6 +100,8 @@ class _SwinAttention(torch.autograd.Function):
         function, structures = load_library(SOURCE).drct_swin_attention_backward, map(ctypes.byref, (shape, layer))
         sums = (ctypes.byref(gradients), ctypes.c_int64(parts))
         run(function, MEMORY, *structures, x, kept, attended, dy, dx, *sums)
+        if frozen:
+            return (dx, *(None,) * 12)
         found = (
             dqkv.sum(0)[:, :, :d, :dim].transpose(0, 1).reshape(3 * dim, dim),
             dqkv_bias.sum(0)[:, :, :d].transpose(0, 1).reshape(3 * dim),
@@ -147,8 +157,6 @@ def swin_attention(x: Tensor, layer: AttentionLayer, factors: Tensor | None = No
         raise ValueError(f"weights {tuple(layer.qkv.shape)} and {tuple(layer.proj.shape)} do not go with {dim} channels")
     if factors is not None and (layer.gain is None or factors.shape != x.shape[:1]):
         raise ValueError(f"{tuple(factors.shape)} factors go with a norm and as many samples, not with {len(x)}")
-    weights = (layer.qkv.contiguous(), layer.qkv_bias, layer.proj.contiguous(), layer.proj_bias, layer.table)
-    norm = (layer.gain, layer.offset)
-    if any(t is not None and (t.dtype != torch.float32 or t.device.type != "cpu") for t in (x, *weights, *norm, factors)):
-        raise ValueError("the kernel takes float32 on the CPU only")
-    return _SwinAttention.apply(x, *weights, *norm, layer.eps, factors, window, layer.shift, layer.scale)
+    weights = (layer.qkv, layer.qkv_bias, layer.proj, layer.proj_bias, layer.table, layer.gain, layer.offset)
+    x, factors, *parameters = plain_floats(x, factors, *weights)
+    return _SwinAttention.apply(x, *parameters, layer.eps, factors, window, layer.shift, layer.scale)
