@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from drct.engine.folding import fold_swin, pad_head_inputs, pad_heads
+from drct.engine.cpu.tail import Upsampler, chain
+from drct.engine.folding import fold_swin, fold_upsampler, pad_head_inputs, pad_heads
+from drct.networks.base import Upsample
 from drct.networks.window_attention import SwinBlock, window_partition, window_reverse
 
 
@@ -45,3 +48,24 @@ def test_folded_block_equals_block_and_convolution() -> None:
 def test_multiply_adds_of_a_block() -> None:
     folded = fold_swin(SwinBlock(12, 2, window=4, shift=0, mlp_ratio=2.0), nn.Conv2d(12, 5, 1))
     assert folded.multiply_adds() == 36 * 12 + 12 * 12 + 24 * 12 + 5 * 12 + 5 * 24 + 2 * 16 * 12
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+def test_folded_upsampler_equals_its_layers_at_the_borders_too(scale: int) -> None:
+    torch.manual_seed(0)
+    layers = [*Upsample(scale, 8), nn.Conv2d(8, 3, 3, 1, 1)]
+    folded = fold_upsampler(layers, 2.0)
+    assert folded is not None
+    with torch.no_grad():
+        for height, width in ((3, 3), (4, 9), (12, 5)):
+            x = torch.randn(2, 8, height, width)
+            assert (Upsampler(folded, None)(x) - chain(layers, 2.0)(x)).abs().max() < 1e-5
+
+
+def test_upsampler_is_folded_only_where_that_saves_work() -> None:
+    folded = fold_upsampler([*Upsample(4, 64), nn.Conv2d(64, 3, 3, 1, 1)])
+    assert folded is not None
+    assert folded.saved_multiply_adds == 64 * 256 * 9 + 4 * 64 * 256 * 9 + 16 * 64 * 3 * 9 - 64 * 48 * 25
+    assert fold_upsampler([nn.Conv2d(64, 3, 3, 1, 1)]) is None
+    assert fold_upsampler([nn.Conv2d(8, 32, 3, 1, 1), nn.LeakyReLU(0.2), nn.Conv2d(32, 3, 3, 1, 1)]) is None
+    assert fold_upsampler([nn.Conv2d(64, 64, 3, 1, 1) for _ in range(3)]) is None  # looks further

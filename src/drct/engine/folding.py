@@ -1,19 +1,27 @@
 """Exact rewriting of trained weights: what follows a linear layer linearly is multiplied into it once, not per pixel.
 
-Everything is computed in float64 and rounded once. Nothing is folded across the zero padding of a 3x3 convolution except what
-commutes with it: factors do, added constants do not.
+Everything is computed in float64 and rounded once. Zero padding between two convolutions is respected: factors commute with it and
+are folded across it, added constants do not and are not; convolutions are folded into each other with weights of their own for
+the border (:class:`FoldedUpsampler`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from drct.networks.drct import BLOCKS, RDG
 from drct.networks.hat import OCAB
 from drct.networks.window_attention import SwinBlock, gather_bias
+
+Convolution = tuple[Tensor, Tensor | None]  # weight and bias
+
+REACH = 2  # pixels that 3x3 convolutions with shuffles between look to each side, however many they are
+EXAMPLES = 0, 2 * REACH + 1, 4 * REACH + 2  # a first, an inner and a last row (or column) so far apart that no pixel reaches two
 
 
 @dataclasses.dataclass
@@ -185,3 +193,73 @@ def fold_group(group: RDG) -> list[FoldedSwin]:
         fold_swin(group.get_submodule(f"swin{j + 1}"), group.get_submodule(f"adjust{j + 1}"), 0.2 if j == BLOCKS - 1 else 1.0)
         for j in range(BLOCKS)
     ]
+
+
+@dataclasses.dataclass
+class FoldedUpsampler:
+    """3x3 convolutions with pixel shuffles between, nothing else: one convolution and one shuffle.
+
+    Each output pixel is a sum over 5 x 5 input pixels. In the first and last row and column some of the features between do not
+    exist and count as zero, so the weights are others there.
+
+    Attributes:
+        scale: magnification.
+        weights: ``(3, 3, out * scale**2, in, 5, 5)``; the first two axes are first, inner and last row and column.
+        biases: ``(3, 3, out * scale**2)``.
+        saved_multiply_adds: per input pixel, compared with one convolution after the other.
+    """
+
+    scale: int
+    weights: Tensor
+    biases: Tensor
+    saved_multiply_adds: int
+
+
+def fold_upsampler(layers: Sequence[nn.Module], factor: float = 1.0) -> FoldedUpsampler | None:
+    """Fold convolutions and shuffles that take turns, a convolution first and last; None where that saves nothing.
+
+    ``factor`` multiplies the result. The weights are the gradient of single outputs with respect to the input: nine examples of
+    pixels (corner, edge, inside) at once, on a map that keeps them apart.
+    """
+    steps: list[Convolution | int] = []  # a number stands for a shuffle
+    scale, plain = 1, 0
+    for layer in layers:
+        if isinstance(layer, nn.PixelShuffle):
+            steps.append(layer.upscale_factor)
+            scale *= layer.upscale_factor
+        elif isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3) and layer.padding == (1, 1):
+            steps.append(_convolution(layer))
+            plain += layer.weight.numel() * scale**2
+        else:
+            return None
+    first, last = layers[0], layers[-1]
+    in_turns = all(isinstance(step, int) == bool(i % 2) for i, step in enumerate(steps))
+    if not in_turns or not isinstance(first, nn.Conv2d) or not isinstance(last, nn.Conv2d):
+        return None
+    outputs, side = last.out_channels * scale**2, EXAMPLES[-1] + 1
+    saved = plain - (2 * REACH + 1) ** 2 * first.in_channels * outputs
+    if saved <= 0:
+        return None
+
+    at = torch.tensor(EXAMPLES)
+    constant = torch.zeros(1, first.in_channels, side, side, dtype=torch.float64)
+    for step in steps:
+        constant = F.pixel_shuffle(constant, step) if isinstance(step, int) else F.conv2d(constant, *step, padding=1)
+    single = torch.zeros(outputs, outputs, side, side, dtype=torch.float64)
+    single[:, :, at[:, None], at] = torch.eye(outputs, dtype=torch.float64)[..., None, None]
+    parts = []
+    for part in F.pixel_shuffle(single, scale).split(16):  # the maps between are wide
+        for step in reversed(steps):
+            part = F.pixel_unshuffle(part, step) if isinstance(step, int) else F.conv_transpose2d(part, step[0], padding=1)
+        parts.append(part)
+    around = F.pad(torch.cat(parts), (REACH,) * 4).unfold(2, 2 * REACH + 1, 1).unfold(3, 2 * REACH + 1, 1)
+    return FoldedUpsampler(
+        scale,
+        weights=around[:, :, at[:, None], at].permute(2, 3, 0, 1, 4, 5).mul(factor).float(),
+        biases=F.pixel_unshuffle(constant, scale)[0, :, at[:, None], at].permute(1, 2, 0).mul(factor).float(),
+        saved_multiply_adds=saved,
+    )
+
+
+def _convolution(layer: nn.Conv2d) -> Convolution:
+    return layer.weight.detach().cpu().double(), None if layer.bias is None else layer.bias.detach().cpu().double()

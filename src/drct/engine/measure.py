@@ -161,7 +161,8 @@ def multiply_adds(program: Program, network: SuperResolutionNetwork, height: int
     # 1x1 convolutions of DRCT are part of its folded layers
     in_layers = sum(m.weight.numel() for n, m in network.named_modules() if isinstance(m, torch.nn.Conv2d) and ".adjust" in n)
     pixels = program.padded_pixels(height, width, batch)
-    return batch * plain.by_kind["convolution"] + (program.folded_multiply_adds - in_layers) * pixels
+    folded = program.folded_multiply_adds - in_layers - program.saved_multiply_adds
+    return batch * plain.by_kind["convolution"] + folded * pixels
 
 
 class Products:

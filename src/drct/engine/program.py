@@ -31,9 +31,11 @@ class Program:
         architecture: name of the network family, for example ``"drct"``.
         in_chans: image channels.
         folded_multiply_adds: per pixel, of the groups after folding; None where nothing was folded.
+        saved_multiply_adds: per pixel, by folding the reconstruction.
     """
 
     folded_multiply_adds: int | None = None
+    saved_multiply_adds: int = 0
 
     def __init__(self, network: SuperResolutionNetwork, device: torch.device, precision: str) -> None:
         self.scale = network.scale

@@ -6,7 +6,8 @@ What all of these programs do differently from their networks, with the same val
 * features are rows of pixels in window order, and a block works through them in chunks of a few windows that stay in the cache
   (:mod:`drct.engine.cpu.workers`), so that nothing wider than the features themselves is ever written to memory;
 * masks and biases are made once, and only border windows are masked;
-* the tail works through bands of rows (:mod:`drct.engine.cpu.tail`).
+* the convolutions and shuffles of an upsampler are one convolution, and the tail works through bands of rows
+  (:mod:`drct.engine.cpu.tail`).
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class BodyProgram(Program):
         self.last_norm = None if last is None else LayerNorm(last, torch.float32)
         self.conv_after_body = convolution(get("conv_after_body"))
         self.tail = Tail(network)
+        self.saved_multiply_adds = self.tail.saved_multiply_adds
         self.order = functools.lru_cache(maxsize=8)(window_order)
 
     def run(self, x: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""From deep features to the image, by bands of rows: the enlarged features never exist as a whole."""
+"""From deep features to the image, by bands of rows: the enlarged features never exist as a whole, or not at all."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from drct.engine.cpu.linear import Conv2d
 from drct.engine.cpu.workers import for_each, split
+from drct.engine.folding import REACH, FoldedUpsampler, fold_upsampler
 from drct.networks.base import SuperResolutionNetwork
 
 BAND_PIXELS = 4096  # LR pixels of a band
@@ -47,8 +49,44 @@ def chain(layers: list[nn.Module], factor: float = 1.0, device: torch.device | N
     return run
 
 
+class Upsampler:
+    """An upsampler that was folded into one convolution, on channels-last maps."""
+
+    # first, inner, last row or column: what is read, with which part of the weights, and what of the result is kept where
+    SOURCE = slice(0, REACH + 1), slice(None), slice(-REACH - 1, None)
+    WEIGHTS = slice(REACH, None), slice(None), slice(0, REACH + 1)
+    PADDING = 0, REACH, 0
+    KEPT = slice(None), slice(1, -1), slice(None)
+    TARGET = slice(0, 1), slice(1, -1), slice(-1, None)
+
+    def __init__(self, folded: FoldedUpsampler, device: torch.device | None) -> None:
+        self.scale, self.biases = folded.scale, folded.biases.to(device)
+        self.weights = {
+            (row, column): folded.weights[row, column, :, :, self.WEIGHTS[row], self.WEIGHTS[column]]
+            .to(device)
+            .contiguous(memory_format=torch.channels_last)
+            for row, column in itertools.product(range(3), repeat=2)
+        }
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)`` features to the image; H and W from 3 up."""
+        y = self.convolve(x, 1, 1)
+        for row, column in self.weights:
+            if (row, column) != (1, 1):
+                edge = self.convolve(x[:, :, self.SOURCE[row], self.SOURCE[column]], row, column)
+                y[:, :, self.TARGET[row], self.TARGET[column]] = edge[:, :, self.KEPT[row], self.KEPT[column]]
+        return F.pixel_shuffle(y, self.scale)
+
+    def convolve(self, x: Tensor, row: int, column: int) -> Tensor:
+        """``x`` with the weights for this kind of row and column."""
+        return F.conv2d(x, self.weights[row, column], self.biases[row, column], padding=(self.PADDING[row], self.PADDING[column]))
+
+
 class Tail:
     """The reconstruction of networks of DRCT's outline, mean and range included.
+
+    Attributes:
+        saved_multiply_adds: per LR pixel, by folding.
 
     Args:
         network: has ``options.upsampler`` and the layers that belong to it.
@@ -69,6 +107,7 @@ class Tail:
         factor = 1 / network.img_range
         get = network.get_submodule
         upsampler = network.options.upsampler
+        self.saved_multiply_adds = 0
         if upsampler == "pixelshuffledirect":
             run, r = chain([get("upsample.0")], factor, device), network.scale
             self.band: Step = lambda x: F.pixel_shuffle(run(x), r)
@@ -76,7 +115,14 @@ class Tail:
             return
         layers = list(get("conv_before_upsample").children())
         if upsampler == "pixelshuffle":
-            layers += get("upsample").children()
+            linear = [*get("upsample").children(), get("conv_last")]
+            if (folded := fold_upsampler(linear, factor)) is not None:
+                self.saved_multiply_adds = folded.saved_multiply_adds
+                before, enlarge, plain = chain(layers, device=device), Upsampler(folded, device), chain(linear, factor, device)
+                self.band = lambda x: (enlarge if min(x.shape[2:]) > REACH else plain)(before(x))
+                self.floats_per_pixel = 64 + 2 * self.in_chans * self.scale**2
+                return
+            layers += linear[:-1]
         else:
             for name in ("conv_up1", "conv_up2")[: self.scale.bit_length() - 1]:
                 layers += [nn.Upsample(scale_factor=2), get(name), nn.LeakyReLU(0.2)]

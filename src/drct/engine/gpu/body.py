@@ -47,6 +47,7 @@ class GPUBodyProgram(Program):
         )
         self.conv_after_body = convolution(get("conv_after_body"), device)
         self.tail = Tail(network, device, BAND_PIXELS, _one_by_one)
+        self.saved_multiply_adds = self.tail.saved_multiply_adds
         self.graphs = graphs
         self._graphs: collections.OrderedDict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = (
             collections.OrderedDict()
