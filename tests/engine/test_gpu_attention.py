@@ -108,28 +108,32 @@ def test_wrong_shapes_are_refused(attention: ModuleType) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", [86, 90])
 @pytest.mark.parametrize("kind", ["bf16", "fp32"])
 def test_kernels_compile_without_a_gpu(capability: int, kind: str, attention: ModuleType) -> None:
-    """The interpreter takes more than the compiler does."""
+    """The interpreter takes more than the compiler does; and consumer cards have 99 KiB of shared memory."""
     code = COMPILE.format(capability=capability, kind=kind)
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     names = ["_attention_kernel", "_query_gradients_kernel", "_key_gradients_kernel", "_bias_gradients_kernel"]
-    assert result.stdout.split() == names * 2
+    assert result.stdout.split() == names * 3
 
 
 COMPILE = """
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from drct.engine.gpu import kernels, window_attention as training
 
-for heads, d, block_d, block in ((3, 16, 16, 64), (2, 122, 128, 32)):
+dtype = dict(bf16=torch.bfloat16, fp32=torch.float32)["{kind}"]
+for heads, d, block_d in ((3, 16, 16), (4, 53, 64), (2, 122, 128)):
+    tile = kernels.tile_size(64, 256, block_d, dtype)
+    block = kernels.tile_size(training.BLOCK, 256, block_d, dtype, training.TILE_BYTES)
     shape = dict(HEADS=heads, D=d, BLOCK_D=block_d, WINDOW=16, SHIFT=8, MASK=-144.0)
     for kernel, constants in (
-        (kernels._attention_kernel, shape | dict(BORDER=0, BLOCK_M=64, BLOCK_N=64, KEEP=True)),
+        (kernels._attention_kernel, shape | dict(BORDER=0, BLOCK_M=tile, BLOCK_N=tile, KEEP=True)),
         (training._query_gradients_kernel, shape | dict(BLOCK=block)),
         (training._key_gradients_kernel, shape | dict(BLOCK=block)),
         (training._bias_gradients_kernel, shape | dict(BLOCK=block, SHARES=8)),
@@ -140,7 +144,8 @@ for heads, d, block_d, block in ((3, 16, 16, 64), (2, 122, 128, 32)):
         signature = {{name: "constexpr" if name in constants else kinds[name] for name in kernel.arg_names}}
         values = {{(kernel.arg_names.index(name),): value for name, value in constants.items()}}
         source = ASTSource(fn=kernel, signature=signature, constexprs=values)
-        compiled = triton.compile(source, target=GPUTarget("cuda", {capability}, 32), options=dict(num_warps=4))
+        compiled = triton.compile(source, target=GPUTarget("cuda", {capability}, 32), options=dict(num_warps=4, num_stages=2))
+        assert compiled.metadata.shared <= 99 * 1024, (kernel.__name__, d, compiled.metadata.shared)
         assert len(compiled.asm["cubin"]) > 1000
         print(compiled.metadata.name)
 """

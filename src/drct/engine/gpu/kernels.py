@@ -150,7 +150,13 @@ class Launch(NamedTuple):
     stages: int = 2
 
 
+TILE_BYTES = 16384  # of queries or keys at most: with more, wide heads in float32 exceed the shared memory of most GPUs (99 KiB)
 LAUNCH = Launch()  # the sums that a kernel rounds depend on it, so it is fixed; benchmarks/inference.py --tune measures others
+
+
+def tile_size(wanted: int, positions: int, channels: int, dtype: torch.dtype, limit: int = TILE_BYTES) -> int:
+    """Queries or keys that a program works on at once: as wanted, if there are so many and they take ``limit`` bytes at most."""
+    return max(16, min(wanted, limit // (channels * dtype.itemsize), triton.next_power_of_2(positions)))
 
 
 def window_attention(
@@ -186,12 +192,13 @@ def window_attention(
     assert scale == 1.0 or lse is not None
     d = qkv.shape[1] // 3 // heads
     out = qkv.new_empty(len(qkv), heads * d)
-    block_m = min(launch.queries, max(16, triton.next_power_of_2(n)))
-    block_n = min(launch.keys, max(16, triton.next_power_of_2(keys)))
+    block_d = max(16, triton.next_power_of_2(d))
+    block_m = tile_size(launch.queries, n, block_d, qkv.dtype)
+    block_n = tile_size(launch.keys, keys, block_d, qkv.dtype)
     down, across = h // window, w // window
     _attention_kernel[(b * down * across, heads, triton.cdiv(n, block_m))](
         qkv, bias, out, lse, scale, h, w, down, across,
-        heads, d, max(16, triton.next_power_of_2(d)), window, shift, border, block_m, block_n, MASKED, lse is not None,
+        heads, d, block_d, window, shift, border, block_m, block_n, MASKED, lse is not None,
         num_warps=launch.warps, num_stages=launch.stages,
     )  # fmt: skip
     return out

@@ -23,13 +23,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from drct.engine.bias_table import table_gradient
-from drct.engine.gpu.kernels import LOG2E, MASKED
+from drct.engine.gpu.kernels import LOG2E, MASKED, tile_size
 from drct.engine.gpu.kernels import window_attention as attention_forward
 from drct.networks.window_attention import gather_bias
 
 SHARES = 8  # of the windows, whose sums for the bias are made side by side
-BLOCK = 64  # queries or keys that a program works on at once
-LARGEST = 64  # channels of a head, beyond which registers are short and half as many are worked on
+BLOCK = 64  # queries or keys that a program works on at once, at most
+TILE_BYTES = 8192  # of them: with more, registers are short, and in float32 the shared memory of most GPUs (99 KiB)
+STAGES = 2  # of the pipelines, for the same reason
 
 
 @triton.jit
@@ -192,13 +193,14 @@ class _WindowAttention(torch.autograd.Function):
         dbias = bias.new_empty(SHARES, heads, n, n)
         down, across = h // window, w // window
         windows, block_d = b * down * across, max(16, triton.next_power_of_2(d))
-        block = min(BLOCK if block_d <= LARGEST else BLOCK // 2, max(16, triton.next_power_of_2(n)))
+        block = tile_size(BLOCK, n, block_d, qkv.dtype, TILE_BYTES)
         parts = triton.cdiv(n, block)
         given, place = (qkv, bias, dout, lse, mean), (h, w, down, across)
         sizes = (heads, d, block_d, window, shift, block, MASKED)
         for kernel in (_query_gradients_kernel, _key_gradients_kernel):
-            kernel[(windows, heads, parts)](*given, dqkv, scale * LOG2E, scale, *place, *sizes)
-        _bias_gradients_kernel[(parts**2, heads, SHARES)](*given, dbias, scale * LOG2E, *place, windows, *sizes, SHARES)
+            kernel[(windows, heads, parts)](*given, dqkv, scale * LOG2E, scale, *place, *sizes, num_stages=STAGES)
+        grid = (parts**2, heads, SHARES)
+        _bias_gradients_kernel[grid](*given, dbias, scale * LOG2E, *place, windows, *sizes, SHARES, num_stages=STAGES)
         return dqkv, table_gradient(dbias.sum(0), window), None, None, None, None
 
 
