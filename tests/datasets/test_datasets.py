@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,17 @@ from drct.datasets.loader import PatchSet, batches, mirror
 from drct.datasets.pack import Pack, write_pack
 from drct.datasets.prepare import prepare
 from drct.datasets.sampling import PatchSampler
-from drct.datasets.sources import EnlargedSource, FolderSource, listed_names, open_source
+from drct.datasets.sources import (
+    EnlargedSource,
+    FolderSource,
+    ImageSource,
+    check_pairs,
+    listed_names,
+    lq_key,
+    name_parts,
+    open_source,
+    pair_up,
+)
 from drct.datasets.verify import verify
 from drct.errors import DataError, OptionError
 from drct.imaging import Picture, write
@@ -196,3 +207,120 @@ def test_verify_names_every_fault(tmp_path: Path) -> None:
     for fault in ("e.png", "b.png is 40 x 40, but its LR bx2.png is 21 x 20", "c.png has no LR", "dx2.png has no GT"):
         assert fault in text
     assert verify(tmp_path / "gt", minimum=50).faults[-1].endswith("smaller than 50 pixels")
+
+
+def folder_of(path: Path, names: str, side: int = 8) -> Path:
+    """Small images, each of a grey that follows from the number in its name."""
+    for name in names.split():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        number = int("".join(c for c in Path(name).stem.split("x")[0] if c.isdigit())) % 256
+        write(path / name, Picture(pixels=np.full((side, side, 3), number, np.uint8)))
+    return path
+
+
+def greys(source: ImageSource) -> list[int]:
+    return [int(source[i].max()) for i in range(len(source))]
+
+
+@pytest.mark.parametrize(
+    ("template", "low"),
+    [("{}", "{}"), ("{}", "{}x2"), ("{}x2", "{}x2"), ("LR_{}", "LR_{}"), ("{}", "{}x2_s001"), ("{}x2", "{}x2_s001")],
+)
+def test_pairs_are_those_of_the_same_name(tmp_path: Path, template: str, low: str) -> None:
+    """In the order of their names, 10x2 comes before 1x2."""
+    piece = "_s001" if low.endswith("_s001") else ""
+    gt = FolderSource(folder_of(tmp_path / "gt", " ".join(f"{i}{piece}.png" for i in range(1, 13))))
+    lq = FolderSource(folder_of(tmp_path / "lq", " ".join(f"{low.format(i)}.png" for i in range(1, 13)), 4))
+    paired = pair_up(gt, lq, 2, template)
+    assert [lq_key(paired.name(i), 2).removeprefix("LR_") for i in range(12)] == [Path(gt.name(i)).stem for i in range(12)]
+    check_pairs(gt, paired, 2)
+
+
+def test_formats_and_packs_do_not_matter_to_pairs(tmp_path: Path) -> None:
+    write_pack(tmp_path / "gt", [("b/10.png_s001", noise(8, 8)), ("b/10.png_s002", noise(8, 8)), ("frame.0001", noise(8, 8))])
+    write_lmdb(tmp_path / "lq.lmdb", [(name, noise(4, 4)) for name in ("frame.0001x2", "b/10x2.png_s002", "b/10x2.png_s001")])
+    paired = pair_up(open_source(tmp_path / "gt"), open_source(tmp_path / "lq.lmdb"), 2)
+    assert [paired.name(i) for i in range(3)] == ["b/10x2_s001", "b/10x2_s002", "frame.0001x2"]
+    assert name_parts("a.v2.PNG_s012") == ("a.v2", "_s012")
+    assert name_parts("frame.0001") == ("frame.0001", "")
+
+
+def test_images_without_a_partner_are_named(tmp_path: Path) -> None:
+    gt = FolderSource(folder_of(tmp_path / "gt", "1.png 2.png 3.png"))
+    for names, message in (
+        ("1.png 2.png 4.png", r"3\.png has no LR image '3' \(filename_tmpl says how LR images are called\)"),
+        ("1.png 2.png 3.png 4.png", r"4\.png has no GT image"),
+        ("1.png 2.png 3.png 3.gif", r"3\.gif has no GT image"),
+        ("1.png 2.png 3.tif 3.gif", r"3\.png has LR images 3\.gif and 3\.tif"),
+    ):
+        lq = FolderSource(folder_of(tmp_path / names.replace(" ", "_"), names, 4))
+        with pytest.raises(DataError, match=message):
+            pair_up(gt, lq, 2)
+    with pytest.raises(DataError, match=r"1\.png has no LR image '1x2' \(filename_tmpl is '\{\}x2'\)"):
+        pair_up(gt, gt, 2, "{}x2")
+
+
+def test_a_list_chooses_pairs(tmp_path: Path) -> None:
+    """Also in an order of its own, and of folders that hold more."""
+    gt = folder_of(tmp_path / "gt", "1.png 2.png 10.png sub/3.png")
+    lq = open_source(folder_of(tmp_path / "lq", "1x2.png 2x2.png 10x2.png sub/3x2.png", 4))
+    chosen = open_source(gt, ["sub/3.png", "10.png", "1.png"])
+    for template in ("{}", "{}x2"):
+        paired = pair_up(chosen, lq, 2, template, subset=True)
+        assert greys(paired) == greys(chosen) == [3, 10, 1]
+        assert paired.shape(0) == (4, 4)
+
+
+def test_verify_tells_pieces_of_packs_apart(tmp_path: Path) -> None:
+    write_pack(tmp_path / "gt", [("a.png_s001", noise(8, 8)), ("a.png_s002", noise(8, 8))])
+    write_pack(tmp_path / "lq", [("ax2.png_s001", noise(4, 4)), ("ax2.png_s002", noise(4, 4))])
+    assert verify(tmp_path / "gt", tmp_path / "lq", 2).faults == []
+
+
+def test_a_pack_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
+    folder, pack = tmp_path / "images", tmp_path / "pack"
+    folder.mkdir()
+    write(folder / "good.png", Picture(pixels=noise(100, 130)))
+    prepare(folder, pack)
+    before = {path.name: path.read_bytes() for path in pack.iterdir()}
+
+    def failing() -> Iterator[tuple[str, np.ndarray]]:
+        yield "a", noise(4, 4)
+        raise DataError("b.png cannot be read")
+
+    for append in (False, True):
+        with pytest.raises(DataError, match="cannot be read"):
+            write_pack(pack, failing(), append)
+        assert {path.name: path.read_bytes() for path in pack.iterdir()} == before
+    with pytest.raises(DataError, match="none of the 1 images"):
+        prepare(folder, pack, minimum=200)
+    assert {path.name: path.read_bytes() for path in pack.iterdir()} == before
+    assert prepare(folder, pack, crop=50).pieces == len(Pack(pack)) == 6
+
+
+@pytest.mark.parametrize("name", ["file", "file.lmdb", "file/pack", "file/set.lmdb"])
+def test_an_output_that_cannot_be_made_is_named(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "images.png", Picture(pixels=noise(64, 64)))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "file.lmdb").write_text("")
+    with pytest.raises(DataError, match=rf"{name} cannot be written \("):
+        prepare(tmp_path, tmp_path / name)
+    assert (tmp_path / name.split("/")[0]).read_text() == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drct.datasets.pack.open", lambda path, mode: open("/dev/full", mode), raising=False)  # noqa: SIM115
+    with pytest.raises(DataError, match=r"pack cannot be written \(No space left on device\)"):
+        write_pack(tmp_path / "pack", [("a", noise(64, 64))])
+    assert list((tmp_path / "pack").iterdir()) == []
+    monkeypatch.setattr("drct.datasets.lmdb.LARGEST", 1 << 14)
+    with pytest.raises(DataError, match=r"set\.lmdb cannot be written as LMDB \(.*MDB_MAP_FULL"):
+        write_lmdb(tmp_path / "set.lmdb", [("a", noise(100, 100))])
+    assert not (tmp_path / "set.lmdb").exists()
+
+
+def test_equal_keys_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"0\.jpg and 0\.png would have the same key '0'"):
+        write_lmdb(tmp_path / "set.lmdb", [("0.jpg", noise(4, 4)), ("0.png", noise(4, 4))])
+    assert not (tmp_path / "set.lmdb").exists()

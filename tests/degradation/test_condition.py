@@ -12,7 +12,7 @@ import torch
 from drct.degradation import DegradationOptions, degrade, usm_sharpen
 from drct.degradation.codecs import encode
 from drct.degradation.condition import Condition, inspect, jpeg_quality
-from drct.degradation.filters import blur
+from drct.degradation.filters import _gaussian_line, blur
 from drct.imaging import Picture, from_tensor, read, read_bytes, resize, to_tensor, write
 
 
@@ -155,3 +155,9 @@ def test_clean_and_degraded_photographs_are_told_apart(shared: Path) -> None:
         found += inspect(Picture(from_tensor(lq, np.uint8))).degraded
     assert clean >= 5
     assert found >= 5
+
+
+def test_kernels_of_drawn_widths_are_not_kept_for_ever() -> None:
+    for sigma in torch.rand(200).tolist():
+        _gaussian_line(5, 0.5 + sigma)
+    assert _gaussian_line.cache_info().currsize <= 64

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from drct.errors import CheckpointError, OptionError
 from drct.training.adversarial import GAN_TYPES, GANLoss
-from drct.training.discriminator import UNetDiscriminatorSN, settle
+from drct.training.discriminator import UNetDiscriminatorSN, doubled_along, settle
 from drct.training.losses import GridLoss
 from drct.training.perceptual import PUBLISHED_WEIGHTS, PerceptualLoss, gram, layer_positions, load_features
 
@@ -27,6 +27,13 @@ def test_the_discriminator_is_the_published_one() -> None:
     small = UNetDiscriminatorSN(3, 8)
     logits = small(torch.rand(2, 3, 24, 40))
     assert logits.shape == (2, 1, 24, 40)
+
+
+def test_doubling_of_its_own_equals_that_of_torch() -> None:
+    for size in ((5, 3), (1, 2)):
+        x = torch.randn(2, 3, *size)
+        expected = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        assert (doubled_along(doubled_along(x, 2), 3) - expected).abs().max() < 1e-6
 
 
 def test_skips_carry_the_finest_details() -> None:

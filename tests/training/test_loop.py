@@ -20,14 +20,15 @@ import yaml
 from training_helpers import run, states_equal
 
 from drct.engine.accelerate import accelerate
-from drct.errors import CheckpointError, DataError, Error, OptionError
+from drct.errors import CheckpointError, DataError, Error, OptionError, OutOfMemoryError
 from drct.imaging import Picture, write
 from drct.networks import create_network
 from drct.training import checkpoint
 from drct.training.checkpoint import list_states, load_state
 from drct.training.log import read_log
-from drct.training.loop import Run, TrainingError, train
+from drct.training.loop import Run, TrainingError, fingerprint, train
 from drct.training.options import parse_options
+from drct.training.pairs import open_pairs
 from drct.training.steps import PixelStep, uses_bf16
 from drct.weights import load_network, save_network
 
@@ -119,7 +120,18 @@ def test_skips_bad_steps_and_stops_after_ten(option_dict: Make, tmp_path: Path) 
         instance.go()
     state = load_state(list_states(tmp_path / "run")[-1])
     assert all(torch.equal(v, before[k]) for k, v in state.network.items())
-    assert [r["in_a_row"] for r in read_log(tmp_path / "run")] == list(range(1, 11))
+    assert [r["in_a_row"] for r in read_log(tmp_path / "run") if "in_a_row" in r] == list(range(1, 11))
+
+
+def test_a_bad_step_costs_no_checkpoint(option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([True] * 4 + [False] + [True] * 4 + [False])
+    monkeypatch.setattr(PixelStep, "is_finite", lambda self: next(answers))
+    folder = run(option_dict(total_iter=10), tmp_path / "run")
+    assert [load_state(p).iteration for p in list_states(folder)] == [5, 10]
+    log = read_log(folder)
+    assert [r["iteration"] for r in log if "skipped" in r] == [4, 9]
+    assert [r["iteration"] for r in log if "images_per_second" in r] == [5, 10]
+    assert [r["iteration"] for r in log if "validation" in r] == [10]
 
 
 def test_x4_takes_the_body_of_x2(option_dict: Make, tmp_path: Path) -> None:
@@ -196,11 +208,9 @@ def limit_files() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits there")
-@pytest.mark.parametrize("iterations", [5, 10])  # a state alone, or the best weights before it
-def test_no_room_costs_one_line(option_dict: Make, tmp_path: Path, iterations: int) -> None:
+def test_no_room_costs_one_line(option_dict: Make, tmp_path: Path) -> None:
     """The system itself refuses, in the midst of a file."""
     data = option_dict(total_iter=20)
-    data["val"]["val_freq"] = iterations + 5
     folder = run(data, tmp_path / "run", stop_after=5)
     files = {path: path.read_bytes() for path in folder.iterdir()}
     (tmp_path / "options.yml").write_text(yaml.safe_dump(data))
@@ -256,6 +266,23 @@ def test_bad_data_is_named_before_the_first_step(option_dict: Make, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_list_and_a_template_choose_the_training_pairs(option_dict: Make, tmp_path: Path) -> None:
+    for i in range(1, 13):
+        for name, side in ((f"gt/{i}.png", 40), (f"lq/{i}x2.png", 20)):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            write(tmp_path / name, Picture(pixels=np.full((side, side, 3), i, np.uint8)))
+    (tmp_path / "list.txt").write_text("12.png (40,40,3)\n2.png (40,40,3)\n1.png (40,40,3)\n")
+    data = option_dict()
+    data["datasets"]["train"] |= {"dataroot_gt": str(tmp_path / "gt"), "dataroot_lq": str(tmp_path / "lq")}
+    for more, count in (({}, 12), ({"filename_tmpl": "{}x2"}, 12), ({"meta_info_file": str(tmp_path / "list.txt")}, 3)):
+        data["datasets"]["train"] |= more
+        patches = open_pairs(parse_options(data)[0]).patches
+        assert len(patches.gt) == count
+        raw = patches.raw_batch(range(12))
+        assert raw.lq is not None
+        assert raw.gt[:, 0, 0, 0].tolist() == raw.lq[:, 0, 0, 0].tolist()
+
+
 def test_an_image_lost_during_a_run_is_named(option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that cannot read its image ends the run with that image's name; the checkpoints of before stay."""
     folder = tmp_path / "images"
@@ -289,6 +316,134 @@ def test_recomputed_groups_give_the_same_gradients() -> None:
             y = net(x)
         found.append(torch.autograd.grad(y.float().square().mean(), list(net.parameters())))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name.removeprefix("iteration_000000") for p in folder.glob("iteration_*"))
+
+
+def test_going_back_sets_newer_checkpoints_aside(option_dict: Make, tmp_path: Path) -> None:
+    folder = run(option_dict(), tmp_path / "run")
+    assert names(folder) == ["15.state", "20.state"]
+    (folder / "iteration_00000015.state").rename(tmp_path / "kept.state")
+    lines: list[str] = []
+    options, _ = parse_options(option_dict())
+    train(options, folder, resume=str(tmp_path / "kept.state"), device="cpu", echo=lines.append, stop_after=2)
+    assert names(folder) == ["17.state", "20.state.abandoned"]
+    assert "set aside: iteration_00000020.state (now .abandoned)" in lines
+    run(option_dict(), folder, resume="auto", stop_after=1)
+    assert names(folder) == ["17.state", "18.state", "20.state.abandoned"]
+
+
+def test_what_was_just_written_is_not_pruned(option_dict: Make, tmp_path: Path) -> None:
+    folder = run(option_dict(), tmp_path / "run")
+    state = load_state(list_states(folder)[0])
+    state.iteration = 10
+    assert checkpoint.save_state(state, folder).exists()
+
+
+def test_only_auto_begins_anew(option_dict: Make, tmp_path: Path) -> None:
+    folder = run(option_dict(total_iter=5), tmp_path / "run")
+    (tmp_path / "empty").mkdir()
+    for given, message in (("rnu", "does not exist"), ("rnu.state", "does not exist"), ("empty", "holds no checkpoint")):
+        with pytest.raises(CheckpointError, match=f"{given} {message}"):
+            run(option_dict(), folder, resume=str(tmp_path / given))
+    assert names(folder) == ["05.state"]
+
+
+def test_resume_state_is_the_default_of_resume(option_dict: Make, tmp_path: Path) -> None:
+    folder = run(option_dict(), tmp_path / "run")
+    data = option_dict() | {"path": {"resume_state": str(folder / "iteration_00000015.state")}}
+    run(data, tmp_path / "other", stop_after=1)
+    assert names(tmp_path / "other") == ["16.state"]
+    with pytest.raises(OptionError, match=r"00000020\.state is newer than .*add --resume auto"):
+        run(data, folder)
+    run(data, folder, resume="auto")
+    assert names(folder) == ["15.state", "20.state"]
+
+
+def test_an_error_in_validation_costs_no_work(option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = option_dict()
+    data["logger"]["save_checkpoint_freq"] = 1000
+    whole = run(data, tmp_path / "whole")
+
+    def broken(*args: Any) -> None:
+        raise DataError("a.png cannot be read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("drct.training.loop.validate", broken)
+        for resume in (None, "auto"):
+            with pytest.raises(DataError, match="cannot be read"):
+                run(data, tmp_path / "run", resume=resume)
+            assert names(tmp_path / "run") == ["10.state"]
+    folder = run(data, tmp_path / "run", resume="auto")  # makes the validation that is missing
+    assert states_equal(list_states(whole)[-1], list_states(folder)[-1])
+    assert [r for r in read_log(whole) if "validation" in r] == [r for r in read_log(folder) if "validation" in r]
+
+
+def test_the_best_record_survives_a_resume(option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([30.0, 20.0])
+    monkeypatch.setattr("drct.training.loop.validate", lambda *args: {"psnr": next(scores)})
+    folder = run(option_dict(total_iter=20), tmp_path / "run", stop_after=10)
+    assert load_state(list_states(folder)[-1]).best == {"psnr": 30.0, "iteration": 10.0}
+    best = (folder / "best.safetensors").read_bytes()
+    run(option_dict(total_iter=20), folder, resume="auto")
+    assert load_state(list_states(folder)[-1]).best == {"psnr": 30.0, "iteration": 10.0}
+    assert (folder / "best.safetensors").read_bytes() == best
+
+
+def test_a_border_too_large_is_named_before_the_first_step(option_dict: Make, tmp_path: Path) -> None:
+    for metric, border in (("psnr", 32), ("ssim", 27)):
+        data = option_dict()
+        data["val"]["metrics"][metric]["crop_border"] = border
+        with pytest.raises(OptionError, match=rf"val\.metrics\.{metric}: 0 of val is 80 x 64, .*crop_border of {border}"):
+            run(data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("[enforce] can't allocate memory")])
+def test_too_little_memory_costs_one_line(
+    option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(PixelStep, "gradients", full)
+    with pytest.raises(OutOfMemoryError, match=r"batch_size_per_gpu \(now 2; .*accumulate.*use_checkpoint.*precision") as caught:
+        run(option_dict(), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_resumed_run_needs_no_files_of_its_start_and_finds_moved_data(option_dict: Make, tmp_path: Path) -> None:
+    data = option_dict()
+    small = {k: v for k, v in data["network_g"].items() if k != "type"}
+    save_network(create_network("drct_light", scale=2, **small), tmp_path / "start.safetensors")
+    data["path"] = {"pretrain_network_g": str(tmp_path / "start.safetensors")}
+    folder = run(data, tmp_path / "run", stop_after=5)
+    (tmp_path / "start.safetensors").unlink()
+    (tmp_path / "pack").rename(tmp_path / "moved")
+    for section in ("train", "val_1"):
+        data["datasets"][section]["dataroot_gt"] = str(tmp_path / "moved")
+    run(data, folder, resume="auto", stop_after=1)
+    assert names(folder) == ["05.state", "06.state"]
+    data["datasets"]["train"]["dataroot_lq"] = str(tmp_path / "moved")
+    options, _ = parse_options(data)
+    assert fingerprint(options) != fingerprint(parse_options(option_dict())[0])  # LR from files is no other place of made LR
+
+
+def test_saving_memory_does_not_end_a_run(option_dict: Make) -> None:
+    data = option_dict(precision="bf16")
+    data["network_g"]["use_checkpoint"] = True
+    assert fingerprint(parse_options(data)[0]) == fingerprint(parse_options(option_dict())[0])
+
+
+def test_states_of_before_paths_were_left_out_still_resume(option_dict: Make, tmp_path: Path) -> None:
+    folder = run(option_dict(), tmp_path / "run", stop_after=5)
+    state = load_state(list_states(folder)[-1])
+    state.options_sha256 = fingerprint(parse_options(option_dict())[0], older=True)
+    checkpoint.save_state(state, folder)
+    run(option_dict(), folder, resume="auto", stop_after=1)
+    assert names(folder) == ["05.state", "06.state"]
 
 
 def test_log_survives_a_line_cut_short(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import pytest
 import yaml
 from training_helpers import run
 
-from drct.training.checkpoint import list_states, load_state
+from drct.training.checkpoint import list_states, load_state, save_state
+from drct.training.processes import StopSignals
 
 Make = Callable[..., dict[str, Any]]
 
@@ -134,6 +135,48 @@ def test_an_error_of_one_process_is_said_once(option_dict: Make, tmp_path: Path)
         r".*iteration_00000005\.state and what was written before it are intact: go on by the same command with --resume auto\n",
         said,
     )
+
+
+def test_processes_that_see_different_checkpoints_do_not_train(option_dict: Make, tmp_path: Path) -> None:
+    """As on two machines whose disks are not shared."""
+    options = tmp_path / "options.yml"
+    options.write_text(yaml.safe_dump(option_dict(total_iter=30)))
+    folders = tmp_path / "0", tmp_path / "1"
+    run(option_dict(), folders[0], stop_after=5)
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import os, sys\n"
+        "from drct.cli import run\n"
+        f"sys.exit(run(['train', '-opt', {str(options)!r}, '--device', 'cpu', '--resume', 'auto', "
+        f"'--output', {str(tmp_path)!r} + '/' + os.environ['RANK']]))\n"
+    )
+    (code, said), (other_code, other_said) = [ends(process) for process in start_two([str(script)])]
+    assert (code, other_code, other_said) == (1, 1, "")
+    assert said == (
+        "drct: error: the process of rank 0 goes on from iteration 5, but that of rank 1 from iteration 0: all must see the same "
+        "checkpoint\n"
+    )
+
+
+def test_further_terminations_do_not_cost_the_checkpoint() -> None:
+    """Slurm and torchrun send a SIGTERM each. A second interrupt from the keyboard ends at once."""
+    with StopSignals() as signals:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.raised
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_termination_during_the_last_save_is_survived(option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save_and_terminate(*args: Any) -> Path:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return save_state(*args)
+
+    monkeypatch.setattr("drct.training.loop.save_state", save_and_terminate)
+    folder = run(option_dict(total_iter=2), tmp_path / "run")
+    assert load_state(list_states(folder)[-1]).iteration == 2
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,12 @@ def test_dead_keys_warn() -> None:
     assert warnings[0].startswith("file.yml: 'dist_params' has no effect")
 
 
+def test_keys_without_effect_warn_where_they_ask_for_something() -> None:
+    assert parse_options(changed("val", {"save_img": False, "suffix": None}))[1] == []
+    _, warnings = parse_options(changed("val", {"save_img": True, "suffix": "x"}))
+    assert [re.search("'.*?'", line)[0] for line in warnings] == ["'val.save_img'", "'val.suffix'"]  # type: ignore[index]
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -62,6 +69,13 @@ def test_dead_keys_warn() -> None:
         ("scale", 0, "scale.*greater than 0"),
         ("datasets.train.dataroot_gt", None, "dataroot_gt"),
         ("val.metrics", {"psnr": {"type": "calculate_niqe"}}, "calculate_psnr"),
+        ("train.optim_g.betas", [0.9, 1.5], r"betas\.1 is 1\.5: .*less than 1"),
+        ("network_g.in_chans", 1, "network_g.in_chans is 1, .*must be 3"),
+        ("network_g.attn_drop_rate", 1.5, "network_g.attn_drop_rate is 1.5, .*less than 1"),
+        ("manual_seed", 10_000_000_000_000, "manual_seed is 10000000000000: .*less than 4294967296"),
+        ("path.resample_upsampler_g", True, "resample_upsampler_g needs pretrain_network_g"),
+        ("datasets.train.filename_tmpl", "{}x{scale}", r"filename_tmpl is '\{\}x\{scale\}': must hold \{\} once"),
+        ("datasets.train.filename_tmpl", "lq", "must hold {} once"),
     ],
 )
 def test_mistakes_are_named(path: str, value: Any, message: str) -> None:

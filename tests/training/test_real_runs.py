@@ -63,7 +63,7 @@ def test_batches_are_degraded_ground_truth(gan_dict: Make) -> None:
     # the pair is cut from one place of the whole degraded patch
     assert options.degradation is not None
     whole = pairs.patches.ground_truth(raw, CPU)
-    degraded = degrade(usm_sharpen(whole), options.degradation, scale=2, generator=seeded("cpu", 0, 1))
+    degraded = degrade(usm_sharpen(whole), options.degradation, scale=2, generator=seeded(0, 1))
     places = [
         (top, left)
         for top in range(9)

@@ -29,6 +29,7 @@ def command(
     """Decode the images below the folder IMAGES once and pack them for fast training.
 
     An output that ends in .lmdb is written in the layout of BasicSR, anything else as a pack of raw pixels, which is read faster.
+    A pack that is there already is replaced when the new one is complete.
     """
     from drct.datasets.prepare import prepare
     from drct.datasets.verify import verify

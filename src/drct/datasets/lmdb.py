@@ -6,10 +6,11 @@ an image is its name without suffix, the value a PNG file.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,29 +82,62 @@ class LmdbSource:
 
 
 def write_lmdb(path: str | Path, images: Iterable[tuple[str, np.ndarray]]) -> int:
-    """Write ``(name, H x W x 3 uint8)`` images to a new data base; returns how many. ``meta_info.txt`` is written last."""
+    """Write ``(name, H x W x 3 uint8)`` images to a new data base; returns how many. ``meta_info.txt`` is written last.
+
+    An interrupted run leaves nothing.
+
+    Raises:
+        DataError: there is one already, it cannot be written, or two images have the same key.
+    """
     path = Path(path)
     if (path / "data.mdb").exists():
         raise DataError(f"{path} exists already: remove it or choose another name")
-    path.mkdir(parents=True, exist_ok=True)
-    lines = []
-    environment = _open(path, map_size=LARGEST)
-    transaction = environment.begin(write=True)
     try:
+        path.mkdir(parents=True, exist_ok=True)
+        with _removed_after_errors(path):
+            lines = _write_images(path, images)
+            partial = path / ".meta_info.txt.part"
+            partial.write_text("".join(lines))
+            os.replace(partial, path / "meta_info.txt")
+    except OSError as error:
+        raise DataError(f"{error.filename or path} cannot be written ({error.strerror or error})") from error
+    return len(lines)
+
+
+@contextlib.contextmanager
+def _removed_after_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        for name in ("data.mdb", "lock.mdb", ".meta_info.txt.part"):
+            (path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # other things lie in it
+            path.rmdir()
+        raise
+
+
+def _write_images(path: Path, images: Iterable[tuple[str, np.ndarray]]) -> list[str]:
+    """Fill a new data base; returns the lines of its ``meta_info.txt``."""
+    lines: list[str] = []
+    names: dict[str, str] = {}
+    environment = _open(path, map_size=LARGEST)
+    import lmdb
+
+    try:
+        transaction = environment.begin(write=True)
         for name, image in images:
             key = re.sub(r"\.\w{3,4}(?=$|_s\d+$)", "", name)  # "a.png" and its piece "a.png_s001" become "a" and "a_s001"
+            if key in names:
+                raise DataError(f"{names[key]} and {name} would have the same key '{key}' in {path}: rename one of them")
+            names[key] = name
             transaction.put(key.encode(), encode_png(image, COMPRESSION))
             lines.append(f"{key}.png ({image.shape[0]},{image.shape[1]},3) {COMPRESSION}\n")
             if len(lines) % BATCH == 0:
                 transaction.commit()
                 transaction = environment.begin(write=True)
         transaction.commit()
-    except BaseException:
-        transaction.abort()
-        raise
+    except lmdb.Error as error:
+        raise DataError(f"{path} cannot be written as LMDB ({error})") from None
     finally:
-        environment.close()
-    partial = path / ".meta_info.txt.part"
-    partial.write_text("".join(lines))
-    os.replace(partial, path / "meta_info.txt")
-    return len(lines)
+        environment.close()  # what was not committed is dropped
+    return lines

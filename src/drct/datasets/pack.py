@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -73,30 +74,65 @@ def _checked_entries(images: object, path: Path) -> list[tuple[str, int, int, in
 def write_pack(folder: str | Path, images: Iterable[tuple[str, np.ndarray]], append: bool = False) -> int:
     """Write ``(name, H x W x 3 uint8)`` images to a pack and return how many it holds.
 
-    The index is written last and renamed into place, so an interrupted run leaves no pack that looks whole.
-    With ``append`` the images are added to an existing pack.
+    A pack that is there already is replaced when the new one is complete; an interrupted run leaves it as it was.
+    With ``append`` the images are added to it.
+
+    Raises:
+        DataError: the pack cannot be written, or an image is of another kind.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _append(folder, images) if append and (folder / "index.json").exists() else _replace(folder, images)
+    except OSError as error:
+        raise DataError(f"{error.filename or folder} cannot be written ({error.strerror or error})") from error
+
+
+def _replace(folder: Path, images: Iterable[tuple[str, np.ndarray]]) -> int:
+    pixels, index = folder / ".pixels.bin.part", folder / ".index.json.part"
     entries: list[tuple[str, int, int, int]] = []
-    index = folder / "index.json"
-    if append and index.exists():
-        entries = list(Pack(folder)._entries)
-    elif index.exists():
-        index.unlink()
-    offset = sum(h * w * 3 for _, h, w, _ in entries)
-    with open(folder / "pixels.bin", "r+b" if entries else "wb") as file:
-        file.seek(offset)
-        file.truncate()
-        for name, image in images:
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise DataError(f"{name}: a pack holds 8-bit RGB images, not {image.dtype} of shape {image.shape}")
-            file.write(np.ascontiguousarray(image).data)
-            entries.append((name, image.shape[0], image.shape[1], offset))
-            offset += image.size
-        file.flush()
-        os.fsync(file.fileno())
-    partial = folder / ".index.json.part"
-    partial.write_text(json.dumps({"format": FORMAT, "images": entries}))
-    os.replace(partial, index)
+    try:
+        with open(pixels, "wb") as file:
+            _write_pixels(file, images, entries)
+        _write_index(index, entries)
+        # without an index there is no pack: the old one never goes with the new pixels
+        (folder / "index.json").unlink(missing_ok=True)
+        os.replace(pixels, folder / "pixels.bin")
+        os.replace(index, folder / "index.json")
+    finally:
+        for path in (pixels, index):
+            path.unlink(missing_ok=True)
     return len(entries)
+
+
+def _append(folder: Path, images: Iterable[tuple[str, np.ndarray]]) -> int:
+    entries, partial = list(Pack(folder)._entries), folder / ".index.json.part"
+    before = sum(h * w * 3 for _, h, w, _ in entries)
+    with open(folder / "pixels.bin", "r+b") as file:
+        file.seek(before)
+        try:
+            _write_pixels(file, images, entries)
+            _write_index(partial, entries)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            file.truncate(before)
+            raise
+    os.replace(partial, folder / "index.json")
+    return len(entries)
+
+
+def _write_pixels(file: BinaryIO, images: Iterable[tuple[str, np.ndarray]], entries: list[tuple[str, int, int, int]]) -> None:
+    """Write images where the file stands, and their entries behind those that are there."""
+    offset = file.tell()
+    for name, image in images:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise DataError(f"{name}: a pack holds 8-bit RGB images, not {image.dtype} of shape {image.shape}")
+        file.write(np.ascontiguousarray(image).data)
+        entries.append((name, image.shape[0], image.shape[1], offset))
+        offset += image.size
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _write_index(path: Path, entries: list[tuple[str, int, int, int]]) -> None:
+    path.write_text(json.dumps({"format": FORMAT, "images": entries}))

@@ -46,13 +46,16 @@ def prepare(
 ) -> PrepareReport:
     """Write all readable images below a folder to the pack ``out``, or to an LMDB data base if its name ends in ``.lmdb``.
 
+    A pack that is there already is replaced when the new one is complete; a data base is not.
+
     Args:
         crop: cut into sub-images of this side; None keeps whole images.
         step: distance of sub-images in pixels; default is ``crop`` (no overlap). The published preparation uses 480 and 240.
         minimum: images with a side below this are left out.
 
     Raises:
-        DataError: the folder holds no readable image. Single unreadable files are listed in the report instead.
+        DataError: the folder holds no readable image, or ``out`` cannot be written. Single unreadable files are listed in the
+            report instead.
         OptionError: sizes that make no sense.
     """
     if crop is not None and crop < 1:
@@ -78,11 +81,11 @@ def prepare(
                 report.pieces += 1
                 report.pixels += part.shape[0] * part.shape[1]
                 yield source.name(i) + suffix, part
+        if report.pieces == 0:  # before anything is replaced
+            raise DataError(f"{images}: none of the {len(source)} images could be used ({report.left_out[0]})")
 
     if Path(out).suffix == ".lmdb":
         write_lmdb(out, pieces())
     else:
         write_pack(out, pieces())
-    if report.pieces == 0:
-        raise DataError(f"{images}: none of the {len(source)} images could be used ({report.left_out[0]})")
     return report

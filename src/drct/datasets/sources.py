@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -150,8 +151,87 @@ def at_option(key: str | None) -> Iterator[None]:
         raise DataError(f"{key}: {error}") from error
 
 
+class ReorderedSource:
+    """Some images of a source, in an order of their own."""
+
+    def __init__(self, source: ImageSource, order: list[int]) -> None:
+        self.source, self.order = source, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def name(self, i: int) -> str:
+        return self.source.name(self.order[i])
+
+    def shape(self, i: int) -> tuple[int, int]:
+        return self.source.shape(self.order[i])
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.source[self.order[i]]
+
+
+def name_parts(name: str) -> tuple[str, str]:
+    """Name of an image without the suffix of its format, and which piece it is (``_s001``, empty for whole images)."""
+    from drct.imaging import is_image_file
+
+    # packs call pieces "0001.png_s001"; "frame.0001" has no suffix
+    plain = re.sub(r"\.[A-Za-z0-9]+(?=(_s\d+)?$)", lambda m: "" if is_image_file(f"x{m[0]}") else m[0], name)
+    piece = re.search(r"_s\d+$", plain)
+    return (plain[: piece.start()], piece[0]) if piece else (plain, "")
+
+
+def lq_key(name: str, scale: int) -> str:
+    """Name of an LR image as its GT image has it: without suffix and without ``x4`` at its end."""
+    stem, piece = name_parts(name)
+    return stem.removesuffix(f"x{scale}") + piece
+
+
+def pair_up(gt: ImageSource, lq: ImageSource, scale: int, template: str = "{}", *, subset: bool = False) -> ImageSource:
+    """Bring LR images into the order of their GT images.
+
+    Args:
+        gt, lq: suffixes of formats play no part in the names.
+        scale: LR names may end in ``x4`` for scale 4, unless a template is given.
+        template: ``filename_tmpl`` of BasicSR: the LR name made from that of GT, for example ``{}x4``. ``{}`` is no template.
+        subset: ``gt`` holds only some of the images, so that further LR images are no fault.
+
+    Raises:
+        DataError: naming the first image that has no partner, or several.
+    """
+    names = [lq.name(i) for i in range(len(lq))]
+    plain = _by_key("".join(name_parts(name)) for name in names)
+    # names that are the same count before those that differ by "x4": ground truth may be called so too
+    tables = plain, _by_key(lq_key(name, scale) for name in names) if template == "{}" else plain
+    order: list[int] = []
+    for i in range(len(gt)):
+        name = gt.name(i)
+        stem, piece = name_parts(name)
+        folder, _, last = stem.rpartition("/")
+        folder += "/" if folder else ""
+        # of "0001_s001" BasicSR makes "0001_s001x4", and a pack of LR images "0001x4_s001"
+        wanted = [folder + template.format(last + piece), folder + template.format(last) + piece]
+        found = next((table[key] for table, key in zip(tables, wanted, strict=True) if key in table), [])
+        if len(found) > 1:
+            found = [j for j in found if names[j] == name] or found
+        if len(found) != 1:
+            what = f"LR images {names[found[0]]} and {names[found[1]]}" if found else f"no LR image '{wanted[0]}'"
+            hint = "filename_tmpl says how LR images are called" if template == "{}" else f"filename_tmpl is '{template}'"
+            raise DataError(f"{len(gt)} GT images and {len(lq)} LR images: {name} has {what} ({hint})")
+        order += found
+    if not subset and (extra := sorted(set(range(len(lq))) - set(order))):
+        raise DataError(f"{len(gt)} GT images and {len(lq)} LR images: {names[extra[0]]} has no GT image")
+    return lq if order == list(range(len(lq))) else ReorderedSource(lq, order)
+
+
+def _by_key(keys: Iterable[str]) -> dict[str, list[int]]:
+    table: dict[str, list[int]] = {}
+    for i, key in enumerate(keys):
+        table.setdefault(key, []).append(i)
+    return table
+
+
 def check_pairs(gt: ImageSource, lq: ImageSource, scale: int) -> None:
-    """Make sure that every GT image has its LR image of the right size; the first that has not is named."""
+    """Make sure that every GT image has its LR image, at the same place, of the right size; the first that has not is named."""
     if len(gt) != len(lq):
         raise DataError(f"{len(gt)} GT images and {len(lq)} LR images: the folders do not belong together")
     for i in range(len(gt)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from drct.datasets.sources import FolderSource, ImageSource, open_source
+from drct.datasets.sources import FolderSource, ImageSource, lq_key, name_parts, open_source
 from drct.errors import DataError, ImageError
 
 
@@ -21,8 +21,7 @@ class VerifyReport:
 def verify(gt: str | Path, lq: str | Path | None = None, scale: int | None = None, minimum: int = 1) -> VerifyReport:
     """Decode all images of a set, or of a set of pairs.
 
-    Pairs are matched by name where the names without suffix are the same (``x4`` at the end of an LR name is ignored), else by
-    order.
+    Pairs are those whose names without suffix are the same; ``x4`` at the end of an LR name is ignored.
 
     Args:
         gt: folder or pack of GT images.
@@ -45,9 +44,9 @@ def verify(gt: str | Path, lq: str | Path | None = None, scale: int | None = Non
         return report
     low = open_source(lq)
     low_sizes = _decode_all(low, report)
-    partners = {_stem(low.name(i), scale): i for i in range(len(low))}
+    partners = {lq_key(low.name(i), scale): i for i in range(len(low))}
     for i, (h, w) in sizes.items():
-        partner = partners.pop(_stem(high.name(i), None), None)
+        partner = partners.pop("".join(name_parts(high.name(i))), None)
         if partner is None:
             report.faults.append(f"{high.name(i)} has no LR image")
         elif partner in low_sizes and low_sizes[partner] != (h // scale, w // scale):
@@ -55,11 +54,6 @@ def verify(gt: str | Path, lq: str | Path | None = None, scale: int | None = Non
             report.faults.append(f"{high.name(i)} is {w} x {h}, but its LR {low.name(partner)} is {lw} x {lh}: not 1/{scale} of it")
     report.faults += [f"{low.name(i)} has no GT image" for i in partners.values()]
     return report
-
-
-def _stem(name: str, scale: int | None) -> str:
-    stem = str(Path(name).with_suffix(""))
-    return stem.removesuffix(f"x{scale}") if scale is not None else stem
 
 
 def _decode_all(source: ImageSource, report: VerifyReport) -> dict[int, tuple[int, int]]:

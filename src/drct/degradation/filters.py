@@ -74,7 +74,7 @@ def usm_sharpen(x: Tensor, weight: float = 0.5, threshold: float = 10.0) -> Tens
     return torch.lerp(x, sharp, mask)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)  # a limit, since sigma may be drawn at random
 def _gaussian_line(side: int, sigma: float) -> Tensor:
     steps = torch.arange(side, dtype=torch.float64) - side // 2
     line = torch.exp(-(steps**2) / (2 * sigma**2))

@@ -44,17 +44,32 @@ def save_atomically(content: Any, path: Path) -> None:
 
 
 def save_state(state: State, folder: Path, keep: int = 2) -> Path:
-    """Write ``iteration_N.state`` and remove all but the newest ``keep``."""
+    """Write ``iteration_N.state`` and remove all but the newest ``keep``; what was just written stays in any case."""
     path = folder / f"iteration_{state.iteration:08d}.state"
     save_atomically({f.name: getattr(state, f.name) for f in dataclasses.fields(state)}, path)
     for old in list_states(folder)[:-keep]:
-        old.unlink()
+        if old != path:
+            old.unlink()
     return path
 
 
 def list_states(folder: Path) -> list[Path]:
     """Checkpoints of a run, oldest first."""
     return sorted(p for p in folder.glob("iteration_*.state") if re.fullmatch(r"iteration_\d+\.state", p.name))
+
+
+def newer_states(folder: Path, iteration: int) -> list[Path]:
+    """Checkpoints of more than ``iteration`` steps, oldest first."""
+    return [p for p in list_states(folder) if int(p.name[len("iteration_") : -len(".state")]) > iteration]
+
+
+def set_aside(states: list[Path]) -> None:
+    """Rename checkpoints that a run went back behind to ``iteration_N.state.abandoned``.
+
+    No run goes on from them, and none removes them: taking the ending away brings them back.
+    """
+    for path in states:
+        path.replace(path.with_name(path.name + ".abandoned"))
 
 
 def load_state(path: Path) -> State:

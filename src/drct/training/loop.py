@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -14,27 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from drct.datasets.loader import RawBatch, batches
 from drct.engine.accelerate import accelerate
 from drct.engine.devices import bf16_instructions
-from drct.errors import CheckpointError, Error, OptionError
+from drct.errors import CheckpointError, Error, OptionError, OutOfMemoryError
 from drct.networks import SuperResolutionNetwork, create_network
-from drct.training.checkpoint import State, list_states, load_state, save_state
+from drct.training.checkpoint import State, list_states, load_state, newer_states, save_state, set_aside
 from drct.training.ema import EMA
 from drct.training.linear_start import linear_start, resample_tail
-from drct.training.log import Log, draw_curve
-from drct.training.options import TrainOptions
+from drct.training.log import Log, draw_curve, read_log
+from drct.training.options import Path_, TrainOptions
 from drct.training.pairs import Batch, open_pairs
 from drct.training.processes import Process, StopSignals, processes
 from drct.training.schedule import Schedule
 from drct.training.steps import build_step, uses_bf16
-from drct.training.validation import ValidationSet, check_metrics, save_sheet, validate
-from drct.weights.files import one_line
+from drct.training.validation import ValidationSet, check_borders, check_metrics, save_sheet, validate
+from drct.weights.files import one_line, weights_sha256
 
 BAD_STEPS = 10  # so many non-finite steps in a row end the run
 GAN_OPTIONS = ("optim_d", "gan_opt", "net_d_iters", "net_d_init_iters")
+# what drivers, cuBLAS, cuDNN and torch on the CPU say in plain RuntimeErrors
+MEMORY_FULL = re.compile(r"out of memory|ALLOC_FAILED|can't allocate memory|not enough memory", re.IGNORECASE)
 
 
 class TrainingError(Error):
@@ -68,7 +70,9 @@ def train(
     Args:
         options: from :func:`drct.training.options.read_options`.
         folder: where checkpoints, log, sheets and curve go; default ``runs/NAME``.
-        resume: ``"auto"`` continues from the newest checkpoint in ``folder`` if there is one, a path from that checkpoint.
+        resume: ``"auto"`` continues from the newest checkpoint in ``folder`` if there is one, a path from that checkpoint, or from
+            the newest of that folder. Newer checkpoints in ``folder`` are set aside, see
+            :func:`drct.training.checkpoint.set_aside`. Default: ``path.resume_state`` of the option file.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         echo: receives the lines for the console, in the main process only.
         stop_after: leave (with a checkpoint) after so many iterations of this call.
@@ -76,22 +80,58 @@ def train(
 
     Raises:
         OptionError, DataError, CheckpointError, DeviceError: before the first step.
+        OutOfMemoryError: the device or the computer has not enough memory.
         TrainingError: ten steps in a row were not finite, and a checkpoint of before stands in the folder; or the disk is full.
         ProcessError: another process of the run has ended; earlier checkpoints are intact.
     """
     folder = Path(folder or Path("runs") / options.name)
     with processes(device, lambda: _how_to_go_on(folder)) as process, repeatable(process.device):
         say = echo if process.is_main else _silent
-        run = Run(options, folder, process, say)
-        if resume:
-            run.resume(folder if resume == "auto" else Path(resume))
-        elif list_states(folder):
-            raise OptionError(f"{folder} holds checkpoints of an earlier run: add --resume auto, or choose another name")
+        start = _find_start(resume or options.path.resume_state, folder, say)
         try:
-            return run.go(stop_after, tensorboard)
-        except OSError as error:
-            place = error.filename or folder
-            raise TrainingError(f"{place} cannot be written ({error.strerror or error}); {_how_to_go_on(folder)}") from error
+            run = Run(options, folder, process, say, resumes=start is not None)
+            if resume or options.path.resume_state:
+                run.resume(start, go_back=resume is not None)
+            with _writing(folder):
+                return run.go(stop_after, tensorboard)
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, RuntimeError) and not MEMORY_FULL.search(str(error)):
+                raise
+            raise OutOfMemoryError(_how_to_save_memory(options, process.device)) from error
+
+
+def _find_start(resume: str | None, folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The checkpoint to go on from; None for the beginning.
+
+    Raises:
+        OptionError: nothing was said, and ``folder`` holds a run.
+        CheckpointError: there is none where one was said to be. Only ``auto`` may find nothing: a mistyped path would begin anew.
+    """
+    if resume is None:
+        if list_states(folder):
+            raise OptionError(f"{folder} holds checkpoints of an earlier run: add --resume auto, or choose another name")
+        return None
+    where = folder if resume == "auto" else Path(resume)
+    if resume != "auto" and not where.exists():
+        raise CheckpointError(f"{where} does not exist: give a checkpoint of a run, or auto for the newest in {folder}")
+    if resume != "auto" and not where.is_dir():
+        return where
+    if states := list_states(where):
+        return states[-1]
+    if resume != "auto":
+        raise CheckpointError(f"{where} holds no checkpoint (iteration_N.state)")
+    say(f"no checkpoint in {where}: starting from the beginning")
+    return None
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Inside, a file that cannot be written ends the run with one line."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or folder
+        raise TrainingError(f"{place} cannot be written ({error.strerror or error}); {_how_to_go_on(folder)}") from error
 
 
 @contextmanager
@@ -110,9 +150,19 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
 
 class Run:
-    """A run's parts, built once from the options; the loop is :meth:`go`."""
+    """A run's parts, built once from the options; the loop is :meth:`go`.
 
-    def __init__(self, options: TrainOptions, folder: Path, process: Process, say: Callable[[str], None]) -> None:
+    Args:
+        options: from the option file.
+        folder: where the run lives.
+        process: this one among those that train together.
+        say: receives the lines for the console.
+        resumes: :meth:`resume` will give all weights, so that those to start from are not read and may be gone.
+    """
+
+    def __init__(
+        self, options: TrainOptions, folder: Path, process: Process, say: Callable[[str], None], *, resumes: bool = False
+    ) -> None:
         self.options, self.folder, self.process, self.say = options, folder, process, say
         t = options.train
         torch.manual_seed(options.manual_seed)
@@ -122,14 +172,16 @@ class Run:
             self.val_sets = [ValidationSet(v, options.scale, f"datasets.{key}") for key, v in options.val_sets.items()]
         if self.val_sets:
             check_metrics(options.val.metrics)
-        self.network = build_network(options, say)
+            check_borders(options.val.metrics, self.val_sets)
+        start = options.model_copy(update={"path": Path_()}) if resumes else options
+        self.network = build_network(start, say)
         self.network.to(process.device)
         for line in accelerate(self.network):
             say(line)
         if t.precision == "bf16" and process.device.type == "cpu" and not bf16_instructions():
             say("warning: this processor has no instructions for bf16 and imitates them slowly: 'precision: auto' would take fp32")
         self.ema = EMA(self.network, t.ema_decay) if t.ema_decay > 0 else None
-        self.step = build_step(options, self.network, process.device, process.world_size)
+        self.step = build_step(start, self.network, process.device, process.world_size)
         self.schedule = Schedule(
             t.scheduler.type,
             t.total_iter,
@@ -140,6 +192,7 @@ class Run:
         )
         self.iteration = 0
         self.best: dict[str, float] = {}
+        self.saved: int | None = None  # iteration of the newest checkpoint that this process wrote
 
     # ---------------------------------------------------------------------------------------------- the loop
 
@@ -158,6 +211,9 @@ class Run:
         progress = Progress(self.iteration, t.total_iter, o.train_set.batch_size_per_gpu * t.accumulate * self.process.world_size)
         bad = 0
         self.step.train()
+        # a run that ended between a checkpoint and the validation that was to follow
+        if self.process.any(self._validation_is_missing()):
+            self._validate(log)
         with StopSignals() as signals:
             while self.iteration < end and not self.process.any(signals.raised):
                 # random numbers (stochastic depth) are a function of the iteration, so resuming needs no generator state
@@ -175,25 +231,26 @@ class Run:
                             f"{BAD_STEPS} steps in a row were not finite; the newest checkpoint in {self.folder} holds the weights "
                             "of before: lower the learning rate or set grad_clip"
                         )
-                    self.iteration += 1
-                    continue
-                bad = 0
-                if self.step.update(factor) and self.ema is not None:
-                    self.ema.update(self.network)
+                else:
+                    bad = 0
+                    if self.step.update(factor) and self.ema is not None:
+                        self.ema.update(self.network)
+                    progress.add(terms)
                 self.iteration += 1
-                progress.add(terms)
 
                 if self.iteration % o.logger.print_freq == 0 or self.iteration == end:
                     record, line = progress.report(self.iteration, factor * t.optim_g.lr)
                     log.line(record)
                     self.say(line)
-                if self.iteration % o.val.val_freq == 0 or self.iteration == t.total_iter:
+                # first what has been learned: an image that cannot be read must not cost it
+                if self._validation_is_due() or self.iteration % o.logger.save_checkpoint_freq == 0:
+                    self._save()
+                if self._validation_is_due():
                     with progress.paused():
                         self._validate(log)
-                if self.iteration % o.logger.save_checkpoint_freq == 0:
-                    self._save()
-        loader.close()  # type: ignore[attr-defined]
-        self._save()
+            loader.close()  # type: ignore[attr-defined]
+            if self.saved != self.iteration:
+                self._save()
         return TrainResult(self.folder, self.iteration, self.best, self.iteration < t.total_iter)
 
     def _batches(self, loader: Iterator[RawBatch]) -> Iterator[Batch]:
@@ -204,7 +261,21 @@ class Run:
 
     # ---------------------------------------------------------------------------------------------- saving
 
+    def _validation_is_due(self) -> bool:
+        now = self.iteration % self.options.val.val_freq == 0 or self.iteration == self.options.train.total_iter
+        return now and bool(self.options.val_sets)
+
+    def _validation_is_missing(self) -> bool:
+        """Whether the log has no scores of the iteration that the run goes on from, though it should."""
+        if not self.process.is_main or self.iteration == 0 or not self._validation_is_due():
+            return False
+        has_scores = bool(self.options.val.metrics) and any(v.gt is not None for v in self.val_sets)
+        return has_scores and not any(r.get("iteration") == self.iteration and "validation" in r for r in read_log(self.folder))
+
     def _validate(self, log: Log) -> None:
+        """Scores, a sheet and a curve; once more a checkpoint where the scores are the best so far, since it holds that record."""
+        before = self.best
+        scores: dict[str, dict[str, float]] = {}
         if self.process.is_main and self.val_sets:
             self.network.eval()
             if self.ema is not None:
@@ -213,7 +284,6 @@ class Run:
             found = {v.name: validate(self.network, v, self.options.val.metrics, self.process.device, bf16) for v in self.val_sets}
             scores = {name: values for name, values in found.items() if values}
             if scores:
-                log.line({"iteration": self.iteration, "validation": scores})
                 self._keep_best(next(iter(scores.values())))
             for name, values in scores.items():
                 self.say(f"  {name}: " + "  ".join(f"{metric} {value:.4f}" for metric, value in values.items()))
@@ -222,10 +292,14 @@ class Run:
             save_sheet(self.network, self.val_sets[0], sheet, self.process.device, self.iteration)
             if self.ema is not None:
                 self.ema.swap(self.network)
-            draw_curve(self.folder)
             self.network.train()
-        if self.process.world_size > 1:
-            dist.barrier()
+        if self.process.any(self.best != before):  # the others wait here
+            self._save()
+        # last: a run that is killed before this line makes the validation again
+        if scores:
+            log.line({"iteration": self.iteration, "validation": scores})
+        if self.process.is_main and self.val_sets:
+            draw_curve(self.folder)
 
     def _keep_best(self, scores: dict[str, float]) -> None:
         """The first metric on the first set that has scores says which weights are best."""
@@ -256,6 +330,7 @@ class Run:
             self._save_weights("latest")
             if self.ema is not None:
                 self.ema.swap(self.network)
+        self.saved = self.iteration
 
     def _save_weights(self, name: str) -> None:
         """Write the network as it stands, that is with the averaged weights swapped in, as ``NAME.safetensors``."""
@@ -267,16 +342,48 @@ class Run:
         except CheckpointError as error:
             raise CheckpointError(f"{error}; {_how_to_go_on(self.folder)}") from error
 
-    def resume(self, where: Path) -> None:
-        """Take over the newest checkpoint of a folder, or a given one."""
-        if where.is_dir() or not where.suffix:
-            states = list_states(where) if where.is_dir() else []
-            if not states:
-                self.say(f"no checkpoint in {where}: starting from the beginning")
-                return
-            where = states[-1]
+    def resume(self, where: Path | None, *, go_back: bool = True) -> None:
+        """Take over a checkpoint, if there is one. All processes must call it, also those that found none.
+
+        Args:
+            where: the checkpoint.
+            go_back: set newer checkpoints of the run aside; without, they are an error.
+        """
+        if where is not None:
+            self._read_state(where)
+        self._agree()
+        if where is None or not self.process.is_main:
+            return
+        newer = newer_states(self.folder, self.iteration)
+        if newer and not go_back:
+            raise OptionError(
+                f"{newer[-1]} is newer than {where} of path.resume_state: add --resume auto to go on from it, or --resume {where}"
+            )
+        with _writing(self.folder):
+            set_aside(newer)
+        if newer:
+            self.say(f"set aside: {', '.join(path.name for path in newer)} (now .abandoned)")
+
+    def _agree(self) -> None:
+        """Make sure that all processes go on from the same weights: each looked for the checkpoint by itself, on its own disk.
+
+        Raises:
+            CheckpointError: they do not; in all processes.
+        """
+        if self.process.world_size == 1:
+            return
+        found = self.process.share((self.iteration, weights_sha256(self.network.state_dict())))
+        for rank, (iteration, weights) in enumerate(found):
+            if (iteration, weights) != found[0]:
+                weights = " with other weights" if iteration == found[0][0] else ""
+                raise CheckpointError(
+                    f"the process of rank 0 goes on from iteration {found[0][0]}, but that of rank {rank} from iteration "
+                    f"{iteration}{weights}: all must see the same checkpoint"
+                )
+
+    def _read_state(self, where: Path) -> None:
         state = load_state(where)
-        if state.options_sha256 != fingerprint(self.options):
+        if state.options_sha256 not in (fingerprint(self.options), fingerprint(self.options, older=True)):
             raise CheckpointError(
                 f"{where} was made with other options for network, data or optimizer: resume with the same option file"
             )
@@ -372,8 +479,11 @@ def build_network(options: TrainOptions, say: Callable[[str], None]) -> SuperRes
     return network
 
 
-def fingerprint(options: TrainOptions) -> str:
-    """Hash of the options that a resumed run must share with the one it continues."""
+def fingerprint(options: TrainOptions, older: bool = False) -> str:
+    """Hash of the options that a resumed run must share with the one it continues.
+
+    Where files lie is left out, and what changes no value. With ``older`` both count, as they did in earlier checkpoints.
+    """
     fixed: dict[str, Any] = options.model_dump(mode="json", include={"scale", "manual_seed", "network_g", "datasets", "train"})
     fixed["datasets"] = fixed["datasets"]["train"]
     fixed["datasets"].pop("num_worker_per_gpu")
@@ -391,6 +501,12 @@ def fingerprint(options: TrainOptions) -> str:
     real = {"degradation", "gt_size", "queue_size", "gt_usm", "l1_gt_usm", "percep_gt_usm", "gan_gt_usm"}
     late = (real if options.degradation is not None else set()) | ({"network_d"} if options.network_d is not None else set())
     fixed |= options.model_dump(mode="json", include=late)
+    if not older:
+        for name in ("dataroot_gt", "dataroot_lq", "meta_info_file"):
+            fixed["datasets"][name] = fixed["datasets"][name] is not None
+        if fixed["train"].get("perceptual_opt"):
+            fixed["train"]["perceptual_opt"].pop("path")
+        fixed["network_g"].pop("use_checkpoint", None)
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
@@ -399,6 +515,15 @@ def _how_to_go_on(folder: Path) -> str:
     if not states:
         return "no checkpoint had been written yet: start again"
     return f"{states[-1]} and what was written before it are intact: go on by the same command with --resume auto"
+
+
+def _how_to_save_memory(options: TrainOptions, device: torch.device) -> str:
+    batch = options.train_set.batch_size_per_gpu
+    where = "the computer" if device.type == "cpu" else str(device)
+    return (
+        f"{where} has not enough memory for this training: reduce datasets.train.batch_size_per_gpu (now {batch}; train.accumulate "
+        "makes up for it), or set network_g.use_checkpoint to true or train.precision to bf16 (both also on --resume)"
+    )
 
 
 def _silent(line: str) -> None:

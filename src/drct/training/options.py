@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from drct.checking import first_problem
 from drct.degradation import DegradationOptions
@@ -43,6 +43,7 @@ def _numbers(value: Any) -> Any:
 
 Number = Annotated[float, BeforeValidator(_numbers)]
 Whole = Annotated[int, BeforeValidator(_numbers)]
+Beta = Annotated[float, BeforeValidator(_numbers), Field(ge=0, lt=1)]
 
 
 def _degradation(value: Any) -> Any:
@@ -56,6 +57,20 @@ class Options(BaseModel):
     """Base of all option groups: immutable, no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _template(value: str) -> str:
+    """A template for names of LR images, with one {} for the name of the GT image."""
+    try:
+        fits = value.count("{}") == 1 and "name" in value.format("name")
+    except (IndexError, KeyError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError("must hold {} once, where the name of the GT image stands without its suffix, for example {}x4")
+    return value
+
+
+Template = Annotated[str, AfterValidator(_template)]
 
 
 class TrainSet(Options):
@@ -76,7 +91,7 @@ class TrainSet(Options):
     crop_size: int = Field(
         400, gt=0, description="(ours) RealESRGANDataset: side of what is degraded, of which a patch is cut afterwards"
     )
-    filename_tmpl: str = "{}"
+    filename_tmpl: Template = Field("{}", description="how LR images are called; by {}, a final x4 (scale 4) is ignored")
 
 
 class ValSet(Options):
@@ -86,7 +101,7 @@ class ValSet(Options):
     type: Literal["PairedImageDataset", "GroundTruthDataset", "SingleImageDataset"] = "PairedImageDataset"
     dataroot_gt: str | None = None
     dataroot_lq: str | None = Field(None, description="all that a SingleImageDataset has: images to look at, without scores")
-    filename_tmpl: str = "{}"
+    filename_tmpl: Template = Field("{}", description="how LR images are called; by {}, a final x4 (scale 4) is ignored")
     max_images: int | None = Field(None, gt=0, description="(ours) validate on the first so many images only")
     degradation: Annotated[DegradationOptions | None, BeforeValidator(_degradation)] = Field(
         None, description="(ours) make LQ by a preset (real, web, camera) or by given degradation options"
@@ -118,14 +133,21 @@ class Path_(Options):
     pretrain_network_d: str | None = None
     param_key_d: str | None = "params"
     strict_load_d: bool = True
-    resume_state: str | None = None
+    resume_state: str | None = Field(None, description="default of --resume: auto, a checkpoint, or a folder of them")
+
+    @model_validator(mode="after")
+    def _weights_to_resample(self) -> Path_:
+        for key in ("skip_upsampler_g", "resample_upsampler_g"):
+            if getattr(self, key) and self.pretrain_network_g is None:
+                raise ValueError(f"{key} needs pretrain_network_g: there is no upsampler to take or leave")
+        return self
 
 
 class Optimizer(Options):
     type: Literal["Adam", "AdamW", "Muon"] = Field("Adam", description="Muon is ours: further in short runs")
     lr: Number = Field(2e-4, gt=0)
     weight_decay: Number = Field(0.0, ge=0)
-    betas: tuple[Number, Number] = (0.9, 0.99)
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
 
 
 class Scheduler(Options):
@@ -247,7 +269,7 @@ class TrainOptions(Options):
         None, description="checked only: the kind of training follows from the training set and from gan_opt"
     )
     scale: int = Field(gt=0)
-    manual_seed: int = Field(0, ge=0)
+    manual_seed: int = Field(0, ge=0, lt=1 << 32)  # with iteration and rank it must stay below 64 bits
     degradation: DegradationOptions | None = Field(
         None, description="of a RealESRGANDataset; the published files have its keys here at the top and in datasets.train"
     )
@@ -304,6 +326,7 @@ class TrainOptions(Options):
             raise ValueError(f"gt_size {self.train_set.gt_size} is not a multiple of scale {self.scale}")
         if "type" not in self.network_g:
             raise ValueError("network_g has no 'type'")
+        self._fits_network()
         if (self.network_d is None) != (self.train.gan_opt is None):
             given, missing = ("network_d", "train.gan_opt") if self.train.gan_opt is None else ("train.gan_opt", "network_d")
             raise ValueError(f"{given} needs {missing}: a discriminator and its loss go together")
@@ -317,6 +340,15 @@ class TrainOptions(Options):
             raise ValueError("model_type RealDRCTGANModel needs network_d and train.gan_opt")
         self._fits_real()
         return self
+
+    def _fits_network(self) -> None:
+        """What networks cannot be trained with; all else they check by themselves."""
+        if (channels := self.network_g.get("in_chans", 3)) != 3:
+            raise ValueError(f"network_g.in_chans is {channels!r}, but images are trained on in RGB: it must be 3")
+        for key in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
+            rate = self.network_g.get(key, 0)
+            if isinstance(rate, int | float) and not 0 <= rate < 1:
+                raise ValueError(f"network_g.{key} is {rate}, but must be at least 0 and less than 1")
 
     def _fits_real(self) -> None:
         data, real = self.train_set, self.train_set.type == "RealESRGANDataset"
@@ -372,6 +404,11 @@ def parse_options(data: Any, source: str = "options") -> tuple[TrainOptions, lis
         raise OptionError(f"{source}: {error}") from None
     if options.network_d is None and "optim_d" in options.train.model_fields_set:
         warnings.append("'train.optim_d' has no effect (there is no network_d)")
+    # published files hold these two, mostly switched off
+    if options.val.save_img:
+        warnings.append("'val.save_img' has no effect (each validation writes a sheet of crops; 'drct test' saves whole images)")
+    if options.val.suffix is not None:
+        warnings.append("'val.suffix' has no effect (no images are saved)")
     return options, [f"{source}: {w}" for w in warnings]
 
 

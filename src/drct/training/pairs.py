@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from drct.datasets.loader import PatchSet, RawBatch
-from drct.datasets.sources import EnlargedSource, at_option, check_pairs, listed_names, open_source
+from drct.datasets.sources import EnlargedSource, at_option, check_pairs, listed_names, open_source, pair_up
 from drct.degradation import DegradationOptions, PairPool, degrade, usm_sharpen
 from drct.training.options import TrainOptions
 
@@ -95,13 +95,13 @@ class RealPairs:
 
     @torch.no_grad()
     def __call__(self, raw: RawBatch, device: torch.device, seed: tuple[int, ...]) -> Batch:
-        generator = seeded(device, *seed)
+        generator = seeded(*seed)  # a GPU would be waited for at every number that is drawn
         gt = self.patches.ground_truth(raw, device)
         scale = self.patches.scale
         lq = degrade(usm_sharpen(gt) if self.sharpen_source else gt, self.degradation, scale=scale, generator=generator)
         side = self.gt_size // scale
         room = lq.shape[-1] - side + 1
-        top, left = torch.randint(room, (2,), generator=generator, device=device).tolist()
+        top, left = torch.randint(room, (2,), generator=generator).tolist()
         lq = lq[..., top : top + side, left : left + side]
         gt = gt[..., top * scale :, left * scale :][..., : self.gt_size, : self.gt_size]
         lq, gt = self.pool.exchange(lq.contiguous(), gt.contiguous(), generator)
@@ -115,10 +115,10 @@ class RealPairs:
         self.pool.load_state_dict(state)
 
 
-def seeded(device: torch.device | str, *numbers: int) -> torch.Generator:
-    """A generator on a device that is a function of some whole numbers; near numbers give unrelated generators."""
+def seeded(*numbers: int) -> torch.Generator:
+    """A generator that is a function of some whole numbers; near numbers give unrelated generators."""
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
 def open_pairs(options: TrainOptions) -> Pairs:
@@ -138,6 +138,7 @@ def open_pairs(options: TrainOptions) -> Pairs:
         with at_option("datasets.train.dataroot_lq"):
             lq = open_source(data.dataroot_lq)
         with at_option("datasets.train"):
+            lq = pair_up(gt, lq, options.scale, data.filename_tmpl, subset=names is not None)
             check_pairs(gt, lq, options.scale)
     if data.type == "ImageNetPairedDataset":
         gt = EnlargedSource(gt, data.gt_size)

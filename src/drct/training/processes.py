@@ -52,6 +52,14 @@ class Process:
         dist.gather_object(thing, things if self.is_main else None)
         return things if self.is_main else []
 
+    def share(self, thing: Any) -> list[Any]:
+        """What each process brings, in all of them, by rank. All must take part."""
+        if self.world_size == 1:
+            return [thing]
+        things: list[Any] = [None] * self.world_size
+        dist.all_gather_object(things, thing)
+        return things
+
 
 class processes(AbstractContextManager[Process]):
     """Join the other processes that torchrun started, if it did; leave them at the end.
@@ -126,7 +134,10 @@ def one_voice() -> Iterator[None]:
 
 
 class StopSignals(AbstractContextManager["StopSignals"]):
-    """Remembers the first SIGINT or SIGTERM in ``raised``, for a checkpoint and a clean end; a second one ends at once."""
+    """Remembers SIGINT or SIGTERM in ``raised``, for a checkpoint and a clean end; a second SIGINT ends at once.
+
+    Further SIGTERMs are ignored: Slurm and torchrun send one each, and saving may take longer than they lie apart.
+    """
 
     def __init__(self) -> None:
         self.raised = False
@@ -135,7 +146,8 @@ class StopSignals(AbstractContextManager["StopSignals"]):
     def __enter__(self) -> StopSignals:
         def handle(number: int, frame: FrameType | None) -> None:
             self.raised = True
-            signal.signal(number, self.before[number])
+            if number == signal.SIGINT:
+                signal.signal(number, self.before[number])
 
         try:
             for number in (signal.SIGINT, signal.SIGTERM):

@@ -9,13 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drct.datasets.sources import ImageSource, at_option, check_pairs, open_source
+from drct.datasets.sources import ImageSource, at_option, check_pairs, open_source, pair_up
 from drct.degradation import degrade
-from drct.evaluation.metrics import psnr, ssim
+from drct.errors import OptionError
+from drct.evaluation.metrics import SSIM_WINDOW, psnr, ssim
 from drct.evaluation.perceptual import lpips
 from drct.imaging import resize
 from drct.training.options import Metric, ValSet
 from drct.training.pairs import seeded
+
+# sides that the metrics need; LPIPS halves its images that often
+SMALLEST = {"calculate_psnr": 1, "calculate_ssim": SSIM_WINDOW, "calculate_lpips": 32}
 
 
 @dataclasses.dataclass
@@ -41,6 +45,7 @@ class ValidationSet:
         self.gt, self.lq = (self._open(options, key, section) for key in ("dataroot_gt", "dataroot_lq"))
         if self.gt is not None and self.lq is not None:
             with at_option(section):
+                self.lq = pair_up(self.gt, self.lq, scale, options.filename_tmpl)
                 check_pairs(self.gt, self.lq, scale)
         images = self.gt if self.gt is not None else self.lq
         assert images is not None
@@ -67,7 +72,7 @@ class ValidationSet:
             lq = _tensor(self.lq[i])
         elif self.degradation is not None:
             if i not in self._degraded:
-                made = degrade(gt / 255, self.degradation, scale=self.scale, generator=seeded("cpu", self.seed, i))
+                made = degrade(gt / 255, self.degradation, scale=self.scale, generator=seeded(self.seed, i))
                 self._degraded[i] = (made * 255).round().byte()
             lq = self._degraded[i].float()
         else:
@@ -89,6 +94,26 @@ def check_metrics(metrics: dict[str, Metric]) -> None:
     if any(metric.type == "calculate_lpips" for metric in metrics.values()):
         blank = torch.zeros(1, 3, 64, 64)
         lpips(blank, blank)
+
+
+def check_borders(metrics: dict[str, Metric], sets: list[ValidationSet]) -> None:
+    """Make sure that every image has pixels left inside of the borders that are not counted.
+
+    Raises:
+        OptionError: naming the metric and the first image that has not.
+    """
+    for dataset in sets:
+        for i in range(len(dataset) if dataset.gt is not None else 0):
+            assert dataset.gt is not None
+            h, w = (side // dataset.scale * dataset.scale for side in dataset.gt.shape(i))
+            for name, metric in metrics.items():
+                crop = dataset.scale if metric.crop_border is None else metric.crop_border
+                needed = SMALLEST[metric.type]
+                if min(h, w) - 2 * crop < needed:
+                    raise OptionError(
+                        f"val.metrics.{name}: {dataset.gt.name(i)} of {dataset.name} is {w} x {h}, but {needed} x {needed} pixels "
+                        f"are needed inside of a crop_border of {crop}: reduce it or remove the image"
+                    )
 
 
 @torch.inference_mode()
