@@ -95,6 +95,20 @@ def test_a_name_that_gets_too_long_is_cut(tiny_model, photo, capsys):
     assert "0 done, 4 skipped, 0 failed" in capsys.readouterr().out
 
 
+def test_names_that_are_too_long_fail_in_one_line(tiny_model, photo, capsys):
+    long = "x" * 300
+    assert upscale(tiny_model, f"{long}.png", photo, "-o", "out") == 1
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[0] == f"drct: error: {long}.png: File name too long"
+    assert "1 done, 0 skipped, 1 failed" in captured.out
+    for model, output in ((tiny_model, long), (tiny_model, f"{long}.png"), (long, "out"), (f"{long}.pth", "out")):
+        assert upscale(model, photo, "-o", output) in (1, 2)
+        error = capsys.readouterr().err
+        assert error.startswith("drct: error: ")
+        assert error.count("\n") == 1
+        assert long in error
+
+
 def test_some_failed(tiny_model, photo, capsys):
     Path("bad.png").write_text("no image")
     assert upscale(tiny_model, "bad.png", photo, "missing.jpg", "-o", "out") == 1

@@ -53,6 +53,21 @@ def test_options_of_videos_without_a_video_are_told_of(model, photos, tmp_path):
     assert "crf, start: without effect, since no input is a video" in report.notices
 
 
+def test_options_that_no_result_takes_are_told_of(model, photos, tmp_path):
+    def notices(*names: str, **options) -> list[str]:
+        jobs = tuple(Job(Path(name), Path(target)) for name, target in (name.split(">") for name in names))
+        return batch._without_effect(UpscaleOptions(inputs=("x",), **options), jobs)
+
+    given = {"lossless": True, "format": "webp", "alpha": "resize", "crf": 20}
+    assert notices("a.mp4>b.mp4", **given) == ["alpha, format, lossless: without effect, since all inputs are videos"]
+    assert notices("a.mp4>b.mp4", "a.png>b.webp", **given) == []
+    assert notices("a.mp4>b.mp4", quality=50, strip=True) == ["quality: without effect, since all inputs are videos"]
+    lossy = "quality: without effect, since no result is one of JPEG, WebP, AVIF, JPEG XL, DeepZoom"
+    assert notices("a.jpg>b.png", "a.gif>b.tiff", quality=50) == [lossy]
+    assert notices("a.jpg>b.png", "a.gif>b.jpg", quality=50) == notices("a.jpg>b.dzi", quality=50) == notices(quality=50) == []
+    assert lossy in run(model, photos / "p0.png", output=tmp_path / "a.png", quality=50).notices
+
+
 def test_a_folder(model, photos, tmp_path):
     recorder = Recorder()
     report = run(model, photos, output=tmp_path / "out", listener=recorder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,17 @@ def test_one_stem_twice_keeps_the_old_suffix():
     assert names("a.jpg", "a.png", "b.png") == {"a.jpg": "a.jpg_x4.png", "a.png": "a.png_x4.png", "b.png": "b_x4.png"}
     assert names("a.jpg", "x/a.jpg") == {"a.jpg": "a_x4.png", "x/a.jpg": "x/a_x4.png"}
     assert names("a.jpg", "a.png", format="same") == {"a.jpg": "a_x4.jpg", "a.png": "a_x4.png"}
+
+
+def test_names_that_differ_in_case_or_in_how_accents_are_written_are_one_name(tree):
+    assert names("a.jpg", "A.png") == {"a.jpg": "a.jpg_x4.png", "A.png": "A.png_x4.png"}
+    for one, two in (("a.png", "A.png"), ("stra\u00dfe.png", "STRASSE.png"), ("\u00fc.png", "u\u0308.png")):
+        found = names(one, two, "b.png", output="out")
+        assert len({unicodedata.normalize("NFC", target.casefold()) for target in found.values()}) == 3
+        assert found["b.png"] == "out/b_x4.png"
+        assert all(target.startswith(f"out/{source}~") for source, target in found.items() if source != "b.png")
+    # but an input is only in the way where the file system takes both for one
+    assert names("a.png", "A_X4.png") == {"a.png": "a_x4.png", "A_X4.png": "A_X4_x4.png"}
 
 
 def test_the_same_file_twice_is_one_job(tree):
@@ -159,6 +171,35 @@ def test_results_inside_of_the_input_are_no_inputs(tree):
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         Path(target).write_bytes(b"x")
     assert names("photos", output="photos/out", recursive=True) == first
+
+
+def test_tiles_of_deepzooms_are_no_inputs(tree):
+    for name in ("ph/a.png", "ph/a_x2.dzi", "ph/a_x2_files/10/0_0.jpg", "ph/my_files/b.png"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).touch()
+    assert list(names("ph", output="ph", recursive=True, scale=2, format="dzi")) == ["ph/a.png", "ph/my_files/b.png"]
+
+
+def test_names_that_cannot_be_looked_at(tree, monkeypatch):
+    """Too long, or in a folder that may not be searched: reading or writing them tells of it, one by one."""
+    long = "x" * 300 + ".png"
+    assert list(names(long, "photos/a.jpg")) == [long, "photos/a.jpg"]
+    assert names("photos/a.jpg", output=long) == {"photos/a.jpg": long}
+    assert next(iter(names("photos", output="x" * 300).values())) == "x" * 300 + "/a_x4.png"
+    stat = os.stat
+
+    def locked(path, *args, **kwargs):
+        if "locked" in os.fspath(path):
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", locked)
+    assert list(names("locked/a.jpg", "photos/b.PNG", output="locked/out")) == ["locked/a.jpg", "photos/b.PNG"]
+
+
+def test_a_folder_without_a_folder_above_it_needs_an_output():
+    with pytest.raises(OptionError, match="/ has no folder above it for the results: give an output folder"):
+        names("/")
 
 
 def test_loops_of_links_end(tree):

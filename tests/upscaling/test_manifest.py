@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from upscaling_helpers import content, smooth_image, tiny_network
 
 from drct.errors import ManifestError
@@ -175,6 +176,60 @@ def test_a_moved_pair_of_folders_is_known(model, photos, out, quick_path):
     assert states(run(model, quick_path / "elsewhere" / "photos", quick_path / "elsewhere" / "out")) == "skipped skipped skipped"
 
 
+def animation(path: Path, seed: int) -> None:
+    frames = [Image.fromarray(smooth_image(8, 9, seed=seed + i)) for i in range(2)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
+
+
+def test_an_input_that_becomes_another_kind_takes_its_old_result_along(model, photos, out):
+    picture = photos / "p1.png"
+    picture.unlink()
+    picture = picture.with_suffix(".gif")
+    Image.fromarray(smooth_image(8, 9)).save(picture)
+    assert states(run(model, photos, out)) == "done done done"
+    for make, name in (
+        (lambda: animation(picture, 1), "p1_x4.gif"),
+        (lambda: animation(picture, 5), "p1_x4.gif"),
+        (lambda: Image.fromarray(smooth_image(7, 9)).save(picture), "p1_x4.png"),
+    ):
+        make()
+        results = run(model, photos, out)
+        assert states(results) == "skipped done skipped"
+        assert [path.name for path in out.glob("p1*")] == [name]
+        results = run(model, photos, out)
+        assert states(results) == "skipped skipped skipped"
+        assert (results[1].target, results[1].notices) == (out / name, ())
+
+
+def test_an_old_result_of_another_kind_is_kept_if_somebody_changed_it(model, photos, out):
+    (photos / "p1.png").unlink()
+    picture = photos / "p1.gif"
+    animation(picture, 1)
+    run(model, photos, out)
+    picture.unlink()
+    Image.fromarray(smooth_image(8, 9)).save(picture)
+    (out / "p1_x4.gif").write_bytes(b"mine")
+    results = run(model, photos, out, overwrite=True)
+    assert results[1].target == out / "p1_x4.png"
+    assert results[1].notices == (f"{out / 'p1_x4.gif'}, the earlier result, was changed since it was made, and is kept",)
+    results = run(model, photos, out)
+    assert states(results) == "skipped skipped skipped"
+    assert "p1_x4.gif lies beside the result, was not made with it, and is kept" in results[1].notices[0]
+    (out / "p1_x4.png").unlink()
+    assert "p1_x4.gif is there, but was not made here, and is kept" in run(model, photos, out)[1].notices[0]
+    # a file that is not ours is not replaced either
+    (out / "p1_x4.gif").unlink()
+    run(model, photos, out)
+    (out / "p1_x4.gif").write_bytes(b"mine")
+    animation(picture, 2)
+    results = run(model, photos, out)
+    assert states(results) == "skipped failed skipped"
+    assert "p1_x4.gif lies where the result belongs" in results[1].error
+    assert (out / "p1_x4.gif").read_bytes() == b"mine"
+    assert states(run(model, photos, out, overwrite=True)) == "done done done"
+    assert not (out / "p1_x4.png").exists()
+
+
 def test_failures_are_tried_again(model, photos, out):
     whole = (photos / "p1.png").read_bytes()
     (photos / "p1.png").write_bytes(whole[:100])
@@ -212,6 +267,20 @@ def test_a_name_stays_when_another_file_would_want_it(model, photos, out):
         "p2.png": "p2_x4.png",
     }
     assert states(results) == "skipped done skipped skipped"
+
+
+def test_names_that_differ_in_case_stay(model, photos, out):
+    run(model, photos, out)
+    write(photos / "P0.png", smooth_image(8, 8))
+    for expected in ("done skipped skipped skipped", "skipped skipped skipped skipped"):
+        results = run(model, photos, out)
+        assert states(results) == expected
+        assert [r.target.name for r in results[:2]] == ["P0.png_x4.png", "p0_x4.png"]
+    # an earlier release gave both the short name
+    with sqlite3.connect(out / manifest.NAME) as db:
+        db.execute("UPDATE files SET target = ?, result = ? WHERE target = ?", (b"P0_x4.png", b"P0_x4.png", b"P0.png_x4.png"))
+    for expected in ("done done skipped skipped", "skipped skipped skipped skipped"):
+        assert states(run(model, photos, out)) == expected
 
 
 class Break(Listener):
@@ -355,6 +424,32 @@ def test_a_process_of_another_machine_lives_as_long_as_its_heart_beats(out, monk
     time.sleep(0.4)
     assert not two.look([out / "a_x4.png"])[0].held
     two.close()
+
+
+def test_a_live_process_with_the_number_of_another_counts_only_by_its_heart(out, monkeypatch):
+    """Where the system does not tell when processes began, as macOS."""
+    monkeypatch.setattr(manifest, "LEASE", 0.1)
+    monkeypatch.setattr(manifest, "_line", lambda path: "")
+    one = Manifest(out)
+    one.claim([(out / "a_x4.png", None)])
+    with sqlite3.connect(out / manifest.NAME) as db:
+        db.execute("UPDATE runs SET pid = ?", (os.getppid(),))
+    two = Manifest(out)
+    assert two.look([out / "a_x4.png"])[0].held
+    time.sleep(0.2)
+    assert not two.look([out / "a_x4.png"])[0].held
+    one.close()
+    two.close()
+
+
+def test_another_user_s_process_is_no_proof_of_life(monkeypatch):
+    def kill(pid, number):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", kill)
+    own = manifest._Identity.own()
+    assert dataclasses.replace(own, born="another time").alive(own) is False
+    assert dataclasses.replace(own, born="").alive(own) is None
 
 
 def test_a_heart_beats_by_itself(out, monkeypatch):

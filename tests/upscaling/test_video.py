@@ -174,7 +174,8 @@ def test_all_is_kept(tmp_path: Path, repeater: Repeater, short_parts: None, name
     assert len(result.notices) == len(case.notices)
     for notice, expected in zip(result.notices, case.notices, strict=True):
         assert notice.startswith(expected)
-    assert after.size == result.output_size == case.size
+    assert after.size == case.size
+    assert result.output_size == (case.size[::-1] if after.rotation % 180 else case.size)
     assert (result.frames, result.repeated) == (12, 0)
     exact = case.to == case.suffix or case.suffix == "mkv"
     assert after.times == before.times if exact else [round(t, 3) for t in after.times] == [round(t, 3) for t in before.times]
@@ -192,6 +193,19 @@ def test_all_is_kept(tmp_path: Path, repeater: Repeater, short_parts: None, name
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted({source.name, target.name})
 
 
+@pytest.mark.parametrize("name", ["12:30:05.mp4", "a%03d.mov", "file:x.mkv"])
+def test_names_that_libav_would_take_for_addresses_and_patterns(
+    tmp_path: Path, repeater: Repeater, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    source = make_clip(tmp_path / "in.mp4", frames=3, sound=True)
+    monkeypatch.chdir(tmp_path)
+    upscale_clip(source, name, repeater)
+    source.rename("plain.mp4")
+    Path(name).rename("result")
+    assert len(content(Path("result")).times) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plain.mp4", "result"]
+
+
 def test_the_shared_clip_frame_by_frame(tmp_path: Path, shared: Path, repeater: Repeater) -> None:
     source = shared / "data" / "odd" / "clip.mp4"
     result = upscale_clip(source, tmp_path / "out.mp4", repeater, width=80, height=60, preset="ultrafast")
@@ -205,6 +219,52 @@ def test_the_shared_clip_frame_by_frame(tmp_path: Path, shared: Path, repeater: 
     assert packets[0] == packets[1]
     assert (len(times[1]), len(packets[1])) == (result.frames, 354) == (181, 354)
     assert result.notices == ()
+
+
+@pytest.mark.parametrize("suffix", ["mov", "mkv"])
+def test_strip_leaves_no_tags_of_place_and_author(tmp_path: Path, repeater: Repeater, suffix: str) -> None:
+    tags = {
+        "artist": "A",
+        "comment": "C",
+        "creation_time": "2024-05-06T07:08:09Z",
+        "location": "+48.1+011.5/",
+        "com.apple.quicktime.location.ISO6709": "+48.1+011.5/",
+    }
+    clip = {"matrix": QUARTER_TURN} if suffix == "mov" else {}
+    source = make_clip(tmp_path / f"in.{suffix}", frames=3, sound=True, subtitles=True, metadata=tags, chapters=[CHAPTER], **clip)
+    for strip in (False, True):
+        target = tmp_path / f"{strip}.{suffix}"
+        upscale_clip(source, target, repeater, strip=strip)
+        assert (b"+48.1" in target.read_bytes()) != strip
+    before, after = content(source), content(target)
+    assert set(after.metadata) <= {"major_brand", "minor_version", "compatible_brands", "encoder"}
+    assert (after.rotation, after.languages, after.chapters) == (before.rotation, before.languages, before.chapters)
+    assert after.codes == before.codes
+    with av.open(str(target)) as container:
+        for stream in container.streams:
+            assert set(stream.metadata) <= {"language", "handler_name", "vendor_id", "DURATION", "encoder"}
+
+
+def test_sides_are_those_of_the_picture_as_it_is_shown(tmp_path: Path, repeater: Repeater, model: Path) -> None:
+    from drct.upscaling import UpscaleOptions, upscale
+
+    source = make_clip(tmp_path / "in.mov", frames=2, size=(24, 32), matrix=QUARTER_TURN)
+    for sides, size in (
+        ({"width": 40, "height": 60}, (40, 60)),
+        ({"width": 48}, (48, 64)),
+        ({"height": 48}, (36, 48)),
+        ({"scale": 2}, (48, 64)),
+    ):
+        result = upscale_clip(source, tmp_path / "out.mov", repeater, **sides)
+        assert (result.input_size, result.output_size) == ((24, 32), size)
+        assert content(tmp_path / "out.mov").size == size[::-1]
+    # the manifest knows the same sizes
+    options = UpscaleOptions(inputs=(source,), output=tmp_path / "out", model=model, device="cpu", width=48)
+    for status in ("done", "skipped"):
+        (result,) = upscale(options).results
+        assert (result.status, result.output_size) == (status, (48, 64))
+    # and stripping makes another result
+    assert upscale(options.model_copy(update={"strip": True})).results[0].status == "done"
 
 
 # Parts of a clip

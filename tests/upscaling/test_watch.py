@@ -62,6 +62,12 @@ def watched(drop: Path, model: Path) -> Iterator[Watched]:
     watched.end()
 
 
+@pytest.mark.parametrize(("folder", "message"), [("x" * 300, "is not a folder"), ("/", "has no folder above it")])
+def test_folders_that_cannot_be_watched(folder, message):
+    with pytest.raises(OptionError, match=message):
+        watch_folders(UpscaleOptions(inputs=(folder,)))
+
+
 def test_files_are_taken_as_they_come(watched, drop):
     write(drop / "a.png", smooth_image(8, 9))
     watched.wait(lambda: len(watched.results) == 1)

@@ -11,6 +11,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import os
 import queue
 import threading
 import time
@@ -22,10 +23,10 @@ from typing import Any, TypeAlias
 import torch
 
 from drct.errors import Error, ImageError
-from drct.imaging import Picture, PictureInfo, StripReader, read, read_info, remove_stale_parts, write
+from drct.imaging import FORMATS, Picture, PictureInfo, StripReader, format_of, read, read_info, remove_stale_parts, write
 from drct.upscaling import memory
 from drct.upscaling.choosing import create_upscaler
-from drct.upscaling.desk import ONLY_FOR_VIDEOS, POLL, Desk, Taken, failure
+from drct.upscaling.desk import ONLY_FOR_IMAGES, ONLY_FOR_VIDEOS, POLL, Desk, Taken, failure, same_file
 from drct.upscaling.files import result_size, upscale_file, way_of
 from drct.upscaling.jobs import Job, plan_jobs
 from drct.upscaling.manifest import SPENT, Manifest, Stamp
@@ -37,7 +38,7 @@ from drct.upscaling.video import Clip, Done, upscale_clip
 
 READ_AHEAD = 2  # pictures that are read before the network asks for them
 WRITE_BEHIND = 2  # results that may wait to be written
-_FOR_CLIPS = ("scale", "width", "height", "codec", "crf", "preset", "start", "duration")  # options that videos take
+_FOR_CLIPS = ("scale", "width", "height", "codec", "crf", "preset", "start", "duration", "strip")  # options that videos take
 
 Progress = Callable[[Job, float | Done], None]
 Results: TypeAlias = Generator[FileResult, None, None]  # to be closed when it is given up: then all threads have ended
@@ -84,11 +85,20 @@ def upscale(options: UpscaleOptions, listener: Listener | None = None, upscaler:
 
 
 def _without_effect(options: UpscaleOptions, jobs: tuple[Job, ...]) -> list[str]:
-    """What to say of options for videos where there is none."""
-    given = sorted(name for name in ONLY_FOR_VIDEOS if getattr(options, name) is not None)
-    if not given or any(job.is_video for job in jobs):
-        return []
-    return [f"{', '.join(given)}: without effect, since no input is a video"]
+    """What to say of options for videos or images where there is none, or none that the option could change."""
+    fields = UpscaleOptions.model_fields
+    given = {name for name in ONLY_FOR_IMAGES | ONLY_FOR_VIDEOS if getattr(options, name) != fields[name].default}
+    images = [job for job in jobs if not job.is_video]
+    notices = []
+    if (names := given & ONLY_FOR_VIDEOS) and len(images) == len(jobs):
+        notices.append(f"{', '.join(sorted(names))}: without effect, since no input is a video")
+    if (names := given & ONLY_FOR_IMAGES) and jobs and not images:
+        notices.append(f"{', '.join(sorted(names))}: without effect, since all inputs are videos")
+    formats = {format_of(target) for job in images for target in (job.target, job.full_target) if target is not None}
+    lossy = {format.name: format.title for format in FORMATS.values() if format.quality}
+    if options.quality is not None and images and formats.isdisjoint(lossy):
+        notices.append(f"quality: without effect, since no result is one of {', '.join(lossy.values())}")
+    return notices
 
 
 class Session:
@@ -307,15 +317,18 @@ class _Worker:
             remove_stale_parts(folder)
         try:
             stamp = None if taken.manifest is None else Stamp.of(job.source)
-            return _Input(taken, Clip(job.source) if job.is_video else self._picture(job), stamp)
+            return _Input(taken, Clip(job.source) if job.is_video else self._picture(taken), stamp)
         except (Error, OSError, MemoryError) as error:
             return _fail(taken, error)
 
-    def _picture(self, job: Job) -> Picture | PictureInfo:
+    def _picture(self, taken: Taken) -> Picture | PictureInfo:
+        job, options = taken.job, self._options
         info = read_info(job.source, StripReader.limit())
-        options = self._options
+        target = _target(job, info)
+        if not options.overwrite:
+            _check_place(taken, target)
         size = result_size(self._upscaler, info, self._sides)
-        way = way_of(info, size, _target(job, info), None, options.encoding, options.strips)
+        way = way_of(info, size, target, None, options.encoding, options.strips)
         return read(job.source) if way == "whole" else info
 
     @property
@@ -405,11 +418,12 @@ class _Worker:
         manifest, entry, stamp = input.taken.manifest, input.taken.entry, input.stamp
         if manifest is None or stamp is None:
             return None
-        job, picture, options = input.taken.job, input.picture, self._options
-        work = self._desk.work(picture.height, picture.width, job.is_video)
-        scales = self._upscaler.scales_for(
-            picture.height, picture.width, scale=options.scale, width=options.width, height=options.height
-        )
+        job, picture = input.taken.job, input.picture
+        size = picture.height, picture.width
+        if isinstance(picture, Clip):
+            size = picture.turned(*size)
+        work = self._desk.work(*size, job.is_video)
+        scales = self._upscaler.scales_for(*size, **self._sides)
         for scale in dict.fromkeys(scales):
             key = manifest.folder, scale
             if key not in self._limits:
@@ -453,11 +467,12 @@ class _Worker:
         """The result, once the manifest knows it."""
         taken = input.taken
         if taken.manifest is not None and input.stamp is not None:
-            result = self._record(taken.manifest, taken.job, input.stamp, target, result)
+            result = self._record(taken.manifest, taken, input.stamp, target, result)
         self._desk.done()
         return result
 
-    def _record(self, manifest: Manifest, job: Job, stamp: Stamp, target: Path, result: FileResult) -> FileResult:
+    def _record(self, manifest: Manifest, taken: Taken, stamp: Stamp, target: Path, result: FileResult) -> FileResult:
+        job = taken.job
         if not stamp.still(job.source):
             # which of its contents went into the result cannot be told
             stamp = dataclasses.replace(stamp, hash="")
@@ -467,6 +482,7 @@ class _Worker:
             written = Stamp.of(target)
         except (Error, OSError) as error:
             return failure(job, error)  # gone already
+        result = dataclasses.replace(result, notices=(*result.notices, *_remove_superseded(taken, target)))
         report: dict[str, Any] = {"input_size": result.input_size, "output_size": result.output_size}
         manifest.done(job.target, stamp, target, written, report)
         return result
@@ -475,6 +491,43 @@ class _Worker:
 def _target(job: Job, info: PictureInfo) -> Path:
     """The file for a picture's result, which may depend on what it holds."""
     return job.full_target if job.full_target is not None and (info.depth == "float32" or info.several) else job.target
+
+
+def _check_place(taken: Taken, target: Path) -> None:
+    """Where the input's kind has changed and with it the name of the result, a file of that name may be somebody's.
+
+    Raises:
+        ImageError: it is there.
+    """
+    entry = taken.entry
+    if entry is None or entry.result is None or entry.state == "working":  # at work: the file may be of that attempt
+        return
+    if not same_file(entry.result[0], target) and os.path.isfile(target):
+        raise ImageError(
+            f"{target} lies where the result belongs, and is not the last one of {taken.job.source}: --overwrite replaces it"
+        )
+
+
+def _remove_superseded(taken: Taken, target: Path) -> list[str]:
+    """Remove the earlier result if it has the other name, since the input was of another kind, and is still as it was made.
+
+    Returns:
+        A notice if it is kept.
+    """
+    entry, names = taken.entry, (taken.job.target, taken.job.full_target)
+    if entry is None or entry.result is None:
+        return []
+    path, written = entry.result
+    if same_file(path, target) or not os.path.isfile(path) or not any(name is not None and same_file(name, path) for name in names):
+        return []
+    try:
+        if written.same(path):
+            path.unlink()
+            return []
+        cause = "was changed since it was made"
+    except OSError as error:
+        cause = f"cannot be removed ({error.strerror})"
+    return [f"{path}, the earlier result, {cause}, and is kept"]
 
 
 def _fail(taken: Taken, error: Exception) -> FileResult:

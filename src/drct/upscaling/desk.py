@@ -30,7 +30,7 @@ POLL = 0.25  # seconds between looks at what other processes have in work
 # Options that do not decide about the bytes of a result; the network is held against its weights and not its name.
 _WITHOUT_EFFECT = {"inputs", "output", "model", "device", "scale", "recursive", "overwrite", "verify_tiles", "watch", "strips"}
 ONLY_FOR_VIDEOS = {"codec", "crf", "preset", "start", "duration"}
-_ONLY_FOR_IMAGES = {"alpha", "format", "quality", "lossless", "pyramid", "strip"}
+ONLY_FOR_IMAGES = {"alpha", "format", "quality", "lossless", "pyramid", "strips", "verify_tiles"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Desk:
     def _decide(self, job: Job, manifest: Manifest, entry: Entry | None) -> Taken | FileResult | None:
         """What to do with a job; None if another process is at it."""
         overwrite = self._options.overwrite
-        existing = job.existing
+        existing = _existing(job, entry)
         taken = Taken(job, manifest, entry)
         if entry is None:
             return taken if existing is None or overwrite else FileResult(job.source, existing, "skipped")
@@ -218,14 +218,17 @@ class Desk:
         if entry.result is None:
             return kept  # it came after a failure: somebody else's
         path, written = entry.result
-        if not _same_file(path, existing) or not written.same(existing):
-            return dataclasses.replace(
-                kept, notices=("the result was changed since it was made, and is kept: --overwrite makes it anew",)
-            )
+        ours = same_file(path, existing)
+        if not ours or not written.same(existing):
+            what = "the result was changed since it was made" if ours else f"{existing} is there, but was not made here"
+            return dataclasses.replace(kept, notices=(f"{what}, and is kept: --overwrite makes it anew",))
+        sibling = job.target if existing == job.full_target else job.full_target
+        if sibling is not None and os.path.isfile(sibling):
+            kept = dataclasses.replace(kept, notices=(f"{sibling} lies beside the result, was not made with it, and is kept",))
         if entry.state == "failed" or entry.stamp is None or entry.source is None or entry.work != self._work_again(entry):
             return None
         if not entry.stamp.same(job.source):
-            if _same_file(entry.source, job.source) or not entry.source.exists():
+            if same_file(entry.source, job.source) or not os.path.exists(entry.source):
                 return None
             raise ImageError(
                 f"{existing} was made of another file, {entry.source}: use another output folder, or --overwrite to replace it"
@@ -251,7 +254,7 @@ class Desk:
 
 def options_key(options: UpscaleOptions, default_scale: float, video: bool = False) -> str:
     """The options that decide about the bytes of results, as text; those left at their defaults are not in it."""
-    exclude = _WITHOUT_EFFECT | (_ONLY_FOR_IMAGES if video else ONLY_FOR_VIDEOS)
+    exclude = _WITHOUT_EFFECT | (ONLY_FOR_IMAGES if video else ONLY_FOR_VIDEOS)
     values = options.model_dump_json(exclude=exclude, exclude_defaults=True)
     if options.width is not None or options.height is not None:
         return values
@@ -264,7 +267,16 @@ def _beside(job: Job, overwrite: bool) -> Taken | FileResult:
     return Taken(job) if existing is None or overwrite else FileResult(job.source, existing, "skipped")
 
 
-def _same_file(one: Path, other: Path) -> bool:
+def _existing(job: Job, entry: Entry | None) -> Path | None:
+    """The result that is there: the one that was made last, whatever lies beside it under the other name."""
+    if entry is not None and entry.result is not None and os.path.isfile(entry.result[0]):
+        for name in (job.target, job.full_target):
+            if name is not None and same_file(name, entry.result[0]):
+                return name
+    return job.existing
+
+
+def same_file(one: Path, other: Path) -> bool:
     return os.path.abspath(one) == os.path.abspath(other) or os.path.realpath(one) == os.path.realpath(other)
 
 

@@ -3,18 +3,21 @@
 * One image and ``-o`` with an image suffix: that file.
 * Otherwise a folder: the one given, else beside each image; for a folder as input, ``FOLDER_x4`` beside it.
 * Names are ``NAME_x4.png``; videos keep their suffix where it is one that is written, else they become ``NAME_x4.mkv``.
-* Two inputs that would get one name keep their old suffix in it: ``a.jpg_x4.png``, ``a.png_x4.png``.
+* Two inputs that would get one name keep their old suffix in it: ``a.jpg_x4.png``, ``a.png_x4.png``. Names that only differ in the
+  case of letters are one name, since many file systems hold only one of them; where the suffix does not help, a hash does.
 * A name that would be longer than file systems allow is cut, with a hash of the whole name in the place of its end.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import hashlib
 import importlib.util
 import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,15 +96,17 @@ def plan_jobs(options: UpscaleOptions, default_scale: float) -> Jobs:
         return Jobs(tuple(_checked([Job(options.inputs[0], file_target)])), (), ())
 
     folder = None if options.output is None else Path(options.output)
-    if folder is not None and folder.exists() and not folder.is_dir():
+    if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
         raise OptionError(f"output {folder} is a file: a folder is needed for the results of several images")
     found: list[_Found] = []
     for source in options.inputs:
-        if not source.is_dir():
+        if not os.path.isdir(source):
             found.append(_Found(source, source.parent if folder is None else folder, folder))
             continue
         # resolved, so that "." and ".." have a name
         top = source if source.name not in ("", "..") else source.resolve()
+        if folder is None and not top.name:
+            raise OptionError(f"{top} has no folder above it for the results: give an output folder")
         results = top.with_name(f"{top.name}{label}") if folder is None else folder
         mirrored = functools.cache(lambda parent, top=source, results=results: results / parent.relative_to(top))
         images = _walk(source, options.recursive, results, beside)
@@ -128,9 +133,9 @@ def _file_target(options: UpscaleOptions) -> Path | None:
         return None
     target = Path(options.output)
     named_as_file = re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{1,4}", target.suffix) and not str(options.output).endswith(("/", os.sep))
-    if target.is_dir() or not named_as_file:
+    if os.path.isdir(target) or not named_as_file:
         return None
-    if len(options.inputs) > 1 or options.inputs[0].is_dir():
+    if len(options.inputs) > 1 or os.path.isdir(options.inputs[0]):
         if format_of(target) is None:
             return None
         raise OptionError(f"output {target} is a file name: a folder is needed for the results of several images")
@@ -162,19 +167,9 @@ class _Found:
 def _named(found: list[_Found], options: UpscaleOptions, label: str) -> Iterator[Job]:
     """Jobs with the names of their results; the same file given twice is taken once."""
     found = list({os.path.abspath(one.source): one for one in found}.values())
-    plain = [_target(one, one.source.stem, label, options) for one in found]
-    keys = _Keys()
-    made_in = functools.cache(manifest.made_in)
-    count: dict[str, int] = {}
-    for target in plain:
-        count[keys[target]] = count.get(keys[target], 0) + 1
-    for one, target in zip(found, plain, strict=True):
+    targets = _apart(found, [_target(one, one.source.stem, label, options) for one in found], label, options)
+    for one, target in zip(found, targets, strict=True):
         source = one.source
-        if count[keys[target]] > 1:
-            # an earlier run may have given this input the short name, when no other wanted it
-            made_of = None if one.root is None else made_in(one.root).get(os.path.relpath(target, one.root))
-            if made_of is None or str(made_of) != os.path.abspath(source):
-                target = _target(one, source.name, label, options)
         notices: list[str] = []
         if is_video_file(source):
             if target.suffix != source.suffix:
@@ -188,15 +183,40 @@ def _named(found: list[_Found], options: UpscaleOptions, label: str) -> Iterator
         yield Job(source, target, target.with_suffix(suffix) if suffix else None, tuple(notices), one.root)
 
 
+def _apart(found: list[_Found], targets: list[Path], label: str, options: UpscaleOptions) -> list[Path]:
+    """Longer names where one is wanted twice: with the old suffix, and if only the case of letters is different, with a hash."""
+    keys = _Keys()
+    made_in = functools.cache(manifest.made_in)
+
+    count = collections.Counter(keys[target] for target in targets)
+    longer = []
+    for one, target in zip(found, targets, strict=True):
+        if count[keys[target]] > 1:
+            # an earlier run may have given this input the short name, when no other wanted it
+            made_of = None if one.root is None else made_in(one.root).get(os.path.relpath(target, one.root))
+            if made_of is None or str(made_of) != os.path.abspath(one.source):
+                target = _target(one, one.source.name, label, options)
+        longer.append(target)
+    spellings = collections.Counter(key for key, _ in {(keys[target], target.name) for target in longer})
+    return [
+        _target(one, one.source.name + _mark(one.source), label, options) if spellings[keys[target]] > 1 else target
+        for one, target in zip(found, longer, strict=True)
+    ]
+
+
 def _target(one: _Found, stem: str, label: str, options: UpscaleOptions) -> Path:
     suffix = _suffix(one.source, options)
     room = NAME_BYTES - len(os.fsencode(label)) - max(len(os.fsencode(suffix)), len(".tiff"))
     if len(os.fsencode(stem)) > room:
-        mark = "~" + hashlib.sha256(os.fsencode(one.source.name)).hexdigest()[:8]
+        mark = _mark(one.source)
         while len(os.fsencode(stem)) > room - len(mark):
             stem = stem[:-1]
         stem += mark
     return one.folder / f"{stem}{label}{suffix}"
+
+
+def _mark(source: Path) -> str:
+    return "~" + hashlib.sha256(os.fsencode(source.name)).hexdigest()[:8]
 
 
 def _suffix(source: Path, options: UpscaleOptions) -> str:
@@ -212,15 +232,18 @@ def _checked(jobs: Iterator[Job] | list[Job]) -> Iterator[Job]:
     """The jobs, if no result replaces another one or an input."""
     jobs = list(jobs)
     keys = _Keys()
-    sources = {keys[job.source]: job.source for job in jobs}
+    sources: dict[str, list[Path]] = {}
+    for job in jobs:
+        sources.setdefault(keys[job.source], []).append(job.source)
     taken: dict[str, Job] = {}
     for job in jobs:
         for target in (job.target, job.full_target):
             if target is None:
                 continue
             key = keys[target]
-            if key in sources:
-                raise OptionError(f"the result of {job.source} would replace the input {sources[key]}: give another output")
+            replaced = next((source for source in sources.get(key, ()) if _is_one_file(target, source)), None)
+            if replaced is not None:
+                raise OptionError(f"the result of {job.source} would replace the input {replaced}: give another output")
             if key in taken:
                 raise OptionError(
                     f"the results of {taken[key].source} and {job.source} would both be {target}: use different output folders"
@@ -229,8 +252,18 @@ def _checked(jobs: Iterator[Job] | list[Job]) -> Iterator[Job]:
         yield job
 
 
+def _is_one_file(target: Path, source: Path) -> bool:
+    try:
+        return os.path.samefile(target, source)
+    except OSError:  # one of them is not there
+        return os.path.realpath(target) == os.path.realpath(source)
+
+
 class _Keys:
-    """What tells whether two paths are one file, also where letters' case makes no difference; folders are resolved once each."""
+    """What tells whether two paths may be one file; folders are resolved once each.
+
+    The file system of the results may be one for which letters' case and ways to write an accent make no difference.
+    """
 
     def __init__(self) -> None:
         self._folders: dict[str, str] = {}
@@ -238,11 +271,15 @@ class _Keys:
     def __getitem__(self, path: Path) -> str:
         folder, name = os.path.split(path)
         if name in ("", ".", ".."):
-            return os.path.normcase(os.path.realpath(path))
+            return _folded(os.path.realpath(path))
         if folder not in self._folders:
             self._folders[folder] = os.path.realpath(folder)
         resolved = os.path.join(self._folders[folder], name)
-        return os.path.normcase(os.path.realpath(resolved) if os.path.islink(resolved) else resolved)
+        return _folded(os.path.realpath(resolved) if os.path.islink(resolved) else resolved)
+
+
+def _folded(path: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", os.path.normcase(path)).casefold())
 
 
 @dataclasses.dataclass
@@ -255,7 +292,8 @@ class _Beside:
 
 
 def _walk(folder: Path, recursive: bool, results: Path, beside: _Beside) -> Iterator[Path]:
-    """Image files and videos of a folder, sorted; hidden folders, the folder of the results and loops of links are left out.
+    """Image files and videos of a folder, sorted; hidden folders, the folder of the results, tiles of DeepZooms and loops of links
+    are left out.
 
     If the results lie in the folder itself, those that its manifest knows are left out too.
     """
@@ -277,10 +315,12 @@ def _walk(folder: Path, recursive: bool, results: Path, beside: _Beside) -> Iter
             continue
         beside.folders.append(current)
         folders = []
+        names = {entry.name for entry in entries}
         for entry in entries:
             path = current / entry.name
             if _is_folder(entry):
-                if recursive and not entry.name.startswith(".") and os.path.realpath(path) != own:
+                is_tiles = entry.name.endswith("_files") and f"{entry.name.removesuffix('_files')}.dzi" in names
+                if recursive and not entry.name.startswith(".") and not is_tiles and os.path.realpath(path) != own:
                     folders.append(path)
             elif is_image_file(entry.name) or (videos and is_video_file(entry.name)):
                 if not (made and os.path.relpath(path, folder) in made):

@@ -37,7 +37,7 @@ NAME = ".drct-manifest.sqlite"
 SCHEMA = 1
 APPLICATION = int.from_bytes(b"DRCT", "big")  # in the header of the SQLite file
 HEARTBEAT = 5.0  # seconds between signs of life
-LEASE = 60.0  # seconds without one after which a process on another machine is taken for dead
+LEASE = 60.0  # seconds without one after which a process that cannot be looked at, as on another machine, is taken for dead
 LOCK_TIMEOUT = 60.0  # seconds to wait for other processes' commits
 RACY = 2_000_000_000  # nanoseconds: a file changed so shortly before it was read may change again without a new time (FAT: 2 s)
 SPENT = 3  # after so many processes died over a picture, its plan and the folder's tile sizes are chosen anew
@@ -491,7 +491,7 @@ class Manifest:
         alive = _Identity.of(row).alive(self._identity)
         if alive is not None:
             return alive
-        # On another machine, whose clock may be wrong: only whether it still beats counts, by the clock of this one.
+        # On another machine, whose clock may be wrong, or hidden: only whether it still beats counts, by the clock of this process.
         beats, since = self._beats.get(run, (-1, 0.0))
         now = time.monotonic()
         if row["beats"] != beats:
@@ -527,7 +527,7 @@ def made_in(folder: Path) -> dict[str, Path]:
         ManifestError: the manifest is damaged or cannot be read.
     """
     path = folder / NAME
-    if not path.is_file():
+    if not os.path.isfile(path):
         return {}
     try:
         db = _connect(path)
@@ -572,7 +572,7 @@ class _Identity:
         return cls(row["machine"], row["boot"], row["space"], row["pid"], row["born"])
 
     def alive(self, observer: _Identity) -> bool | None:
-        """Whether the process lives; None if the observer, another process, cannot see it."""
+        """Whether the process lives; None if the observer, another process, cannot tell."""
         if self.machine != observer.machine or sys.platform == "win32":
             return None
         if self.boot != observer.boot:
@@ -584,8 +584,11 @@ class _Identity:
         except ProcessLookupError:
             return False
         except PermissionError:
-            return True
-        return self.born == _born(self.pid)
+            pass  # some user's
+        born = _born(self.pid)
+        if not self.born or not born:
+            return None  # the number may have gone to another process
+        return self.born == born
 
 
 def _born(pid: int) -> str:

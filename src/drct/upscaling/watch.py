@@ -99,7 +99,7 @@ class _Folders:
         failures: dict[str, FileResult] = {}
         there = []
         for folder in self._options.inputs:
-            if folder.is_dir():
+            if os.path.isdir(folder):
                 there.append(folder)
             else:
                 failures[f"gone {folder}"] = _failure(folder, f"{folder}: the folder is gone: waiting for it to come back")
@@ -153,8 +153,10 @@ class _Folders:
 
 def _check(options: UpscaleOptions) -> None:
     for folder in options.inputs:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise OptionError(f"{folder} is not a folder: only folders are watched")
+        if options.output is None and not os.path.basename(os.path.realpath(folder)):
+            raise OptionError(f"{folder} has no folder above it for the results: give an output folder")
         if options.output is not None and os.path.realpath(options.output) == os.path.realpath(folder):
             raise OptionError(f"results in {folder} itself would be upscaled again: give another output folder")
 

@@ -153,7 +153,7 @@ def find_model(
     path, name, folder = Path(path_or_name), str(path_or_name), models_folder()
     if not name:
         raise ModelNotFoundError("no model is named: give the name of a model or a weight file")
-    if path.is_file():
+    if os.path.isfile(path):  # unlike Path's, no error where a name is too long or a folder may not be searched
         return path
     here = {p.stem: p for p in _local_files(folder)} | {c.name: folder / c.file for c in DOWNLOADABLE}
     here |= {p.stem: p for p in _weight_files(BUNDLED)}
@@ -165,7 +165,7 @@ def find_model(
             if not download or os.environ.get("DRCT_OFFLINE", "") not in ("", "0"):
                 raise DownloadError(f"model '{card.name}' is not on this machine and downloads are off: get it from {card.source}")
             return fetch(card, progress=progress)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ModelNotFoundError(f"{path} is a folder: give a weight file, or a name that 'drct models' lists")
     if path.suffix.lower() in SUFFIXES or path.name != name:
         raise ModelNotFoundError(f"{path} does not exist: give a weight file, or a name that 'drct models' lists")

@@ -66,7 +66,7 @@ class ClipResult:
     """What became of a clip.
 
     Attributes:
-        input_size, output_size: width and height.
+        input_size, output_size: width and height as they are shown, which is across for frames that are turned for display.
         frames: in the result.
         resumed: of them, taken from an interrupted run.
         repeated: of them, equal to the one before and not computed again.
@@ -98,6 +98,7 @@ def upscale_clip(
     preset: str | None = None,
     start: float | None = None,
     duration: float | None = None,
+    strip: bool = False,
     progress: Callable[[Done], None] | None = None,
 ) -> ClipResult:
     """Upscale a video file; sound, subtitles, chapters and timestamps are kept, the result appears whole or not at all.
@@ -109,11 +110,13 @@ def upscale_clip(
         source, target: files; ``target`` is replaced if it exists. Its suffix says the format: .mp4, .m4v, .mov, .mkv or .webm.
         upscaler: what makes the frames larger. One that looks at pictures first looks at three frames, so that all frames go
             through the same network.
-        scale, width, height: as in :meth:`drct.Upscaler.upscale`. Sides that the codec cannot encode become one pixel larger.
+        scale, width, height: as in :meth:`drct.Upscaler.upscale`, of the picture as it is shown. Sides that the codec cannot encode
+            become one pixel larger.
         codec: ``"h264"``, ``"h265"``, ``"av1"``, ``"vp9"`` or ``"ffv1"`` (lossless); default by format, depth and size.
         crf: constant rate factor, smaller is better and larger files; default nearly transparent.
         preset: speed of the encoder by its own names.
         start, duration: only this part, in seconds from the beginning; the result begins at 0.
+        strip: leave out tags such as place, author and date; languages, rotation and titles of chapters stay.
         progress: called after each frame.
 
     Raises:
@@ -133,7 +136,8 @@ def upscale_clip(
     codec = choose_codec(codec, target, clip.samples, *size)
     exact = even_sides(codec, clip.samples, *size)
     if exact != size:
-        notices.append(f"{size[1]} x {size[0]} became {exact[1]} x {exact[0]}: {codec} needs even sides here")
+        (rows, columns), (more_rows, more_columns) = clip.turned(*size), clip.turned(*exact)
+        notices.append(f"{columns} x {rows} became {more_columns} x {more_rows}: {codec} needs even sides here")
     encoding = plan_encoding(clip, target, exact, codec, encoder_options(codec, crf, preset), notices)
     copied = copied_streams(clip, encoding, target, notices)
     scales = upscaler.scales_for(clip.height, clip.width, width=exact[1], height=exact[0])
@@ -153,7 +157,7 @@ def upscale_clip(
             raise VideoError(f"{clip.path}: there are no frames in the part that was asked for{length}")
         if clip.counts_frames and clip.frames > frames and start is None and duration is None:
             notices.append(f"the file announces {clip.frames} frames, but only {frames} can be decoded and shown")
-        join(clip, work, encoding, target, span, copied)
+        join(clip, work, encoding, target, span, copied, strip)
     except BaseException:
         if work.parts:
             work.close()
@@ -162,9 +166,8 @@ def upscale_clip(
         raise
     work.remove()
     repeated = sum(part.reused for part in work.parts)
-    return ClipResult(
-        (clip.width, clip.height), (exact[1], exact[0]), frames, resumed, repeated, run.seconds, tuple(notices), choice
-    )
+    before, after = clip.turned(clip.height, clip.width)[::-1], clip.turned(*exact)[::-1]
+    return ClipResult(before, after, frames, resumed, repeated, run.seconds, tuple(notices), choice)
 
 
 def _chosen(clip: Clip, upscaler: Upscaler, span: tuple[int | None, int | None]) -> tuple[Upscaler, str]:
@@ -191,7 +194,9 @@ def _chosen(clip: Clip, upscaler: Upscaler, span: tuple[int | None, int | None])
 
 
 def _frame_size(clip: Clip, upscaler: Upscaler, scale: float | None, width: int | None, height: int | None) -> tuple[int, int]:
-    return target_size(clip.height, clip.width, upscaler.default_scale if scale is None else scale, width, height)
+    """Height and width of the frames as they are stored."""
+    shown = clip.turned(clip.height, clip.width)
+    return clip.turned(*target_size(*shown, upscaler.default_scale if scale is None else scale, width, height))
 
 
 def _plan(

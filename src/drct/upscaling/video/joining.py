@@ -16,6 +16,7 @@ from drct.upscaling.video.segments import WorkFolder
 from drct.upscaling.video.source import RUN_UP, Clip, require_av
 
 _OWN_KEYS = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # said by each file about itself
+_NEEDED_KEYS = {"language"}  # of streams; beside it, tags may tell of place, author, date or camera
 _KINDS = {"audio": "sound track", "subtitle": "subtitles", "attachment": "attachment", "data": "data track", "video": "video track"}
 
 
@@ -33,7 +34,7 @@ def copied_streams(clip: Clip, encoding: Encoding, target: Path, notices: list[s
                 with av.open(io.BytesIO(), "w", format=encoding.container) as trial:
                     if stream.type == "data":
                         raise ValueError("no format is sure to take the packets of any data")
-                    _add_copy(trial, stream)
+                    _add_copy(trial, stream, strip=False)
                     if stream.type != "attachment":
                         trial.start_encoding()
                 copied.append(stream.index)
@@ -46,13 +47,18 @@ def copied_streams(clip: Clip, encoding: Encoding, target: Path, notices: list[s
     return copied
 
 
-def _add_copy(container: Any, stream: Any) -> Any:
+def _add_copy(container: Any, stream: Any, strip: bool) -> Any:
     if stream.type == "attachment":
         return container.add_attachment(stream.name or "attachment", stream.mimetype or "application/octet-stream", stream.data)
     copy = container.add_stream_from_template(stream, opaque=True)
-    copy.metadata.update(stream.metadata)
+    copy.metadata.update(_tags(stream, strip) if strip else stream.metadata)
     copy.disposition = stream.disposition
     return copy
+
+
+def _tags(of: Any, strip: bool) -> dict[str, str]:
+    """Tags of a container or stream that go into the result."""
+    return {key: value for key, value in of.metadata.items() if (key.lower() in _NEEDED_KEYS if strip else key not in _OWN_KEYS)}
 
 
 def join(
@@ -62,12 +68,14 @@ def join(
     target: Path,
     span: tuple[int | None, int | None],
     copied: list[int],
+    strip: bool = False,
 ) -> None:
     """Write the result and give it its name when it is whole.
 
     Args:
         span: the part of the clip that was upscaled; all timestamps are moved so that its first frame is shown at 0.
         copied: streams of the source that go along.
+        strip: leave out tags that tell more than how to show the file.
     """
     av = require_av(target)
     joined = work.folder / f"joined{target.suffix}"
@@ -79,12 +87,14 @@ def join(
         options["movflags"] = "+faststart"
         options["video_track_timescale"] = str(encoding.time_base.denominator)
     try:
-        with clip.open() as source, av.open(str(joined), "w", format=encoding.container, container_options=options) as result:
-            if any("." in key for key in source.metadata) and "movflags" in options:
+        # libav takes "a:b" for an address unless it is told that it is a file
+        with clip.open() as source, av.open(f"file:{joined}", "w", format=encoding.container, container_options=options) as result:
+            tags = _tags(source, strip)
+            if any("." in key for key in tags) and "movflags" in options:
                 result.container_options["movflags"] += "+use_metadata_tags"  # as telephones write them
-            result.metadata.update({key: value for key, value in source.metadata.items() if key not in _OWN_KEYS})
-            result.set_chapters(_moved_chapters(source.chapters(), shift, window[1]))
-            video, streams = _add_streams(clip, source, result, encoding, copied)
+            result.metadata.update(tags)
+            result.set_chapters(_moved_chapters(source.chapters(), shift, window[1], strip))
+            video, streams = _add_streams(clip, source, result, encoding, copied, strip)
             result.start_encoding()
             if bytes(video.codec_context.extradata or b"").hex() != work.parts[0].extradata:
                 raise VideoError(f"{target}: the parts were made by another version of {encoding.encoder}: remove {work.folder}")
@@ -103,7 +113,9 @@ def join(
         raise VideoError(f"{target}: cannot be written: {error.strerror}") from None
 
 
-def _add_streams(clip: Clip, source: Any, result: Any, encoding: Encoding, copied: list[int]) -> tuple[Any, dict[int, Any]]:
+def _add_streams(
+    clip: Clip, source: Any, result: Any, encoding: Encoding, copied: list[int], strip: bool
+) -> tuple[Any, dict[int, Any]]:
     """The streams of the result in the order of the source: the upscaled video, and the others by their numbers there."""
     streams: dict[int, Any] = {}
     video: Any = None
@@ -112,12 +124,12 @@ def _add_streams(clip: Clip, source: Any, result: Any, encoding: Encoding, copie
             video = result.add_stream(encoding.encoder, rate=encoding.rate)
             encoding.set_up(video.codec_context)
             video.time_base = encoding.time_base
-            video.metadata.update({key: value for key, value in stream.metadata.items() if key not in _OWN_KEYS})
+            video.metadata.update(_tags(stream, strip))
             video.disposition = stream.disposition
             if clip.display_matrix is not None:
                 video.set_display_matrix(clip.display_matrix)
         elif stream.index in copied:
-            streams[stream.index] = _add_copy(result, stream)
+            streams[stream.index] = _add_copy(result, stream, strip)
     return video, streams
 
 
@@ -167,7 +179,7 @@ def _other_packets(
         yield last, 1, packet
 
 
-def _moved_chapters(chapters: list[Any], shift: Fraction, end: Fraction | None) -> list[Any]:
+def _moved_chapters(chapters: list[Any], shift: Fraction, end: Fraction | None, strip: bool) -> list[Any]:
     """Chapters of the part, beginning and ending in it."""
     result = []
     for chapter in chapters:
@@ -175,5 +187,7 @@ def _moved_chapters(chapters: list[Any], shift: Fraction, end: Fraction | None) 
         moved = round(shift / base)
         last = chapter["end"] if end is None else min(chapter["end"], round(end / base))
         if last > chapter["start"] and last > moved:
-            result.append({**chapter, "start": max(0, chapter["start"] - moved), "end": last - moved})
+            tags = {key: value for key, value in chapter["metadata"].items() if not strip or key.lower() == "title"}
+            times = {"start": max(0, chapter["start"] - moved), "end": last - moved}
+            result.append({**chapter, **times, "metadata": tags})
     return result

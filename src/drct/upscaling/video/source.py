@@ -151,6 +151,11 @@ class Clip:
             file.close()
             raise VideoError(f"{self.path}: cannot be opened as video: it is cut off, damaged or no video") from None
 
+    def turned(self, height: int, width: int) -> tuple[int, int]:
+        """A size of stored frames as it is shown, or the other way round: sides change places where display turns by 90 degrees."""
+        matrix = self.display_matrix
+        return (width, height) if matrix is not None and abs(matrix[0]) < abs(matrix[1]) else (height, width)
+
     @property
     def shift(self) -> Fraction:
         """Seconds that are taken from all timestamps, so that a recording of a broadcast begins at 0."""
