@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -112,3 +114,22 @@ def test_a_closed_pipe_ends_quietly():
         f"{sys.executable} -m drct --help | true", shell=True, capture_output=True, text=True, check=False
     )  # fmt: skip
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk is pretended by /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_one_line(unbuffered: str):
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-m", "drct", "models"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert done.stderr == "drct: error: the output cannot be written: No space left on device\n"
+
+
+def test_letters_that_the_output_lacks_are_escaped():
+    code = "from drct import cli\nfrom drct.cli.console import Console\ncli.run(['--version'])\nConsole().say('日本.png')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "cp1252"}
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, rb"\u65e5\u672c.png")

@@ -303,6 +303,10 @@ class Failing(engine.Program):
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"),
             "the computer has not enough memory",
         ),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:116] DefaultCPUAllocator: not enough memory: you tried to allocate 9"),
+            "the computer has not enough memory",
+        ),
     ],
 )
 def test_running_out_of_memory_is_one_clear_line(error: Exception, words: str, build: Build) -> None:

@@ -12,6 +12,7 @@ import pytest
 from drct.errors import DataError, OptionError
 from drct.evaluation import CompareOptions, compare, psnr
 from drct.evaluation.comparison import largest_differences, make_sheet
+from drct.imaging import Picture as Carried
 from drct.imaging import read, to_tensor, write
 
 Picture = Callable[..., np.ndarray]
@@ -100,6 +101,52 @@ def test_wrong_inputs(tmp_path: Path, versions: list[Path]) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="nothing could be compared"):
         run(tmp_path, versions[0], tmp_path / "empty")
+
+
+def test_no_input_is_written_over(tmp_path: Path, versions: list[Path]) -> None:
+    good, fair, _ = versions
+    a, b = good / "a.png", good / "b.png"
+    before = {path: path.read_bytes() for folder in versions for path in folder.iterdir()}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.symlink_to(good)
+    for inputs, output, words in (
+        ((a, b), good, "a.png is an input"),
+        ((a, b), elsewhere, "a.png is an input"),
+        ((good, fair), fair, "fair is an input"),
+        ((fair / "a_x4.png", b), good, "a.png is not of an earlier comparison"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            compare(CompareOptions(inputs=inputs, output=output))
+    assert {path: path.read_bytes() for folder in versions for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["index.html", "figures.json"])
+def test_only_what_a_comparison_wrote_is_replaced(tmp_path: Path, versions: list[Path], name: str) -> None:
+    run(tmp_path, *versions)
+    run(tmp_path, *versions)  # its own files are
+    out = tmp_path / "out"
+    (out / "figures.json").unlink()
+    (out / name).write_text('{"mine": 1}')
+    with pytest.raises(OptionError, match=f"{name} is not of an earlier comparison"):
+        run(tmp_path, *versions)
+    assert (out / name).read_text() == '{"mine": 1}'
+
+
+def test_two_images_of_one_name_in_a_folder_are_told(tmp_path: Path, versions: list[Path], picture: Picture) -> None:
+    write(versions[1] / "a_x2.png", picture(60, 50))
+    result = run(tmp_path, *versions)
+    assert result.left_out == [f"{versions[1] / 'a_x2.png'}: a_x4.png beside it counts as the same image"]
+
+
+def test_transparency_is_laid_on_white(tmp_path: Path, picture: Picture) -> None:
+    pixels = picture(30, 30)
+    alpha = np.full((30, 30), 255, np.uint8)
+    write(tmp_path / "opaque.png", Carried(pixels, alpha))
+    alpha[5:20, 5:20] = 0
+    write(tmp_path / "clear.png", Carried(pixels, alpha))
+    result = run(tmp_path, tmp_path / "opaque.png", tmp_path / "clear.png")
+    assert result.values["opaque"]["clear.png"]["psnr"] < 40
+    assert result.notices == ["opaque: transparency is laid on white"]
 
 
 def test_crops_lie_where_the_difference_is() -> None:

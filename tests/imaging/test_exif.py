@@ -76,7 +76,7 @@ def test_tiff_directories_there_and_back() -> None:
         buffer = io.BytesIO()
         Image.new("L", (9, 9)).save(buffer, "TIFF")
         tiff_directories.insert(buffer, blob)
-        raw, found, pages, _ = tiff_directories.inspect(buffer)
+        raw, found, pages, *_ = tiff_directories.inspect(buffer)
         assert not raw
         assert pages == (0,)
         assert found is not None

@@ -18,7 +18,8 @@ from pictures import exif_with, smooth
 from PIL import Image
 
 from drct.errors import ImageError
-from drct.imaging import Picture, is_image_file, read, read_size, supported_suffixes, write
+from drct.imaging import Picture, is_image_file, read, read_info, read_pages, read_size, supported_suffixes, write
+from drct.imaging.exif import orientation
 
 
 def refused(path: Path, *words: str) -> str:
@@ -277,6 +278,22 @@ def test_orientation_is_applied_and_reset(tmp_path: Path, turn: int, suffix: str
     with Image.open(tmp_path / "again.png") as again:
         assert again.getexif().get(0x0112, 1) == 1
     assert read(tmp_path / "again.png").pixels.shape == upright.shape
+
+
+@pytest.mark.parametrize("turn", [3, 6])
+def test_frames_are_turned(tmp_path: Path, turn: int) -> None:
+    stored = [smooth(24, 32, 3, seed=i) for i in range(3)]
+    frames = [Image.fromarray(pixels) for pixels in stored]
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    path = tmp_path / "a.webp"
+    frames[0].save(path, save_all=True, append_images=frames[1:], exif=exif.tobytes(), lossless=True)
+    info, pictures = read_info(path), list(read_pages(path))
+    assert [(p.height, p.width) for p in pictures] == [(info.height, info.width)] * 3
+    for picture, pixels in zip(pictures, stored, strict=True):
+        np.testing.assert_array_equal(picture.pixels, np.asarray(_turned_by_pillow(pixels, turn)))
+        assert picture.exif is not None
+        assert orientation(picture.exif) == 1
 
 
 def _turned_by_pillow(pixels: np.ndarray, turn: int) -> Image.Image:

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -14,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pictures import PEAK, exif_with, smooth
-from PIL import Image
+from PIL import Image, IptcImagePlugin, TiffImagePlugin
 
 import drct.imaging.writing as writing
 from drct.errors import Error, ImageError, OptionError
-from drct.imaging import FORMATS, Picture, part_path, read, remove_stale_parts, to_depth, write
+from drct.imaging import FORMATS, Picture, part_path, png_chunks, read, remove_stale_parts, to_depth, write
 from drct.imaging._vips import has_operation
 
 SUFFIXES = {"png": "png", "jpeg": "jpg", "webp": "webp", "tiff": "tif", "avif": "avif"}
@@ -134,8 +135,10 @@ def test_gif_says_what_it_loses(tmp_path: Path, photo: Picture) -> None:
     photo.alpha = smooth(30, 40, 1)[:, :, 0]
     notices = write(tmp_path / "a.gif", photo)
     assert notices == [
-        "GIF holds no half transparency: it is either visible or not",
+        "EXIF data left out: GIF holds none",
+        "XMP data left out: GIF holds none",
         "colours converted to sRGB: GIF holds no colour profile",
+        "GIF holds no half transparency: it is either visible or not",
     ]
     again = read(tmp_path / "a.gif")
     assert again.source_format == "gif"
@@ -190,6 +193,102 @@ def test_exif_that_is_too_long_for_jpeg(tmp_path: Path) -> None:
     picture = Picture(smooth(9, 9, 3), exif=exif_with() + bytes(70000))
     assert write(tmp_path / "a.jpg", picture) == ["EXIF data left out: too long for JPEG"]
     assert write(tmp_path / "a.png", picture) == []
+
+
+@pytest.mark.parametrize(("length", "kept"), [(60000, True), (60001, False)])
+def test_xmp_that_is_too_long_for_jpeg(tmp_path: Path, length: int, kept: bool) -> None:
+    packet = b"<x:xmpmeta>" + b"a" * (length - 11)
+    notices = write(tmp_path / "a.jpg", Picture(smooth(9, 9, 3), xmp=packet))
+    assert read(tmp_path / "a.jpg").xmp == (packet if kept else None)
+    assert notices == ([] if kept else ["XMP data left out: too long for JPEG"])
+
+
+CAPTIONS = b"\x1c\x02\x00\x00\x02\x00\x00\x1c\x02\x78\x00\x0bThe caption\x1c\x02\x74\x00\x04(c)X"
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+@pytest.mark.parametrize("exif", [None, exif_with()])
+def test_captions_survive(tmp_path: Path, suffix: str, exif: bytes | None) -> None:
+    picture = Picture(smooth(9, 9, 3), exif=exif, iptc=CAPTIONS)
+    assert write(tmp_path / f"a.{suffix}", picture) == []
+    again = read(tmp_path / f"a.{suffix}")
+    assert again.iptc == CAPTIONS
+    assert (again.exif is None) == (exif is None)
+    with Image.open(tmp_path / f"a.{suffix}") as image:
+        assert IptcImagePlugin.getiptcinfo(image)[2, 120] == b"The caption"
+    assert write(tmp_path / f"b.{suffix}", again, strip=True) == []
+    assert b"The caption" not in (tmp_path / f"b.{suffix}").read_bytes()
+    for other in ("png", "webp"):
+        title = FORMATS[other].title
+        assert write(tmp_path / f"a.{other}", again) == [f"IPTC captions left out: {title} holds none"]
+
+
+def test_captions_of_a_tiff_of_another_byte_order(tmp_path: Path) -> None:
+    """As older programs wrote them: bytes that are called numbers of 32 bits."""
+    captions = CAPTIONS + bytes(-len(CAPTIONS) % 4)
+    entries = [(256, 4, 1, 1), (257, 4, 1, 1), (258, 3, 1, 8 << 16), (262, 3, 1, 1 << 16), (273, 4, 1, 8), (278, 4, 1, 1)]
+    entries += [(279, 4, 1, 1), (0x83BB, 4, len(captions) // 4, 10)]
+    directory = struct.pack(">H", len(entries)) + b"".join(struct.pack(">HHII", *entry) for entry in entries) + bytes(4)
+    (tmp_path / "a.tif").write_bytes(b"MM\0*" + struct.pack(">I", 10 + len(captions)) + b"\x80\0" + captions + directory)
+    assert read(tmp_path / "a.tif").iptc == captions
+
+
+def test_photoshop_data_without_captions_is_no_loss(tmp_path: Path) -> None:
+    write(tmp_path / "a.jpg", Picture(smooth(9, 9, 3), iptc=CAPTIONS[:7]))
+    assert read(tmp_path / "a.jpg").iptc is None
+
+
+def png_with(path: Path, *chunks: tuple[bytes, bytes]) -> None:
+    write(path, smooth(9, 9, 3))
+    data = path.read_bytes()
+    path.write_bytes(data[:33] + b"".join(png_chunks.chunk(*c) for c in chunks) + data[33:])
+
+
+GAMMA = (b"gAMA", struct.pack(">I", 100000))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "kept"),
+    [
+        ([(b"cICP", bytes((9, 16, 0, 1))), (b"cLLI", bytes(8)), GAMMA], [b"cICP", b"cLLI"]),
+        ([GAMMA, (b"cHRM", bytes(range(32)))], [b"gAMA", b"cHRM"]),
+        ([(b"cICP", bytes((1, 13, 0, 1))), GAMMA], []),  # sRGB
+        ([(b"gAMA", struct.pack(">I", 45455))], []),
+        ([(b"sRGB", b"\0"), GAMMA], []),
+    ],
+)
+def test_colours_of_a_png_without_a_profile(tmp_path: Path, chunks: list[tuple[bytes, bytes]], kept: list[bytes]) -> None:
+    png_with(tmp_path / "a.png", *chunks)
+    picture = read(tmp_path / "a.png")
+    picture.exif = exif_with()
+    assert write(tmp_path / "b.png", picture, strip=True) == []
+    assert write(tmp_path / "c.png", picture) == []
+    for name in ("b.png", "c.png"):
+        data = (tmp_path / name).read_bytes()
+        assert all(png_chunks.chunk(*c) in data[: data.index(b"IDAT")] for c in chunks if c[0] in kept)
+        assert read(tmp_path / name).png_colours == picture.png_colours
+        with Image.open(tmp_path / name) as image:
+            assert np.array_equal(np.asarray(image), picture.pixels)
+    names = ", ".join(name.decode() for name in kept)
+    notice = f"{names} of the PNG left out: JPEG does not hold it, and the colours may look different"
+    assert write(tmp_path / "a.jpg", picture) == ([notice] if kept else [])
+
+
+def test_what_a_tiff_says_without_an_exif_directory(tmp_path: Path) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    said = {0x010E: "A description", 0x013B: "An artist", 0x8298: "A right", 0x0132: "2020:01:01 00:00:00"}
+    tags.update(said)
+    Image.fromarray(smooth(9, 9, 3)).save(tmp_path / "a.tif", tiffinfo=tags)
+    for name in ("b.tif", "b.jpg", "b.png"):
+        assert write(tmp_path / name, read(tmp_path / "a.tif")) == []
+        with Image.open(tmp_path / name) as image:
+            assert {tag: image.getexif().get(tag) for tag in said} == said
+    write(tmp_path / "c.tif", read(tmp_path / "a.tif"), strip=True)
+    assert b"An artist" not in (tmp_path / "c.tif").read_bytes()
+    layout = TiffImagePlugin.ImageFileDirectory_v2()
+    layout[0x010E] = "ImageJ=1.53\nimages=3"  # would be wrong for what was enlarged
+    Image.fromarray(smooth(9, 9, 3)).save(tmp_path / "d.tif", tiffinfo=layout)
+    assert read(tmp_path / "d.tif").exif is None
 
 
 # ---- the same bytes

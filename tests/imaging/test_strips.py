@@ -184,6 +184,14 @@ def test_deep_zoom(tmp_path: Path) -> None:
     assert read(tmp_path / "map_files/10/1_1.png").alpha is not None
 
 
+def test_deep_zoom_in_a_folder_whose_name_is_no_utf8(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    write(folder / "map.dzi", smooth(30, 40, 3))
+    assert sorted(p.name for p in folder.iterdir()) == ["map.dzi", "map_files"]
+    assert read(folder / "map_files/0/0_0.jpg").pixels.shape == (1, 1, 3)
+
+
 @pytest.mark.parametrize("name", ["notes.txt", "2019/holiday.jpg", "2019/12_1.jpg/a", "17"])
 def test_deep_zoom_replaces_no_folder_of_somebody(tmp_path: Path, name: str) -> None:
     mine = tmp_path / "map_files" / name

@@ -43,6 +43,15 @@ def picture_of(kind: str, height: int = 140, width: int = 30) -> Picture:
         return Picture(pixels, np.full_like(alpha, 255))
     if kind == "float":
         return Picture(pixels.astype(np.float32) / 128 - 0.3)
+    if kind == "float_hidden":  # what cannot be seen lies far beyond 0..1, and the last band cannot be seen at all
+        alpha[128:] = 0
+        return Picture(np.where(alpha[:, :, None] > 0, pixels.astype(np.float32) / 128, 50), alpha.astype(np.float32) / 255)
+    if kind == "float_clear":
+        return Picture(pixels.astype(np.float32) / 128, np.zeros(alpha.shape, np.float32))
+    if kind == "float_beyond":
+        return Picture(pixels.astype(np.float32) / 255, alpha.astype(np.float32) / 128 - 0.25)
+    if kind == "float_opaque":
+        return Picture(pixels.astype(np.float32) / 255, 1 + alpha.astype(np.float32))
     if kind == "float_alpha":
         return Picture(pixels.astype(np.float32) / 255, alpha.astype(np.float32) / 255)
     return Picture(pixels)
@@ -50,7 +59,8 @@ def picture_of(kind: str, height: int = 140, width: int = 30) -> Picture:
 
 CASES = (
     *((kind, "network", {}) for kind in ("rgb", "grey16", "opaque", "float")),
-    *((kind, mode, {"scale": 2.5}) for kind in ("alpha", "float_alpha") for mode in ("network", "resize")),
+    *((kind, mode, {"scale": 2.5}) for kind in ("alpha", "float_alpha", "float_beyond") for mode in ("network", "resize")),
+    *((kind, "network", {}) for kind in ("float_hidden", "float_clear", "float_opaque")),
     ("alpha16", "network", {"scale": 5}),
     ("rgb", "network", {"width": 51, "height": 333}),
 )
@@ -68,6 +78,18 @@ def test_strips_give_the_bytes_of_the_whole(tmp_path: Path, kind: str, alpha: st
     assert (tmp_path / "strips.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
     assert seen == sorted(seen)
     assert seen[-1] == pytest.approx(1)
+
+
+def test_what_cannot_be_seen_does_not_decide_about_the_rest(tmp_path: Path) -> None:
+    picture = picture_of("float_hidden")
+    assert picture.alpha is not None
+    clean = Picture(np.where(picture.alpha[:, :, None] > 0, picture.pixels, 0), picture.alpha)
+    write(tmp_path / "in.tif", picture)
+    write(tmp_path / "clean.tif", clean)
+    upscaler = drct.Upscaler(Smear(2), device="cpu")
+    results = [upscaler.file(tmp_path / name, tmp_path / f"out-{name}") for name in ("in.tif", "clean.tif")]
+    assert results[0].notices == results[1].notices
+    assert (tmp_path / "out-in.tif").read_bytes() == (tmp_path / "out-clean.tif").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["children-alpha.png", "tree_alpha_16bit.png", "exif_rotated.jpg", "cmyk.jpg", "float_gray.tiff"])

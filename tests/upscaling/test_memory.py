@@ -83,3 +83,18 @@ def test_limits_of_containers_count(tmp_path: Path):
     (root / "memory" / "x" / "memory.usage_in_bytes").write_text("7")
     assert list(memory._cgroups(root, own)) == [(2 * GB, 7)]
     assert list(memory._cgroups(root, tmp_path / "missing")) == []
+
+
+def test_cache_that_the_kernel_gives_up_is_free(tmp_path: Path):
+    own, root = tmp_path / "cgroup", tmp_path / "fs"
+    (root / "memory").mkdir(parents=True)
+    own.write_text("0::/\n")
+    (root / "memory.max").write_text(f"{4 * GB}\n")
+    (root / "memory.current").write_text(f"{3 * GB}\n")
+    (root / "memory.stat").write_text(f"anon {GB}\nfile {2 * GB}\ninactive_file {GB}\nactive_file {GB}\n")
+    assert list(memory._cgroups(root, own)) == [(4 * GB, 2 * GB)]
+    own.write_text("3:memory:/\n")
+    (root / "memory" / "memory.limit_in_bytes").write_text(str(2 * GB))
+    (root / "memory" / "memory.usage_in_bytes").write_text(str(GB))
+    (root / "memory" / "memory.stat").write_text(f"inactive_file 5\ntotal_inactive_file {2 * GB}\n")
+    assert list(memory._cgroups(root, own)) == [(2 * GB, 0)]  # the two files are not of one moment

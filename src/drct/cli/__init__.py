@@ -6,6 +6,7 @@ A verb lives in ``drct.cli.VERB`` and exposes ``command``, a click command. What
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import os
@@ -33,6 +34,7 @@ VERBS = {
 }
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what writing to a full or failing disk ends with
 USAGE_ERRORS = (OptionError, ModelNotFoundError, DeviceError)  # the command line asks for what cannot be
 
 
@@ -77,6 +79,7 @@ def cli() -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 something failed, 2 wrong usage, 130 interrupted."""
+    console.accept_all_letters()
     try:
         result = cli.main(args=arguments, prog_name="drct", standalone_mode=False)
     except click.ClickException as error:
@@ -90,10 +93,20 @@ def run(arguments: list[str] | None = None) -> int:
         click.echo("drct: interrupted", err=True)
         return INTERRUPTED
     except BrokenPipeError:
-        # the reader of our output went away ('drct ... | head'); nothing more can be written, not even at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _end_output()  # the reader of our output went away ('drct ... | head')
+        return FAILED
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _end_output()
+        console.error(f"the output cannot be written: {error.strerror}")
         return FAILED
     return result if isinstance(result, int) else 0
+
+
+def _end_output() -> None:
+    """Nothing more can be written to standard output, not even what is left at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

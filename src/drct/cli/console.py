@@ -6,6 +6,7 @@ JSON document and nothing else.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from types import TracebackType
@@ -15,6 +16,13 @@ import click
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+
+def accept_all_letters() -> None:
+    """Let standard output and error escape letters that their encoding lacks, so that no file name can end a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def error(message: str) -> None:

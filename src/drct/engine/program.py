@@ -18,6 +18,7 @@ from drct.errors import DeviceError, OptionError, OutOfMemoryError
 from drct.networks.base import SuperResolutionNetwork
 
 DEVICE_FULL = ("out of memory", "ALLOC_FAILED")  # errors of the driver, of cuBLAS and of cuDNN are plain RuntimeErrors
+COMPUTER_FULL = ("can't allocate memory", "DefaultCPUAllocator: not enough memory")  # of Unix, and of Windows
 
 
 class Program:
@@ -66,7 +67,7 @@ class Program:
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in DEVICE_FULL):
                 where = str(self.device)
-            elif "can't allocate memory" in str(error):
+            elif any(words in str(error) for words in COMPUTER_FULL):
                 where = "the computer"
             else:
                 raise

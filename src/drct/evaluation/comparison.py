@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,12 +22,18 @@ from drct.evaluation.options import Checked
 from drct.evaluation.page import Figure, Layer, write_page
 from drct.evaluation.report import json_number, markdown_table, mean, number
 from drct.evaluation.suites import as_rgb
-from drct.imaging import is_image_file, read, resize, side_by_side, to_depth, write
+from drct.imaging import Picture, is_image_file, read, read_info, resize, side_by_side, to_depth, write
+from drct.imaging.writing import on_white
 
 CROPS = 3  # zoomed crops per image
 CROPS_PER_SIDE = 5  # the shorter side of an image is so many crops long
 PANEL = 360  # width of a panel of a sheet in pixels, about
 COLOURS = ((230, 57, 70), (29, 132, 181), (244, 162, 20))  # frames of the crops
+MAKER = b'xmp:CreatorTool="drct compare"'  # by which a later run knows the sheets of an earlier one
+SHEET_XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" ' + MAKER + b"/></rdf:RDF></x:xmpmeta>"
+)
 
 Advance = Callable[[str, int, int], None]
 
@@ -96,7 +104,8 @@ def compare(options: CompareOptions, *, advance: Advance | None = None) -> Compa
     """Compare versions of the same pictures.
 
     Written into the output folder are a sheet for each picture (all versions, and zoomed crops of where they differ most),
-    ``index.html`` with a slider for each picture and difference maps, and ``figures.json``.
+    ``index.html`` with a slider for each picture and difference maps, and ``figures.json``. What an earlier comparison wrote there
+    is replaced, and nothing else.
 
     Args:
         options: what to compare, and how. The first input is what the others are measured against.
@@ -106,7 +115,7 @@ def compare(options: CompareOptions, *, advance: Advance | None = None) -> Compa
         The values, what was left out and why, and the files that were written.
 
     Raises:
-        OptionError: files mixed with folders, or the output cannot be written.
+        OptionError: files mixed with folders, the output cannot be written, or it would replace an input or a file of somebody.
         DataError: nothing could be compared.
     """
     metrics = check_measures(options.metrics)
@@ -114,6 +123,7 @@ def compare(options: CompareOptions, *, advance: Advance | None = None) -> Compa
     images, left_out = _matched(options.inputs)
     result = Comparison(labels, metrics, {}, left_out, [], [])
     notes: dict[str, list[str]] = {}
+    _check_outputs(options, images)
     make_folder(options.output)
     done: dict[str, list[Path]] = {}
     for i, (name, paths) in enumerate(images.items()):
@@ -126,8 +136,8 @@ def compare(options: CompareOptions, *, advance: Advance | None = None) -> Compa
             result.left_out.append(str(error))
             continue
         done[name] = paths
-        sheet = options.output / f"{name}.png"
-        write(sheet, make_sheet(pixels, labels))
+        sheet = _sheet_file(options, name)
+        write(sheet, Picture(make_sheet(pixels, labels), xmp=SHEET_XMP))
         result.files.append(sheet)
     if not result.values:
         raise DataError(f"nothing could be compared: {result.left_out[0] if result.left_out else 'the folders hold no images'}")
@@ -136,8 +146,9 @@ def compare(options: CompareOptions, *, advance: Advance | None = None) -> Compa
         result.notices.append(f"{', '.join(names[:3])}{more}: {text}")
     page, figures = options.output / "index.html", options.output / "figures.json"
     lines = [f"compared with {labels[0]}", *(f"left out: {cause}" for cause in result.left_out), *result.notices]
-    write_page(page, " / ".join(labels), [result.table()], lines, _figures(result, done))
+    # the figures first: by them a later run knows the page
     write_text(figures, json.dumps(result.as_dict(), indent=1, allow_nan=False) + "\n")
+    write_page(page, " / ".join(labels), [result.table()], lines, _figures(result, done))
     result.files += [page, figures]
     return result
 
@@ -222,6 +233,41 @@ def _labels(inputs: Sequence[Path]) -> list[str]:
     raise OptionError(f"{inputs[0]} is given twice: name different files or folders")
 
 
+def _sheet_file(options: CompareOptions, name: str) -> Path:
+    return options.output / f"{name}.png"
+
+
+def _check_outputs(options: CompareOptions, images: dict[str, list[Path]]) -> None:
+    """Refuse to replace an input, or what no comparison wrote.
+
+    Raises:
+        OptionError: naming the file.
+    """
+    output = options.output
+    inputs = [*options.inputs, *itertools.chain.from_iterable(images.values())]
+    ours = _is_ours(output / "figures.json")
+    outputs = {output: True, output / "figures.json": ours, output / "index.html": ours}
+    outputs |= {sheet: _is_ours(sheet) for sheet in (_sheet_file(options, name) for name in images)}
+    for path, replaceable in outputs.items():
+        if not os.path.lexists(path):
+            continue
+        if path.exists() and any(path.samefile(file) for file in inputs):
+            raise OptionError(f"{path} is an input and would be written over: choose another folder with -o")
+        if not replaceable:
+            raise OptionError(f"{path} is not of an earlier comparison and would be replaced: choose another folder with -o")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a comparison wrote this sheet or these figures."""
+    try:
+        if path.suffix == ".png":
+            return MAKER in (read_info(path).xmp or b"")
+        found = json.loads(path.read_bytes())
+    except (ImageError, OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"reference", "metrics", "images", "left_out"} <= found.keys()
+
+
 def _matched(inputs: Sequence[Path]) -> tuple[dict[str, list[Path]], list[str]]:
     """The files of each image, one per input, and a line for each image that is not in all folders."""
     for path in inputs:
@@ -231,8 +277,9 @@ def _matched(inputs: Sequence[Path]) -> tuple[dict[str, list[Path]], list[str]]:
         return {_plain_name(inputs[0]): list(inputs)}, []
     if not all(path.is_dir() for path in inputs):
         raise OptionError("give either image files or folders to compare, not both")
-    folders = [{_plain_name(p): p for p in sorted(folder.iterdir()) if p.is_file() and is_image_file(p)} for folder in inputs]
-    matched, left_out = {}, []
+    matched: dict[str, list[Path]] = {}
+    left_out: list[str] = []
+    folders = [_by_name(folder, left_out) for folder in inputs]
     for name, path in folders[0].items():
         missing = [folder for folder, files in zip(inputs, folders, strict=True) if name not in files]
         if missing:
@@ -246,14 +293,25 @@ def _matched(inputs: Sequence[Path]) -> tuple[dict[str, list[Path]], list[str]]:
     return matched, left_out
 
 
+def _by_name(folder: Path, left_out: list[str]) -> dict[str, Path]:
+    """The images of a folder by their plain names; of those that share one, the last."""
+    files: dict[str, Path] = {}
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and is_image_file(p)):
+        name = _plain_name(path)
+        if name in files:
+            left_out.append(f"{files[name]}: {path.name} beside it counts as the same image")
+        files[name] = path
+    return files
+
+
 def _plain_name(path: Path) -> str:
     """The name without suffix and without what tells versions apart: ``baby_x4.png`` and ``babyx4.png`` are ``baby``."""
     return re.sub(r"(?i)([_-]?x\d+|[_-](hr|lr|sr|gt|out))+$", "", path.stem) or path.stem
 
 
 def _aligned(paths: Sequence[Path], labels: Sequence[str], note: Callable[[str], None]) -> list[np.ndarray]:
-    """All versions in one size, depth and number of channels."""
-    pixels = [read(path).pixels for path in paths]
+    """All versions in one size, depth and number of channels, opaque."""
+    pixels = [_opaque(read(path), note) for path in paths]
     for path, image in zip(paths, pixels, strict=True):
         if image.dtype == np.float32:
             raise DataError(f"{path} holds floating point values: metrics are defined on 8 or 16 bits")
@@ -275,6 +333,15 @@ def _aligned(paths: Sequence[Path], labels: Sequence[str], note: Callable[[str],
             image = resize(image, scale=factor)
         aligned.append(image)
     return aligned
+
+
+def _opaque(picture: Picture, note: Callable[[str], None]) -> np.ndarray:
+    """Its pixels on white, as most viewers show them: what lies under transparency is arbitrary."""
+    pixels, alpha = picture.pixels, picture.alpha
+    if alpha is None or pixels.dtype == np.float32 or bool((alpha == np.iinfo(alpha.dtype).max).all()):
+        return pixels
+    note("transparency is laid on white")
+    return on_white(pixels, alpha)
 
 
 def _measured(

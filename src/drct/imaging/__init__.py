@@ -3,7 +3,7 @@
 from drct.imaging.colour import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
 from drct.imaging.conversion import from_tensor, to_tensor
 from drct.imaging.formats import FORMATS, Format, format_of, is_image_file, supported_suffixes
-from drct.imaging.picture import Picture, PictureInfo
+from drct.imaging.picture import Picture, PictureInfo, visible_range
 from drct.imaging.reading import MAX_PIXELS, StripReader, read, read_bytes, read_info, read_pages, read_size
 from drct.imaging.resizing import resize, resize_rows
 from drct.imaging.sheet import side_by_side, text
@@ -49,6 +49,7 @@ __all__ = [
     "text",
     "to_depth",
     "to_tensor",
+    "visible_range",
     "writable_format",
     "write",
     "write_pages",

@@ -40,6 +40,8 @@ class PictureInfo:
     loop: int = 0
     path: Path | None = None
     notices: list[str] = field(default_factory=list)
+    iptc: bytes | None = None
+    png_colours: bytes = b""
 
     @property
     def is_grey(self) -> bool:
@@ -75,6 +77,8 @@ class Picture:
         frames: frames or pages in the file; ``pixels`` is one of them, the first unless another was asked for.
         path: where the picture was read from.
         notices: what a user should know about how it was read, one short sentence each.
+        iptc: records of IPTC captions.
+        png_colours: chunks by which a PNG says what its colours are, where no ICC profile does.
     """
 
     pixels: np.ndarray
@@ -87,6 +91,8 @@ class Picture:
     frames: int = 1
     path: Path | None = None
     notices: list[str] = field(default_factory=list)
+    iptc: bytes | None = None
+    png_colours: bytes = b""
 
     def __post_init__(self) -> None:
         if self.pixels.ndim == 2:
@@ -121,4 +127,15 @@ class Picture:
             self.frames,
             path=self.path,
             notices=self.notices,
+            iptc=self.iptc,
+            png_colours=self.png_colours,
         )
+
+
+def visible_range(pixels: np.ndarray, alpha: np.ndarray | None) -> tuple[float, float]:
+    """Lowest and highest value of the pixels ``(H, W, C)`` that can be seen; of all of them where alpha ``(H, W)`` hides all.
+
+    What lies under full transparency is arbitrary and must not decide about the rest.
+    """
+    visible = np.True_ if alpha is None or not (alpha > 0).any() else (alpha > 0)[:, :, None]
+    return float(pixels.min(where=visible, initial=np.inf)), float(pixels.max(where=visible, initial=-np.inf))

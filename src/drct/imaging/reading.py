@@ -13,10 +13,10 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from drct.errors import ImageError
-from drct.imaging import exif, tiff_directories
+from drct.imaging import exif, iptc, png_chunks, tiff_directories
 from drct.imaging._vips import cause, enter, has_operation, pyvips
 from drct.imaging.formats import FORMATS, sniff
-from drct.imaging.picture import Picture, PictureInfo
+from drct.imaging.picture import Picture, PictureInfo, visible_range
 
 MAX_PIXELS = 500_000_000
 STRIP_PIXELS = 32 * MAX_PIXELS  # of a picture that is never held as a whole
@@ -42,12 +42,15 @@ class Header(NamedTuple):
         image: the page, or all frames of an animation below each other.
         exif: EXIF data as it stands in the file.
         frames: pages or frames in the file.
+        iptc, png_colours: see :class:`Picture`.
     """
 
     name: str
     image: pyvips.Image
     exif: bytes | None
     frames: int
+    iptc: bytes | None
+    png_colours: bytes
 
 
 def read(path: str | os.PathLike[str], max_pixels: int | None = None, page: int = 0) -> Picture:
@@ -163,15 +166,15 @@ def open_image(
     """
     enter(path)
     pages: tuple[int, ...] = ()
-    is_raw, exif_data, lies = False, None, False
+    is_raw, exif_data, lies, captions = False, None, False, None
     try:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         head = file.read(HEAD_BYTES)
         name, what = sniff(head[:64])
         if name == "tiff":
-            is_raw, exif_data, pages, lies = tiff_directories.inspect(file, page)
-        png_frames = _png_frames(file) if name == "png" else 0
+            is_raw, exif_data, pages, lies, captions = tiff_directories.inspect(file, page)
+        png_frames, png_colours = png_chunks.inspect(file) if name == "png" else (0, b"")
         file.seek(0)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
@@ -206,7 +209,9 @@ def open_image(
         raise _undecodable(path, name, error) from None
     _check_claim(path, name, size, image.width, image.height, max_pixels)
     frames = len(pages) or max(1, png_frames, int(_field(image, "n-pages", 1)))
-    return Header(name, image, exif_data or _field(image, "exif-data", None), frames)
+    if name != "tiff":
+        exif_data, captions = _field(image, "exif-data", None), _field(image, "iptc-data", None)
+    return Header(name, image, exif_data, frames, iptc.records(captions), png_colours)
 
 
 def _undecodable(path: Path | str, name: str, error: pyvips.Error) -> ImageError:
@@ -226,17 +231,6 @@ def _claims(name: str, head: bytes) -> Iterator[tuple[int, int]]:
     if name in ("avif", "heic"):  # image spatial extents (ISO/IEC 23008-12, 6.5.3)
         for match in re.finditer(rb"ispe\0\0\0\0(.{4})(.{4})", head, re.DOTALL):
             yield int.from_bytes(match[1], "big"), int.from_bytes(match[2], "big")
-
-
-def _png_frames(file: BinaryIO) -> int:
-    """Frames that an animated PNG announces before its pixels begin, which libvips does not tell; 0 in a plain one."""
-    file.seek(8)
-    while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
-        length = int.from_bytes(head[:4], "big")
-        if head[4:] == b"acTL":
-            return int.from_bytes(file.read(4), "big")
-        file.seek(length + 4, os.SEEK_CUR)
-    return 0
 
 
 def _check_claim(path: Path | str, name: str, size: int, width: int, height: int, max_pixels: int | None) -> None:
@@ -297,12 +291,14 @@ def _with_pixels(info: PictureInfo, pixels: np.ndarray, alpha: np.ndarray | None
         info.source_format,
         info.frames,
         notices=info.notices,
+        iptc=info.iptc,
+        png_colours=info.png_colours,
     )
 
 
 def upright(path: Path | str, header: Header) -> tuple[PictureInfo, pyvips.Image, int]:
     """What a picture will be when it stands upright, its image in RGB or grey still to be turned, and the orientation to apply."""
-    name, image, exif_data, frames = header
+    name, image, exif_data, frames, captions, png_colours = header
     notices: list[str] = []
     if frames > 1:
         kind = "page" if name == "tiff" else "frame"
@@ -339,6 +335,8 @@ def upright(path: Path | str, header: Header) -> tuple[PictureInfo, pyvips.Image
         delays=tuple(delays),
         loop=loop,
         notices=notices,
+        iptc=captions,
+        png_colours=png_colours,
     )
     return info, image, turn
 
@@ -348,14 +346,14 @@ def _frames(path: Path, max_pixels: int | None) -> Iterator[Picture]:
     with opened(path) as file:
         try:
             header = open_image(path, file, max_pixels, all_frames=True)
-            info, image, _ = upright(path, header)
+            info, image, turn = upright(path, header)
             height = int(_field(image, "page-height", image.height))
             frames = image.height // height
             region = pyvips.Region.new(image)
             for i in range(frames):
                 data = region.fetch(0, i * height, image.width, height)
                 samples = np.frombuffer(data, TYPES[image.format]).reshape(height, image.width, image.bands)
-                picture = _with_pixels(info, *_split(samples, info.channels))
+                picture = _with_pixels(info, *_split(_turned(samples, turn), info.channels))
                 picture.notices, picture.path, picture.frames = [], path, frames
                 yield picture
         except pyvips.Error as error:
@@ -530,9 +528,9 @@ def _turned(samples: np.ndarray, turn: int) -> np.ndarray:
 
 
 def _check_floats(path: Path | str, pixels: np.ndarray, alpha: np.ndarray | None, notices: list[str]) -> None:
-    low, high = float(pixels.min()), float(pixels.max())
-    extremes = (low, high, 0.0 if alpha is None else alpha.min(), 0.0 if alpha is None else alpha.max())
+    extremes = (pixels.min(), pixels.max(), 0.0 if alpha is None else alpha.min(), 0.0 if alpha is None else alpha.max())
     if not np.isfinite(extremes).all():  # minimum and maximum let NaN through
         raise ImageError(f"{path}: the pixels hold NaN or infinite values")
+    low, high = visible_range(pixels, alpha)
     if low < 0 or high > 1:
         notices.append(f"float values from {low:.6g} to {high:.6g}, beyond 0..1")

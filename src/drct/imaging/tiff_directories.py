@@ -1,5 +1,5 @@
-"""What libvips leaves out of TIFF files: EXIF data, which there is no block of bytes but directories of the file itself; which of
-its pictures are pages; and pages of different sizes.
+"""What libvips leaves out of TIFF files: EXIF data, which there is no block of bytes but directories of the file itself; IPTC
+captions, of which it writes a quarter; which of its pictures are pages; and pages of different sizes.
 
 TIFF 6.0, section 2 (directories); the BigTIFF design (offsets and counts of 64 bits); EXIF 2.32, section 4.6.3 (the pointers to the
 Exif and GPS directories).
@@ -19,6 +19,15 @@ REDUCED, MASK = 1, 4  # bits of the subfile type
 STRIP_OFFSETS, TILE_OFFSETS = 0x0111, 0x0144
 # What a TIFF's main directory says about the photo: description, make, model, resolution, software, date, artist, copyright.
 DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x8298)
+IPTC = 0x83BB
+RESOLUTION = (0x011A, 0x011B, 0x0128)
+DESCRIPTION = 0x010E
+LAYOUT = (
+    b"ImageJ=",
+    b"<?xml",
+    b"<OME",
+    b'{"shape"',
+)  # how descriptions begin that tell where a program's pixels lie, not what they show
 LONGEST = 1 << 20  # bytes of one value; a longer one is damage
 LARGEST = 1 << 24  # bytes of all values of a directory; hostile ones point to the same long value many times
 MOST_PAGES = 65536
@@ -75,15 +84,17 @@ class Inspection(NamedTuple):
 
     Attributes:
         is_raw: a camera's raw file, whose first picture is only a preview (DNG, or a first one that calls itself reduced).
-        exif: EXIF data of the page, beginning with a TIFF header; None without an Exif or GPS directory.
+        exif: EXIF data of the page, beginning with a TIFF header; None without an Exif or GPS directory and descriptive tags.
         pages: the pictures that are pages of their own, as libvips counts; smaller copies and masks are not.
         lies: a directory claims values longer than the file, for which the decoder would ask for memory before it finds out.
+        iptc: records of IPTC captions of the page.
     """
 
     is_raw: bool
     exif: bytes | None
     pages: tuple[int, ...]
     lies: bool
+    iptc: bytes | None = None
 
 
 def inspect(file: File, page: int = 0) -> Inspection:
@@ -105,16 +116,20 @@ def inspect(file: File, page: int = 0) -> Inspection:
             if len(pages) == page + 1:
                 found = _directory(file, at, layout)
     is_raw = DNG_VERSION in first or bool(_bits(first, NEW_SUBFILE_TYPE) & REDUCED)
-    return Inspection(is_raw, _extract(file, found, layout), tuple(pages), lies)
+    captions = found.get(IPTC)
+    iptc = None if captions is None else captions.data
+    if captions is not None and layout.order == ">":
+        iptc = _swapped(captions.data, captions.kind)  # bytes, whatever numbers they are called
+    return Inspection(is_raw, _extract(file, found, layout), tuple(pages), lies, iptc)
 
 
-def insert(file: File, exif: bytes) -> None:
-    """Put EXIF data into a TIFF file of one page, open for reading and writing: a new main directory goes to its end.
+def insert(file: File, exif: bytes | None, iptc: bytes | None = None) -> None:
+    """Put EXIF data and captions into a TIFF file of one page, open for reading and writing: a new main directory goes to its end.
 
     Raises:
         ValueError: the file is no TIFF.
     """
-    source = io.BytesIO(exif)
+    source = io.BytesIO(exif or b"II*\0" + bytes(6))  # without data, an empty directory
     layout, from_layout = _layout(file), _layout(source)
     if layout is None or from_layout is None:
         raise ValueError("no TIFF file")
@@ -131,6 +146,8 @@ def insert(file: File, exif: bytes) -> None:
         directory = _pointed(source, main, tag, from_layout)
         if directory:
             added[tag] = _pointer(_append(out, directory, layout, end), layout)
+    if iptc:
+        added[IPTC] = Value(7, len(iptc), iptc)
     at = _append(out, {**target, **added}, layout, end, following)
     file.write(out)
     _patch(file, layout.first, layout.offset, at)
@@ -200,10 +217,12 @@ def _chain(file: File, layout: Layout) -> Iterator[int]:
 def _extract(file: File, main: Directory, layout: Layout) -> bytes | None:
     parts = {tag: _pointed(file, main, tag, layout) for tag in (EXIF_POINTER, GPS_POINTER)}
     parts = {tag: directory for tag, directory in parts.items() if directory}
-    if not parts:
+    kept = {tag: value for tag, value in main.items() if tag in DESCRIPTIVE and value.kind < 16}
+    if DESCRIPTION in kept and kept[DESCRIPTION].data.startswith(LAYOUT):
+        del kept[DESCRIPTION]
+    if not parts and not kept.keys() - set(RESOLUTION):
         return None
     out = bytearray(b"II*\0\0\0\0\0")
-    kept = {tag: value for tag, value in main.items() if tag in DESCRIPTIVE}
     for tag, directory in parts.items():
         kept[tag] = _pointer(_append(out, directory, CLASSIC), CLASSIC)
     struct.pack_into("<I", out, 4, _append(out, kept, CLASSIC))

@@ -14,15 +14,14 @@ import struct
 import tempfile
 import threading
 import time
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 
 from drct.errors import ImageError, OptionError, did_you_mean
-from drct.imaging import exif, tiff_directories
+from drct.imaging import exif, iptc, png_chunks, tiff_directories
 from drct.imaging._vips import cause, enter, has_operation, pyvips
 from drct.imaging.carrier import Carrier
 from drct.imaging.formats import ALIASES, FORMATS, Format, format_of
@@ -40,6 +39,8 @@ CLASSIC_TIFF_BYTES = 3 << 30  # of pixels; what is larger becomes a BigTIFF
 JPEG_OPTIMIZED = 1 << 26  # pixels up to which JPEG's tables are fitted to the picture, for which all of it is held in memory
 TILE = 256  # side of the tiles of a pyramid
 EXIF_BYTES = 60000  # that libvips writes into AVIF
+XMP_BYTES = 60000  # that libvips writes into JPEG
+JPEG_BYTES = 65533  # of a JPEG's marker
 _MARK = b"here stands the EXIF data of the picture"
 
 
@@ -52,7 +53,7 @@ class Encoding:
         lossless: WebP, AVIF and JPEG XL without loss.
         compression: deflate level 0..9 of PNG and TIFF.
         pyramid: a tiled TIFF with smaller copies, for viewers of huge images; always a BigTIFF.
-        strip: leave EXIF, XMP and resolution out. The colour profile stays, because without it the colours would be wrong.
+        strip: leave EXIF, XMP, IPTC and resolution out. The colour profile stays, because without it the colours would be wrong.
 
     Raises:
         OptionError: a value out of range.
@@ -86,7 +87,7 @@ def write(
 ) -> list[str]:
     """Write an image file in one step: it appears complete, or not at all.
 
-    The bytes depend on picture and options only. Alpha, ICC profile, EXIF, XMP and resolution go along where the format holds
+    The bytes depend on picture and options only. Alpha, ICC profile, EXIF, XMP, IPTC and resolution go along where the format holds
     them; EXIF loses its thumbnail and gets the new dimensions. What the format cannot hold is converted: 16 bits and floats
     (0..1) are rounded to the nearest level of the deepest type it has, transparency is laid on white in JPEG, colours become sRGB
     in GIF.
@@ -328,6 +329,15 @@ def _check_arrays(path: Path, picture: Picture) -> None:
         raise ImageError(f"{path}: alpha {alpha.shape} {alpha.dtype} does not fit pixels {pixels.shape} {pixels.dtype}")
 
 
+class _Metadata(NamedTuple):
+    """What a picture carries, as its file will hold it."""
+
+    exif: bytes | None
+    xmp: bytes | None
+    iptc: bytes | None
+    png_colours: bytes
+
+
 class _Job:
     """One file to be written: what a picture becomes in its format.
 
@@ -353,7 +363,7 @@ class _Job:
         self._page_height = page_height
         self._big = big
         check_output(path, page_height or info.height, info.width, target.name, encoding)
-        self.info = dataclasses.replace(info, exif=None, xmp=None, resolution=None) if encoding.strip else info
+        self.info = dataclasses.replace(info, exif=None, xmp=None, iptc=None, resolution=None) if encoding.strip else info
         self.notices: list[str] = []
         self.depth = info.depth
         if self.depth not in target.depths:
@@ -363,6 +373,9 @@ class _Job:
             self.notices.append("uint16 rounded to 12 bits: AVIF holds no more")
         self._has_alpha = info.has_alpha and target.alpha
         self.bands = info.channels + self._has_alpha
+        # here and not when saving, so that the notices have one order, whichever thread saves
+        self._metadata = _Metadata(self._exif(), self._xmp(), self._iptc(), self._colours())
+        self._icc = self._profile()
 
     def samples(self, pixels: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
         """Pixels and alpha ``(h, W, bands)`` in the depth of the file."""
@@ -390,13 +403,12 @@ class _Job:
             OSError: the file system cannot.
         """
         options = self._options()
-        metadata = self._exif()
         try:
             image = self._dressed(image)
             if self._target.name == "dzi":
                 _save_tiles(image, self._path, part, options)
             else:
-                _save(image, self._target, part, options, metadata)
+                _save(image, self._target, part, options, self._metadata)
         except pyvips.Error as error:
             raise ImageError(f"{self._path}: cannot be written: {cause(error)}") from None
 
@@ -412,14 +424,11 @@ class _Job:
             image.set_type(pyvips.GValue.gint_type, "page-height", self._page_height)
             image.set_type(pyvips.GValue.array_int_type, "delay", list(info.delays) or [100] * info.frames)
             image.set_type(pyvips.GValue.gint_type, "loop", info.loop)
-        height = self._page_height or info.height
-        xmp = exif.corrected_xmp(info.xmp, info.width, height) if info.xmp else None
-        if info.icc and target.name == "gif":
-            image.set_type(pyvips.GValue.blob_type, "icc-profile-data", info.icc)
-            image = image.icc_transform("srgb", embedded=True, intent="relative")
-            self._note("colours converted to sRGB: GIF holds no colour profile")
-            return image
-        for name, data in (("icc-profile-data", self._profile()), ("xmp-data", xmp)):
+        if self._icc and target.name == "gif":
+            image.set_type(pyvips.GValue.blob_type, "icc-profile-data", self._icc)
+            return image.icc_transform("srgb", embedded=True, intent="relative")
+        captions = self._metadata.iptc if target.name == "jpeg" else None
+        for name, data in (("icc-profile-data", self._icc), ("xmp-data", self._metadata.xmp), ("iptc-data", captions)):
             if data:
                 image.set_type(pyvips.GValue.blob_type, name, data)
         return image
@@ -428,22 +437,51 @@ class _Job:
         if self.info.icc and self._target.name in ("webp", "avif") and self.info.is_grey:
             self._note(f"grey colour profile left out: {self._target.title} stores grey as RGB")
             return None
+        if self.info.icc and self._target.name == "gif":
+            self._note("colours converted to sRGB: GIF holds no colour profile")
         return self.info.icc
+
+    def _colours(self) -> bytes:
+        """Chunks of a PNG that came from a PNG."""
+        colours = self.info.png_colours
+        if colours and self._target.name != "png":
+            names = ", ".join(png_chunks.names(colours))
+            self._note(f"{names} of the PNG left out: {self._target.title} does not hold it, and the colours may look different")
+            return b""
+        return colours
+
+    def _xmp(self) -> bytes | None:
+        info, target = self.info, self._target
+        if not info.xmp:
+            return None
+        data = exif.corrected_xmp(info.xmp, info.width, self._page_height or info.height)
+        return self._fitting("XMP data", data, {"gif": 0, "dzi": 0, "jpeg": XMP_BYTES}.get(target.name))
+
+    def _iptc(self) -> bytes | None:
+        captions, name = self.info.iptc, self._target.name
+        if not captions:
+            return None
+        data = iptc.for_jpeg(captions) if name == "jpeg" else captions
+        return self._fitting("IPTC captions", data, {"jpeg": JPEG_BYTES, "tiff": None}.get(name, 0))
+
+    def _fitting(self, what: str, data: bytes, longest: int | None) -> bytes | None:
+        """Metadata if the format holds so much of it."""
+        if longest is None or len(data) <= longest:
+            return data
+        title = self._target.title
+        self._note(f"{what} left out: " + (f"too long for {title}" if longest else f"{title} holds none"))
+        return None
 
     def _exif(self) -> bytes | None:
         info, target = self.info, self._target
-        if not info.exif or target.name in ("gif", "dzi"):
+        if not info.exif:
             return None
         try:
             data = exif.corrected(info.exif, info.width, self._page_height or info.height, info.writable_resolution)
         except ValueError:
             self._note("damaged EXIF data left out")
             return None
-        longest = {"jpeg": 65533 - 6, "avif": EXIF_BYTES}.get(target.name)
-        if longest and len(data) > longest:
-            self._note(f"EXIF data left out: too long for {target.title}")
-            return None
-        return data
+        return self._fitting("EXIF data", data, {"gif": 0, "dzi": 0, "jpeg": JPEG_BYTES - 6, "avif": EXIF_BYTES}.get(target.name))
 
     def _options(self) -> dict[str, Any]:
         name, encoding, info = self._target.name, self._encoding, self.info
@@ -507,21 +545,21 @@ def on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return mixed.astype(np.float32) if pixels.dtype == np.float32 else np.floor(mixed + 0.5).clip(0, peak).astype(pixels.dtype)
 
 
-def _save(image: pyvips.Image, target: Format, part: _Part, options: dict[str, Any], metadata: bytes | None) -> None:
+def _save(image: pyvips.Image, target: Format, part: _Part, options: dict[str, Any], carried: _Metadata) -> None:
+    metadata, colours, captions = carried.exif, carried.png_colours, carried.iptc
     # EXIF is put in by this module: libvips would rebuild it, add tags of its own and break the offsets in maker notes.
-    options = {**options, "keep": "icc|xmp"}
+    options = {**options, "keep": "icc|xmp|iptc"}
     if metadata and target.name in ("avif", "jxl"):
         _save_with_libvips_exif(image, target, part, options, metadata)
+    elif target.name == "png" and (metadata or colours):
+        insert = colours + (png_chunks.chunk(b"eXIf", metadata) if metadata else b"")
+        _save_with_insert(image, target, part, options, insert, png_chunks.BEHIND_HEADER)
     elif metadata is None or target.name == "tiff":
         getattr(image, target.saver)(pyvips.Target.new_to_descriptor(part.fileno()), **options)
-        if metadata:
-            tiff_directories.insert(part, metadata)
+        if target.name == "tiff" and (metadata or captions):
+            tiff_directories.insert(part, metadata, captions)
     elif target.name == "webp":
         part.write(_webp_with_exif(image.webpsave_buffer(**options), metadata, image))
-    elif target.name == "png":
-        chunk = b"eXIf" + metadata
-        insert, position = struct.pack(">I", len(metadata)) + chunk + struct.pack(">I", zlib.crc32(chunk)), 33  # behind IHDR
-        _save_with_insert(image, target, part, options, insert, position)
     else:
         insert = b"\xff\xe1" + struct.pack(">H", len(metadata) + 8) + b"Exif\0\0" + metadata
         _save_with_insert(image, target, part, options, insert, 2)  # behind the start marker
@@ -553,7 +591,8 @@ def _save_tiles(image: pyvips.Image, path: Path, part: _Part, options: dict[str,
     shutil.rmtree(folder, ignore_errors=True)  # of a killed run; nobody else has the lock of the temporary file
     try:
         folder.mkdir()
-        image.dzsave(str(folder / "tiles"), **options, keep="icc")
+        # as bytes, because names need not be UTF-8, which pyvips makes of letters
+        image.dzsave(os.fsencode(folder / "tiles"), **options, keep="icc")
         part.write((folder / "tiles.dzi").read_bytes())
         _check_tiles(tiles)
         # From here on there is no picture until its new description gets the name: a kill leaves none with the tiles of another.

@@ -148,7 +148,10 @@ def _proc_meminfo(name: str) -> int | None:
 
 
 def _cgroups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[tuple[int, int]]:
-    """Limit and use in bytes of every control group (version 2 and 1) that bounds this process."""
+    """Limit and use in bytes of every control group (version 2 and 1) that bounds this process.
+
+    The use is without the cache of files that were not read lately: the kernel gives it up before anybody lacks memory.
+    """
     if not own.is_file():
         return
     for line in own.read_text().splitlines():
@@ -157,12 +160,20 @@ def _cgroups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/c
             continue
         if controllers:
             top, limit_file, use_file = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cache = "total_inactive_file"  # that of the groups below counts too, as their use does
         else:
-            top, limit_file, use_file = root, "memory.max", "memory.current"
+            top, limit_file, use_file, cache = root, "memory.max", "memory.current", "inactive_file"
         group = top / name.lstrip("/")
         # inside a container the path of the group is that of the host, and the limit stands at the top
         for folder in dict.fromkeys([group, *group.parents, top]):
             if folder.is_relative_to(top) and (folder / limit_file).is_file() and (folder / use_file).is_file():
                 limit = (folder / limit_file).read_text().strip()
                 if limit.isdigit() and int(limit) < 1 << 60:
-                    yield int(limit), int((folder / use_file).read_text())
+                    used = int((folder / use_file).read_text()) - _statistic(folder / "memory.stat", cache)
+                    yield int(limit), max(0, used)
+
+
+def _statistic(path: Path, name: str) -> int:
+    """A number of a file with a name and a number in each line; 0 if it is not there."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return next((int(value) for key, _, value in (line.partition(" ") for line in lines) if key == name), 0)

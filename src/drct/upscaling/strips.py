@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from drct.errors import ImageError
-from drct.imaging import PictureInfo, StripReader
+from drct.imaging import PictureInfo, StripReader, visible_range
 from drct.upscaling.alpha import BAND, Bleeding
 
 KEPT_ROWS = 64  # rows that stay after they were asked for, since the next wish may begin a little above the last one
@@ -55,7 +55,7 @@ class Survey:
 
     Attributes:
         low, span: floats are brought to 0..1 by ``(value - low) / span``; (0, 1) leaves them alone.
-        extremes: the lowest and the highest of them, as they are.
+        extremes: the lowest and the highest of those that can be seen, as they are.
         alpha: the one value of its alpha; None if it has several, or none.
         bleeding: colours to put under transparency.
     """
@@ -89,6 +89,7 @@ def survey(reader: StripReader) -> Survey:
     if not (floats or info.has_alpha):
         return found
     low, high = np.inf, -np.inf
+    hidden_low, hidden_high = np.inf, -np.inf  # of bands where nothing can be seen; they count only if all are such
     least: float | None = None
     most: float | None = None
     step = BAND * max(1, (8 << 20) // (BAND * info.width * 4))
@@ -99,13 +100,19 @@ def survey(reader: StripReader) -> Survey:
             extremes += [] if alpha is None else [float(alpha.min()), float(alpha.max())]
             if not np.isfinite(extremes).all():
                 raise ImageError(f"{info.path}: the pixels hold NaN or infinite values")
-            low, high = min(low, extremes[0]), max(high, extremes[1])
+            extremes = list(visible_range(pixels, alpha))
+            if alpha is None or (alpha > 0).any():
+                low, high = min(low, extremes[0]), max(high, extremes[1])
+            else:
+                hidden_low, hidden_high = min(hidden_low, extremes[0]), max(hidden_high, extremes[1])
         if alpha is not None:
+            alpha = opacity(alpha)
             least = float(alpha.min()) if least is None else min(least, float(alpha.min()))
             most = float(alpha.max()) if most is None else max(most, float(alpha.max()))
             found.bleeding.add(pixels, alpha)
     found.bleeding.finish()
     if floats:
+        low, high = (low, high) if low <= high else (hidden_low, hidden_high)
         found.extremes = low, high
         found.low = min(low, 0.0)
         found.span = max(high, 1.0) - found.low
@@ -144,7 +151,12 @@ class Alpha:
     def __getitem__(self, rows: slice) -> np.ndarray:
         alpha = self._reader.rows(rows.start, rows.stop)[1]
         assert alpha is not None
-        return alpha[:, :, None]
+        return opacity(alpha)[:, :, None]
+
+
+def opacity(alpha: np.ndarray) -> np.ndarray:
+    """Alpha as it can mean something: floats beyond 0..1 are clipped."""
+    return alpha.clip(0, 1) if alpha.dtype == np.float32 else alpha
 
 
 class Shares:

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from drct import engine
 from drct.errors import ImageError, OptionError, OutOfMemoryError
-from drct.imaging import Encoding, Picture, resize, resize_rows, to_depth
+from drct.imaging import Encoding, Picture, resize, resize_rows, to_depth, visible_range
 from drct.networks import SuperResolutionNetwork
 from drct.upscaling import memory
 from drct.upscaling.alpha import bleed
 from drct.upscaling.files import UpscaledFile, upscale_file
 from drct.upscaling.options import FIDELITY_MODEL, OVERLAP
 from drct.upscaling.passes import Pass, Plans, Progress, Stages, TilesTooLarge, Upscaled, UpscaledPicture, target_size
-from drct.upscaling.strips import Alpha, Colours, Rows, Shares
+from drct.upscaling.strips import Alpha, Colours, Rows, Shares, opacity
 from drct.upscaling.tiles import Program, Source, TilePlan, ladder, plan_tiles, upscale_strips
 from drct.weights import ModelCard, list_models, load_network
 
@@ -96,7 +96,7 @@ class Upscaler:
         """Networks by scale. A single model is loaded at once, since only its file knows its scale."""
         if isinstance(model, SuperResolutionNetwork):
             return {model.scale: (model.architecture, model)}
-        found = {} if Path(model).exists() else family(str(model))
+        found = {} if os.path.exists(model) else family(str(model))
         if found:
             return {scale: (card.name, card.path) for scale, card in found.items() if card.path is not None}
         network = self._load(model)
@@ -226,15 +226,29 @@ class Upscaler:
         """
         _check_image(image)
         pixels = image[:, :, None] if image.ndim == 2 else image
+        result = self._within_range(pixels, scale, width, height, _range(pixels), progress, plans)
+        return dataclasses.replace(result, pixels=result.pixels[:, :, 0]) if image.ndim == 2 else result
+
+    def _within_range(
+        self,
+        pixels: np.ndarray,
+        scale: float | None,
+        width: int | None,
+        height: int | None,
+        values: tuple[float, float],
+        progress: Progress | None,
+        plans: Plans | None,
+    ) -> Upscaled:
+        """Upscale ``(H, W, C)`` whose floats are normalized by a lowest value and a span."""
         rows, columns = pixels.shape[:2]
         size = target_size(rows, columns, self.default_scale if scale is None else scale, width, height)
-        low, span = _range(pixels)
+        low, span = values
         if (low, span) != (0.0, 1.0):
             pixels = (pixels - np.float32(low)) / np.float32(span)
         result, passes, notices = self._to_size(pixels, size, progress, plans)
         if (low, span) != (0.0, 1.0):
             result = result * np.float32(span) + np.float32(low)
-        return Upscaled(result[:, :, 0] if image.ndim == 2 else result, tuple(passes), tuple(notices))
+        return Upscaled(result, tuple(passes), tuple(notices))
 
     def picture(
         self,
@@ -251,12 +265,15 @@ class Upscaler:
         The resolution grows with the size, so that a print stays as large as it was. Arguments and errors as :meth:`upscale`.
         """
         pixels, alpha = picture.pixels, picture.alpha
+        _check_image(pixels)
+        values = _range(pixels, alpha)
         if alpha is not None:
             pixels = bleed(pixels, alpha)
+            alpha = opacity(alpha)
         # Alpha costs what a grey image costs, which is what a colour image costs.
         by_network = alpha is not None and self.alpha == "network" and not _constant(alpha)
         parts = 2 if by_network else 1
-        colours = self.upscale(pixels, scale=scale, width=width, height=height, progress=_part(progress, 0, parts), plans=plans)
+        colours = self._within_range(pixels, scale, width, height, values, _part(progress, 0, parts), plans)
         passes, notices = list(colours.passes), list(colours.notices)
         size = colours.pixels.shape[:2]
         new_alpha: np.ndarray | None = None
@@ -585,13 +602,13 @@ def _check_image(image: np.ndarray) -> None:
         raise ImageError(f"pixels of type {image.dtype} are not supported: use uint8, uint16 or float32")
 
 
-def _range(pixels: np.ndarray) -> tuple[float, float]:
+def _range(pixels: np.ndarray, alpha: np.ndarray | None = None) -> tuple[float, float]:
     """Lowest value and span that floats beyond 0..1 are normalized by; (0, 1) for all other images."""
     if pixels.dtype != np.float32:
         return 0.0, 1.0
-    low, high = float(pixels.min()), float(pixels.max())
-    if not (math.isfinite(low) and math.isfinite(high)):
+    if not np.isfinite((pixels.min(), pixels.max())).all():
         raise ImageError("the pixels hold NaN or infinite values")
+    low, high = visible_range(pixels, alpha)
     low, high = min(low, 0.0), max(high, 1.0)
     return low, high - low
 
