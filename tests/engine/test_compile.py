@@ -337,3 +337,15 @@ def test_without_a_compiler_the_slower_path_says_why(build: Build, monkeypatch: 
         assert difference(program, network, 1, 9, 9) <= 1e-4
     finally:
         library_or_reason.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["drct", "swinir", "hat", "mamba_drct"])
+def test_changing_the_network_afterwards_does_not_change_the_program(name: str, build: Build) -> None:
+    options = {"drct": TINY, "mamba_drct": {"embed_dim": 12, "depths": [1] * 2, "gc": 4}}
+    blocks = {"embed_dim": 24, "depths": [1], "num_heads": [2], "scale": 2}
+    network = build(name, **options.get(name, blocks | ({"squeeze_factor": 6} if name == "hat" else {})))
+    program, x = engine.compile(network), torch.rand(1, 3, 16, 16)
+    before = program(x)
+    for parameter in network.parameters():
+        parameter.data.mul_(0.3)
+    assert torch.equal(program(x), before)

@@ -129,3 +129,15 @@ def test_published_size_of_the_large_real_model() -> None:
     with torch.device("meta"):
         network = create_network("swinir_real_large")
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == 28.01
+
+
+@pytest.mark.parametrize("name", ["drct", "swinir", "hat"])
+@torch.no_grad()
+def test_weights_changed_behind_the_back_of_autograd_count(name: str) -> None:
+    network, x = small(name).eval(), torch.rand(1, 3, 8, 8)
+    network(x)
+    for parameter in network.parameters():
+        parameter.data.copy_(torch.randn_like(parameter) * 0.3)
+    other = small(name).eval()
+    other.load_state_dict(network.state_dict())
+    assert torch.equal(network(x), other(x))

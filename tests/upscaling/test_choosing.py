@@ -10,7 +10,7 @@ import torch
 from upscaling_helpers import tiny_network
 
 import drct
-from drct.errors import OptionError
+from drct.errors import ImageError, OptionError
 from drct.imaging import Picture, read, resize, write
 from drct.networks import create_network
 from drct.upscaling import AutoUpscaler, UpscaleOptions, Upscaler, upscale
@@ -194,3 +194,10 @@ def test_verified_tiles_are_those_of_the_chosen_network(bundled, dirty) -> None:
     auto = AutoUpscaler(device="cpu", tile=16, overlap=8)
     real = Upscaler(f"{REAL}-x4", device="cpu", tile=16, overlap=8)
     assert auto.compare_whole(dirty) == real.compare_whole(dirty)
+
+
+@pytest.mark.parametrize("array", [np.zeros((8, 8, 3)), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8), bool)])
+def test_what_is_no_image_is_refused_before_it_is_looked_at(array: np.ndarray, both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "BUNDLED", both)
+    with pytest.raises(ImageError):
+        AutoUpscaler()(array)

@@ -313,3 +313,11 @@ def test_files_and_faces(model: Path, tmp_path: Path):
 
 def test_tiny_networks_differ_by_scale():
     assert {tiny_network(scale).scale for scale in (2, 3, 4)} == {2, 3, 4}
+
+
+def test_a_scale_does_not_go_with_an_exact_size() -> None:
+    upscaler = Upscaler(tiny_network(2))
+    with pytest.raises(OptionError, match="scale does not go with width or height"):
+        upscaler(np.zeros((8, 8, 3), np.uint8), scale=2, width=10)
+    with pytest.raises(OptionError, match="scale does not go with width or height"):
+        upscaler.picture(Picture(np.zeros((8, 8, 3), np.uint8)), scale=2, height=10)

@@ -89,8 +89,8 @@ class Mlp(nn.Module):
 class WindowAttention(nn.Module):
     """Multi-head self-attention within windows, with relative position bias and the mask of shifted windows.
 
-    ``softmax(q k^T / sqrt(d) + bias + mask) v`` per head. Bias and masks live beside the weights as caches that no state dict
-    contains; the bias is gathered anew whenever its table changes or gradients are wanted.
+    ``softmax(q k^T / sqrt(d) + bias + mask) v`` per head. The masks live beside the weights, in no state dict. The bias is gathered
+    from its table in every pass: a change of the table through ``.data`` leaves no trace that a cache could see.
 
     Args:
         dim: channels.
@@ -129,17 +129,10 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.attn_drop = attn_drop
         self.proj_drop = nn.Dropout(proj_drop)
-        self._bias: tuple[tuple[object, ...], Tensor] | None = None
 
     def position_bias(self, dtype: torch.dtype) -> Tensor:
         """Relative position bias, ``(num_heads, window**2, window**2)``."""
-        table = self.relative_position_bias_table
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or table.is_inference():
-            return gather_bias(table, self.relative_position_index).to(dtype)
-        key = (table.data_ptr(), table._version, table.device, dtype)
-        if self._bias is None or self._bias[0] != key:
-            self._bias = (key, gather_bias(table, self.relative_position_index).to(dtype))
-        return self._bias[1]
+        return gather_bias(self.relative_position_bias_table, self.relative_position_index).to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend within each window of ``x``: ``(B, rows, columns, window**2, dim)`` in and out."""

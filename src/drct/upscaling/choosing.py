@@ -20,7 +20,7 @@ from drct.imaging import Picture
 from drct.networks import SuperResolutionNetwork
 from drct.upscaling.options import AUTO, FIDELITY_MODEL, REAL_MODEL, UpscaleOptions
 from drct.upscaling.passes import Upscaled, UpscaledPicture
-from drct.upscaling.upscaler import STRETCH, Upscaler, family
+from drct.upscaling.upscaler import STRETCH, Upscaler, check_image, family
 from drct.weights import load_network
 
 
@@ -76,10 +76,8 @@ class AutoUpscaler(Upscaler):
 
     def upscale(self, image: np.ndarray, **how: Any) -> Upscaled:
         """As :meth:`Upscaler.upscale`, with the network that suits the image."""
-        # what is no image is refused below
-        is_image = isinstance(image, np.ndarray) and image.ndim in (2, 3) and image.size > 0
-        chosen = self.suited(Picture(image))[0] if is_image else self._for_clean
-        return chosen.upscale(image, **how)
+        check_image(image)
+        return self.suited(Picture(image))[0].upscale(image, **how)
 
     def picture(self, picture: Picture, **how: Any) -> UpscaledPicture:
         """As :meth:`Upscaler.picture`, with the network that suits the picture; ``choice`` of the result tells which and why."""

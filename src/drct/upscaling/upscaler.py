@@ -152,8 +152,13 @@ class Upscaler:
         self, rows: int, columns: int, *, scale: float | None = None, width: int | None = None, height: int | None = None
     ) -> tuple[int, ...]:
         """Magnifications of the networks that an image goes through, in order; arguments and errors as :meth:`upscale`."""
-        size = target_size(rows, columns, self.default_scale if scale is None else scale, width, height)
+        size = self._result_size(rows, columns, scale, width, height)
         return tuple(self._passes(max(size[0] / rows, size[1] / columns)))
+
+    def _result_size(self, rows: int, columns: int, scale: float | None, width: int | None, height: int | None) -> tuple[int, int]:
+        if scale is not None and (width is not None or height is not None):
+            raise OptionError("scale does not go with width or height: give one or the other")
+        return target_size(rows, columns, self.default_scale if scale is None else scale, width, height)
 
     def tile_limit(self, scale: int) -> int | None:
         """The largest tile that ``tile="auto"`` uses at this magnification; None if only the device's size limits it.
@@ -224,7 +229,7 @@ class Upscaler:
             ImageError: the array is not an image.
             OutOfMemoryError: even the smallest tile does not fit, or the result does not.
         """
-        _check_image(image)
+        check_image(image)
         pixels = image[:, :, None] if image.ndim == 2 else image
         result = self._within_range(pixels, scale, width, height, _range(pixels), progress, plans)
         return dataclasses.replace(result, pixels=result.pixels[:, :, 0]) if image.ndim == 2 else result
@@ -241,7 +246,7 @@ class Upscaler:
     ) -> Upscaled:
         """Upscale ``(H, W, C)`` whose floats are normalized by a lowest value and a span."""
         rows, columns = pixels.shape[:2]
-        size = target_size(rows, columns, self.default_scale if scale is None else scale, width, height)
+        size = self._result_size(rows, columns, scale, width, height)
         low, span = values
         if (low, span) != (0.0, 1.0):
             pixels = (pixels - np.float32(low)) / np.float32(span)
@@ -265,7 +270,7 @@ class Upscaler:
         The resolution grows with the size, so that a print stays as large as it was. Arguments and errors as :meth:`upscale`.
         """
         pixels, alpha = picture.pixels, picture.alpha
-        _check_image(pixels)
+        check_image(pixels)
         values = _range(pixels, alpha)
         if alpha is not None:
             pixels = bleed(pixels, alpha)
@@ -340,7 +345,7 @@ class Upscaler:
 
         Needs the memory of the whole image.
         """
-        _check_image(image)
+        check_image(image)
         pixels = image[:, :, None] if image.ndim == 2 else image
         scale = self._passes(self.default_scale)[0]
         program = self.program(scale)
@@ -593,7 +598,8 @@ def family(name: str) -> dict[int, ModelCard]:
     return found
 
 
-def _check_image(image: np.ndarray) -> None:
+def check_image(image: np.ndarray) -> None:
+    """Raise ImageError unless :meth:`Upscaler.upscale` takes the array."""
     if not isinstance(image, np.ndarray):
         raise ImageError(f"the image is a {type(image).__name__}, not a numpy array")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)) or 0 in image.shape:
