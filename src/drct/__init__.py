@@ -30,6 +30,7 @@ from drct.errors import (
     ModelNotFoundError,
     OptionError,
     OutOfMemoryError,
+    VideoError,
 )
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ __all__ = [
     "OutOfMemoryError",
     "UpscaleOptions",
     "Upscaler",
+    "VideoError",
     "create_network",
     "engine",
     "list_models",

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from drct.cli import bench, doctor, run
 from drct.errors import OptionError
+from drct.evaluation.benchmark import check_writable
 
 
 def test_bench_prints_a_table_and_writes_json(tmp_path: Path) -> None:
@@ -54,3 +55,24 @@ def test_doctor_reports_a_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(native, "available", lambda: "native kernels need a C compiler")
     assert doctor.examine()["CPU kernels"]["window attention"].startswith("plain torch, slower: native kernels need")
+
+
+def test_bench_looks_at_its_output_before_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "measure", lambda *_, **__: pytest.fail("measured"))
+    (tmp_path / "file").write_text("")
+    assert run(["bench", "--json", str(tmp_path / "file" / "x.json")]) == 2
+    assert "choose another" in capsys.readouterr().err
+    assert run(["bench", "--json", str(tmp_path / f"{'x' * 300}.json")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_file_that_can_be_written_is_not_left_behind(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "x.json")
+    assert (tmp_path / "new").is_dir()
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_doctor_knows_every_extra_that_users_install() -> None:
+    assert set(doctor.EXTRAS) == {"train", "explain", "video"}

@@ -133,3 +133,16 @@ def test_letters_that_the_output_lacks_are_escaped():
         [sys.executable, "-c", code], capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "cp1252"}
     )
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, rb"\u65e5\u672c.png")
+
+
+def test_every_error_is_exported():
+    import drct
+
+    known = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.Error)}
+    assert known <= set(drct.__all__)
+
+
+def test_what_does_not_go_with_an_option_file_is_named_as_typed(capsys):
+    for option in ("--sets", "--metrics", "--model"):
+        assert cli.run(["test", "-opt", "x.yml", option, "a"]) == 2
+        assert f"{option} does not go with -opt" in capsys.readouterr().err

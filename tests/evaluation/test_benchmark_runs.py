@@ -16,7 +16,7 @@ import pytest
 
 from drct.errors import CheckpointError, DataError, ModelNotFoundError, OptionError
 from drct.evaluation import EvaluationOptions, evaluate
-from drct.evaluation.enlargers import open_enlarger
+from drct.evaluation.enlargers import locate, open_enlarger
 from drct.imaging import read, write
 
 Picture = Callable[..., np.ndarray]
@@ -318,3 +318,12 @@ def test_peak_memory_sees_an_allocation() -> None:
         pytest.skip("this system does not tell a process's memory")
     before, after = map(int, done.stdout.split())
     assert 32 * 2**20 < after - before < 256 * 2**20
+
+
+def test_a_folder_hides_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "drct-light").mkdir()
+    for name in ("drct-light", "drct_light", "DRCT-Light"):
+        assert Path(locate(name, 4)).stem == "drct-light-x4"
+    with pytest.raises(ModelNotFoundError, match="is unknown"):
+        locate("x" * 300, 4)

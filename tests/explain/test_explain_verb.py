@@ -13,6 +13,7 @@ from drct.cli import run
 from drct.cli.explain import repeat_model
 from drct.errors import MissingDependencyError
 from drct.explain import extras
+from drct.explain.subjects import load_or_create
 from drct.networks import SuperResolutionNetwork
 
 
@@ -113,3 +114,9 @@ def test_missing_packages_name_their_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(extras.PACKAGES, "no_such_package_here", "Nothing")
     with pytest.raises(MissingDependencyError, match=r"Nothing: pip install 'drct\[explain\]'"):
         extras.need("no_such_package_here")
+
+
+def test_a_folder_hides_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "drct_light").mkdir()
+    assert load_or_create("drct_light", 2).scale == 2

@@ -141,3 +141,26 @@ def test_weights_changed_behind_the_back_of_autograd_count(name: str) -> None:
     other = small(name).eval()
     other.load_state_dict(network.state_dict())
     assert torch.equal(network(x), other(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("drct", {"num_heads": [0] * 6}, r"num_heads is \[0, 0, 0, 0, 0, 0\], but each must be at least 1"),
+        ("drct", {"num_heads": [-6] * 6}, "num_heads"),
+        ("drct", {"head_dim": 0}, "head_dim is 0, but must be at least 1"),
+        ("drct", {"attn_drop_rate": 2.0}, r"attn_drop_rate is 2\.0, but must be at least 0 and below 1"),
+        ("drct", {"qk_scale": 0.0}, r"qk_scale is 0\.0, but must be above 0"),
+        ("drct", {"mlp_ratio": float("nan")}, "mlp_ratio is nan, but must be a finite number"),
+        ("swinir", {"mlp_ratio": float("inf")}, "mlp_ratio is inf"),
+        ("swinir", {"drop_rate": 2.0}, "drop_rate is 2"),
+        ("swinir", {"drop_path_rate": 1.0}, "drop_path_rate is 1"),
+        ("hat", {"overlap_ratio": float("nan")}, "overlap_ratio is nan"),
+        ("hat", {"img_range": 0}, "img_range is 0"),
+        ("mamba_drct", {"expand": float("nan")}, "expand is nan"),
+        ("mamba_drct", {"drop_path_rate": -0.1}, "drop_path_rate is -0"),
+    ],
+)
+def test_values_out_of_range(name: str, options: dict, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        create_network(name, **options)

@@ -160,13 +160,17 @@ def test_processes_that_see_different_checkpoints_do_not_train(option_dict: Make
 
 def test_further_terminations_do_not_cost_the_checkpoint() -> None:
     """Slurm and torchrun send a SIGTERM each. A second interrupt from the keyboard ends at once."""
-    with StopSignals() as signals:
-        for _ in range(3):
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert signals.raised
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what runs in the background ignore it
+    try:
+        with StopSignals() as signals:
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGTERM)
+            assert signals.raised
             os.kill(os.getpid(), signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_termination_during_the_last_save_is_survived(option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

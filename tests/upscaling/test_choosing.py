@@ -78,7 +78,7 @@ def test_each_picture_gets_the_network_that_suits_it(bundled, clean, dirty, size
     auto, fidelity, real = AutoUpscaler(device="cpu"), Upscaler(CLEAN, device="cpu"), Upscaler(f"{REAL}-x4", device="cpu")
     for pixels, plain, name in ((clean, fidelity, CLEAN), (dirty, real, REAL)):
         result = auto.picture(Picture(pixels), **size)
-        np.testing.assert_array_equal(result.picture.pixels, plain.upscale(pixels, **({"scale": 4} | size)).pixels)
+        np.testing.assert_array_equal(result.picture.pixels, plain.upscale(pixels, **(size or {"scale": 4})).pixels)
         assert result.choice.startswith(f"{name}: ")
         assert all(p.model.startswith(f"{name}-x") for p in result.passes)
         np.testing.assert_array_equal(auto(pixels, **size), result.picture.pixels)

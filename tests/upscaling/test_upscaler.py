@@ -321,3 +321,13 @@ def test_a_scale_does_not_go_with_an_exact_size() -> None:
         upscaler(np.zeros((8, 8, 3), np.uint8), scale=2, width=10)
     with pytest.raises(OptionError, match="scale does not go with width or height"):
         upscaler.picture(Picture(np.zeros((8, 8, 3), np.uint8)), scale=2, height=10)
+
+
+def test_a_folder_hides_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "drct-light").mkdir()
+    (tmp_path / "mine").mkdir()
+    for name in ("drct-light", "drct_light", "DRCT_Light"):
+        assert Upscaler(name, device="cpu").scales == (2, 3, 4)
+    with pytest.raises(ModelNotFoundError, match="mine is a folder"):
+        Upscaler("mine", device="cpu")

@@ -266,3 +266,11 @@ def test_hash_depends_on_names_types_shapes_and_values_only() -> None:
 
     text = b"a F32 2x3\n" + a.numpy().astype("<f4").tobytes() + b"b F32 1\n" + b.numpy().astype("<f4").tobytes()
     assert known == hashlib.sha256(text).hexdigest()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_torchscript_program_is_called_one(tmp_path: Path) -> None:
+    torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)).save(str(tmp_path / "net.pt"))
+    with pytest.raises(CheckpointError, match=r"net\.pt is a TorchScript program, no weight file") as error:
+        read_weights(tmp_path / "net.pt")
+    assert "damaged" not in str(error.value)

@@ -124,6 +124,8 @@ def tampered(path: Path, **changes: object) -> None:
         ({"window": 4}, r"option 'window' is unknown to network 'drct' \(did you mean 'window_size'\?\)"),
         ({"img_range": "wide"}, "img_range"),
         ({"img_range": float("nan")}, "img_range is nan"),
+        ({"img_range": 0.0}, r"img_range is 0\.0, but must be above 0"),
+        ({"head_dim": 0}, "head_dim is 0, but must be at least 1"),
         ({"architecture": "hat_xxl"}, "network 'hat_xxl' is unknown"),
         ({"options": "[1, 2]"}, "metadata that do not describe a network"),
         ({"options": "{"}, "metadata that do not describe a network"),
@@ -186,3 +188,57 @@ def test_ratios_that_give_the_same_tensors_load(tmp_path: Path) -> None:
     network = create_network("hat", scale=2, **body, compress_ratio=4, squeeze_factor=4)
     save_network(network, tmp_path / "hat.safetensors")
     assert load_network(tmp_path / "hat.safetensors").options == network.options
+
+
+def test_a_file_cast_whole_to_half_precision(tmp_path: Path) -> None:
+    """bf16 holds no index above 256 exactly; window 16 has 961 of them."""
+    network = create_network("drct", scale=2, **(TINY | {"window_size": 16}))
+    state = {key: value.bfloat16() for key, value in compat_state_dict(network).items()}
+    loaded = load_network(saved(state, tmp_path))
+    assert torch.equal(loaded.conv_first.weight, network.conv_first.weight.bfloat16().float())
+    name = "layers.0.swin1.attn.relative_position_index"
+    state[name] = state[name].t().contiguous()
+    with pytest.raises(CheckpointError, match="numbers relative positions in its own way"):
+        load_network(saved(state, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"norm.weight": torch.zeros(1).expand(300_000_000_000_000)}, "is damaged: its weights are .* bytes by their shapes"),
+        ({"conv_first.weight": torch.zeros(20_000, 3, 3, 3)}, "more weights than the file has|do not fit together"),
+        ({"norm.weight": torch.empty(12, device="meta")}, r"shapes without values \(norm\.weight\)"),
+    ],
+)
+def test_crafted_sizes_take_no_memory(change: dict, message: str, tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_network(saved(tiny.state_dict() | change, tmp_path))
+    assert "net.pth" in str(error.value)
+
+
+def test_wider_than_the_file(tmp_path: Path) -> None:
+    """Few large tensors decide the widths of all others."""
+    state = create_network("mamba_drct", scale=2, embed_dim=16, depths=[1], gc=4, d_state=4).state_dict()
+    state["conv_first.weight"] = torch.zeros(20_000, 3, 3, 3)
+    for j in range(5):
+        state[f"layers.0.mamba{j + 1}.mlp.fc1.weight"] = torch.zeros(20_000 + 4 * j, 1)
+        state[f"layers.0.mamba{j + 1}.ss2d.conv2d.weight"] = torch.zeros(20_000 + 4 * j, 1)
+    with pytest.raises(CheckpointError, match=r"net\.pth describes a network with more weights than the file has"):
+        load_network(saved(state, tmp_path))
+    state["layers.999999999.x"] = torch.zeros(1)
+    with pytest.raises(CheckpointError, match=r"net\.pth: .*it numbers \d+ tensors up to 999999999"):
+        load_network(saved(state, tmp_path))
+
+
+def test_options_that_cannot_be_name_the_file(tmp_path: Path) -> None:
+    state = create_network("swinir", scale=2, embed_dim=12, depths=[1], num_heads=[2], window_size=4).state_dict()
+    state["layers.0.residual_group.blocks.0.attn.relative_position_bias_table"] = torch.zeros(49, 5)
+    with pytest.raises(CheckpointError, match=r"net\.pth .*5 heads do not divide 12 channels"):
+        load_network(saved(state, tmp_path))
+
+
+def test_windows_without_end_are_refused(tmp_path: Path) -> None:
+    state = create_network("swinir", scale=2, embed_dim=2, depths=[1], num_heads=[1], window_size=2).state_dict()
+    state["layers.0.residual_group.blocks.0.attn.relative_position_bias_table"] = torch.zeros(999**2, 1)
+    with pytest.raises(CheckpointError, match=r"net\.pth has windows of 500 pixels"):
+        load_network(saved(state, tmp_path))

@@ -152,3 +152,24 @@ def test_the_official_models_are_listed() -> None:
         assert card.architecture is not None
         network = create_network(card.architecture, scale=card.scale)
         assert card.parameters == sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"steps": 4}', b"\xff", b"[" * 100_000])
+def test_a_foreign_json_beside_a_local_model_stops_nothing(
+    content: bytes, tiny: SuperResolutionNetwork, models: Path, bundled: Path
+) -> None:
+    save_network(tiny, models / "mine.safetensors", training="at night")
+    (models / "mine.json").write_bytes(content)
+    card = only("mine")
+    assert (card.architecture, card.scale) == ("drct", 2)
+    assert re.match(r".*mine\.json is no model card \(.*\); at night$", card.training)
+    assert only("tiny-x2").state == "bundled"
+
+
+def test_files_with_one_stem_are_told_apart_by_their_names(models: Path) -> None:
+    for name in ("foo.pth", "foo.safetensors", "Foo.pth", "drct-x4.pt"):
+        (models / name).write_bytes(b"PK")
+    assert find_model("foo") == models / "foo.safetensors"
+    for name in ("foo.pth", "foo.safetensors", "Foo.pth", "drct-x4.pt"):
+        assert find_model(name) == models / name
+    assert find_model("FOO.safetensors") == models / "foo.safetensors"

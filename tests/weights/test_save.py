@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from drct.errors import CheckpointError
 from drct.networks import SuperResolutionNetwork, create_network
-from drct.weights import export_compat, load_network, read_weights, save_network
+from drct.weights import export_compat, export_model, load_network, read_weights, save_network
 from drct.weights.save import compat_image_size, compat_state_dict, shift_mask
 
 SMALL = {"embed_dim": 60, "depths": [6] * 4, "num_heads": [6] * 4, "window_size": 8, "gc": 16}
@@ -160,3 +161,13 @@ def test_unwritable_output(tiny: SuperResolutionNetwork, tmp_path: Path) -> None
     (tmp_path / "folder").mkdir()
     with pytest.raises(CheckpointError, match="cannot be written"):
         save_network(tiny, tmp_path / "folder")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_fp8_is_exported_as_it_is(dtype: torch.dtype, tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    source, target = tmp_path / "source.safetensors", tmp_path / "target.safetensors"
+    save_file({name: tensor.to(dtype) for name, tensor in tiny.state_dict().items()}, source)
+    export_model(source, "safetensors", target)
+    before, after = load_network(source).state_dict(), load_network(target).state_dict()
+    assert read_weights(target).dtype == dtype
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())

@@ -24,7 +24,7 @@ VERBS = {
     "test": "Measure a model on benchmark images.",
     "train": "Train a network from an option file.",
     "prepare": "Pack a folder of images for fast training.",
-    "compare": "Put models and plain resizing side by side.",
+    "compare": "Measure versions of images and show them side by side.",
     "models": "List the models that are bundled, downloadable or local.",
     "doctor": "Tell what this machine can run, and why.",
     "bench": "Measure the speed of models on this machine.",

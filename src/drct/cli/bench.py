@@ -24,15 +24,18 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--precision", default="auto", show_default=True, help="auto, fp32, bf16 or fp16.")
 @click.option("--turns", type=click.IntRange(1), default=5, show_default=True, help="Calls that count.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, writable=True), help="Write the measurements to this file.")
-def command(models: tuple[str, ...], sizes: tuple[str, ...], json_file: str | None, **values: Any) -> None:
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the measurements to this file.")
+def command(models: tuple[str, ...], sizes: tuple[str, ...], json_file: Path | None, **values: Any) -> None:
     """Measure the speed of MODELS: networks (drct, drct_light, ...), names of models or weight files.
 
     Ours, the plain network in torch, and spandrel's DRCT where that package is installed.
     """
     from drct.engine.devices import resolve_device
     from drct.engine.measure import environment
+    from drct.evaluation.benchmark import check_writable, write_text
 
+    if json_file is not None:
+        check_writable(json_file)  # now, not when everything was measured
     console = Console()
     results = []
     for model in models or ("drct_light",):
@@ -44,7 +47,7 @@ def command(models: tuple[str, ...], sizes: tuple[str, ...], json_file: str | No
             console.say("")
     if json_file is not None:
         document = {"environment": environment(resolve_device(values["device"])), "results": [r.as_dict() for r in results]}
-        Path(json_file).write_text(json.dumps(document, indent=2) + "\n")
+        write_text(json_file, json.dumps(document, indent=2) + "\n")
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import click
 EXTRAS = {
     "train": ("yaml", "lmdb", "PIL", "matplotlib"),
     "explain": ("matplotlib", "scipy", "PIL"),
+    "video": ("av",),
 }
 
 

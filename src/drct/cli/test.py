@@ -76,9 +76,9 @@ def command(
     with console:
         if option_file is not None:
             if measured:
-                raise OptionError(
-                    f"{option_file} says what to test: --{next(iter(measured)).removesuffix('s')} does not go with -opt"
-                )
+                name = next(iter(measured))
+                option = "model" if name == "models" else name
+                raise OptionError(f"{option_file} says what to test: --{option} does not go with -opt")
             report = evaluate_file(option_file, RunOptions(**given), say=console.note, advance=advance)
         else:
             if not models:

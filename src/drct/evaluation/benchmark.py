@@ -312,6 +312,18 @@ def make_folder(folder: Path) -> None:
         raise OptionError(f"{folder} cannot be created ({error.strerror}): choose another folder") from error
 
 
+def check_writable(path: Path) -> None:
+    """Create the folder of a file that is written later; raises :class:`OptionError` where it could not be written."""
+    make_folder(path.parent)
+    new = not os.path.exists(path)
+    try:
+        path.open("a").close()
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise OptionError(f"{path} cannot be written ({error.strerror}): choose another file") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file; raises :class:`OptionError` where that is not possible."""
     make_folder(path.parent)

@@ -22,6 +22,7 @@ from drct.networks import SuperResolutionNetwork
 from drct.networks.cost import Cost, count_cost
 from drct.upscaling import Upscaler
 from drct.weights import find_model, list_models, load_network, weights_sha256
+from drct.weights.models import same_name
 
 INTERPOLATIONS = ("bicubic", "nearest")
 Tile = int | Literal["auto", "off"]
@@ -69,7 +70,7 @@ def locate(model: str, scale: int) -> str | Path:
     if model in INTERPOLATIONS:
         return model
     member = f"{model}-x{scale}"
-    known = not Path(model).exists() and any(card.name == member for card in list_models())
+    known = not os.path.isfile(model) and any(same_name(card.name, member) for card in list_models())
     return find_model(member if known else model)
 
 

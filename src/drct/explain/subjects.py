@@ -46,7 +46,7 @@ def load_subjects(models: Sequence[str | os.PathLike[str]], device: str | torch.
 
 def load_or_create(model: str | os.PathLike[str], scale: int | None = None) -> SuperResolutionNetwork:
     """A model by file or name, or a network with fresh weights by the name of its architecture (``"drct_l"``)."""
-    if str(model) in list_networks() and not os.path.exists(model):
+    if str(model) in list_networks() and not os.path.isfile(model):  # a folder hides no name
         return create_network(str(model), scale=scale).eval()
     return load_network(model, scale=scale)
 

@@ -11,6 +11,7 @@ their groups:
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -65,6 +66,14 @@ class BodyOptions:
     connections: ClassVar[tuple[str, ...]] = ("1conv", "identity")
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # those of the families, too
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise OptionError(f"{field.name} is {value}, but must be a finite number")
+            if field.name.endswith("_rate") and not 0 <= value < 1:
+                raise OptionError(f"{field.name} is {value}, but must be at least 0 and below 1")
+            if field.name in ("img_range", "qk_scale") and value is not None and value <= 0:
+                raise OptionError(f"{field.name} is {value}, but must be above 0")
         if not self.depths or min(self.depths) < 1:
             raise OptionError(f"depths is {list(self.depths)}: at least one group, and one block in each, is needed")
         for name in ("upscale", "in_chans", "img_size", "embed_dim"):

@@ -87,6 +87,10 @@ class DRCTOptions(DenseOptions):
             )
         if self.window_size < 1:
             raise OptionError(f"window_size is {self.window_size}, but must be at least 1")
+        if min(self.num_heads) < 1:
+            raise OptionError(f"num_heads is {list(self.num_heads)}, but each must be at least 1")
+        if self.head_dim is not None and self.head_dim < 1:
+            raise OptionError(f"head_dim is {self.head_dim}, but must be at least 1")
         if self.block_heads is not None and len(self.block_heads) != BLOCKS:
             raise OptionError(f"block_heads has {len(self.block_heads)} entries, but a group has {BLOCKS} blocks")
 

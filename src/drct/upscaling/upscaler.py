@@ -96,7 +96,7 @@ class Upscaler:
         """Networks by scale. A single model is loaded at once, since only its file knows its scale."""
         if isinstance(model, SuperResolutionNetwork):
             return {model.scale: (model.architecture, model)}
-        found = {} if os.path.exists(model) else family(str(model))
+        found = {} if os.path.isfile(model) else family(str(model)) or family(str(model).replace("_", "-"))
         if found:
             return {scale: (card.name, card.path) for scale, card in found.items() if card.path is not None}
         network = self._load(model)

@@ -217,7 +217,10 @@ DETECTORS: dict[str, Callable[[Tensors], Options | None]] = {
 
 def count(tensors: Tensors, pattern: str) -> int:
     """One more than the largest number that the pattern's group takes among the names."""
-    return 1 + max((int(match[1]) for name in tensors if (match := re.match(pattern, name))), default=-1)
+    number = 1 + max((int(match[1]) for name in tensors if (match := re.match(pattern, name))), default=-1)
+    if number > len(tensors):
+        raise ValueError(f"it numbers {len(tensors)} tensors up to {number - 1}")
+    return number
 
 
 def window_of_table(table: Tensor) -> int:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from drct.errors import OptionError
-from drct.weights.files import read_weights
+from drct.weights.files import SAFETENSORS_DTYPES, read_weights
 from drct.weights.load import load_network
 from drct.weights.models import DOWNLOADABLE, find_model
 from drct.weights.save import export_compat, save_network
@@ -64,12 +64,13 @@ def export_model(
         export_compat(network, target)
         return target
     file = read_weights(path, key=key)
+    as_in_file = file.dtype if file.dtype in SAFETENSORS_DTYPES else torch.float32
     card = next((card for card in DOWNLOADABLE if card.file == path.name), None)
     save_network(
         network,
         target,
         licence=licence or file.metadata.get("licence") or (card.licence if card else ""),
         training=training or file.metadata.get("training") or (card.training if card else ""),
-        dtype=file.dtype if dtype is None else DTYPES[dtype],
+        dtype=as_in_file if dtype is None else DTYPES[dtype],
     )
     return target

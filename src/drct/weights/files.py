@@ -39,6 +39,8 @@ SAFETENSORS_DTYPES = {
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
 }
 
 
@@ -95,11 +97,11 @@ def read_shapes(path: Path) -> WeightFile:
     """As :func:`read_weights`, but only names and shapes of the tensors can be relied on. Fast, for looking through folders."""
     kind = file_kind(path)
     if kind == "safetensors":
-        return _weight_file(path, *_read_safetensors(path, shapes_only=True), None)
+        return _weight_file(path, *_read_safetensors(path, shapes_only=True), None, shapes_only=True)
     return _weight_file(path, read_pickle(path, mmap=kind == "zip"), {}, None)
 
 
-def _weight_file(path: Path, content: Any, metadata: dict[str, str], key: str | None) -> WeightFile:
+def _weight_file(path: Path, content: Any, metadata: dict[str, str], key: str | None, *, shapes_only: bool = False) -> WeightFile:
     tensors, layout = _choose(content, key, path)
     tensors = _strip_prefixes(tensors)
     if not tensors:
@@ -109,6 +111,8 @@ def _weight_file(path: Path, content: Any, metadata: dict[str, str], key: str | 
             raise CheckpointError(f"{path} is damaged: a tensor is called {name[:40]!r}")
         if tensor.layout != torch.strided or tensor.is_quantized:
             raise CheckpointError(f"{path} holds a sparse or quantized tensor ({name}): only plain weights can be read")
+        if tensor.is_meta and not shapes_only:
+            raise CheckpointError(f"{path} holds shapes without values ({name}): it was saved from the meta device")
     buffers = {name: tensor for name, tensor in tensors.items() if RECOMPUTABLE.search(name)}
     weights = {name: tensor for name, tensor in tensors.items() if name not in buffers}
     return WeightFile(path, weights, buffers, metadata, layout)
@@ -129,7 +133,8 @@ def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         shape = "x".join(map(str, tensor.shape))
-        digest.update(f"{name} {SAFETENSORS_DTYPES[tensor.dtype]} {shape}\n".encode())
+        dtype = SAFETENSORS_DTYPES.get(tensor.dtype, str(tensor.dtype))
+        digest.update(f"{name} {dtype} {shape}\n".encode())
         digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
 
@@ -213,6 +218,10 @@ def read_pickle(path: Path, mmap: bool = False) -> Any:
         raise CheckpointError(f"{path} claims more data than fits into memory: it is damaged") from error
     # the unpickler walks whatever bytes a damaged file holds, so any error type can come out of it
     except Exception as error:
+        if "TorchScript" in str(error):
+            raise CheckpointError(
+                f"{path} is a TorchScript program, no weight file: ask its author for the state dict or a .safetensors file"
+            ) from error
         raise CheckpointError(f"{path} is truncated or damaged ({one_line(error)}): fetch the file again") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import warnings
 from typing import Any
@@ -18,6 +19,8 @@ from drct.weights.files import WeightFile, is_own, one_line, read_weights
 from drct.weights.models import find_model
 
 SHOWN = 4  # names of tensors in an error message
+ROOM = 1 << 20  # elements that a network may have beyond those of a file; what does not fit is then told name by name
+COMPUTED = 1 << 28  # position indices of all blocks; the published networks have at most 11 million
 LARGEST = 65536  # no option of a network is larger; metadata of an unknown file are not trusted beyond it
 
 
@@ -91,19 +94,40 @@ def load_network(
 
 
 def network_of(file: WeightFile) -> SuperResolutionNetwork:
-    """A fresh network of the architecture and sizes of a weight file, by its metadata if it is one of ours, else by its tensors."""
+    """A fresh network of the architecture and sizes of a weight file, by its metadata if it is one of ours, else by its tensors.
+
+    A file may claim sizes that it does not hold; no more memory is taken than its own weights could fill.
+    """
     try:
         name, options = detect(file.tensors | file.buffers)
     except CheckpointError as error:
         raise CheckpointError(f"{file.path}: {error}") from error
-    if not is_own(file.metadata):
-        return create_network(name, **options)
+    problem = "has metadata that do not describe a network" if is_own(file.metadata) else "describes no network that can be built"
     try:
-        architecture, stated = file.metadata["architecture"], json.loads(file.metadata["options"])
-        _check_metadata(architecture, stated, name, options)
-        return create_network(architecture, **stated)
-    except (ValueError, TypeError, AttributeError, OptionError) as error:
-        raise CheckpointError(f"{file.path} has metadata that do not describe a network ({one_line(error)})") from error
+        _check_sizes(file, options)
+        if is_own(file.metadata):
+            architecture, stated = file.metadata["architecture"], json.loads(file.metadata["options"])
+            _check_metadata(architecture, stated, name, options)
+            name, options = architecture, stated
+        return create_network(name, **options)
+    # sizes that no tensor can have are RuntimeErrors of torch, as is too deep JSON
+    except (ValueError, TypeError, AttributeError, OverflowError, RuntimeError, OptionError) as error:
+        raise CheckpointError(f"{file.path} {problem} ({one_line(error)})") from error
+
+
+def _check_sizes(file: WeightFile, found: dict[str, Any]) -> None:
+    """Raise CheckpointError where the tensors are larger than what is stored, or small ones ask for a large network."""
+    storages = [tensor.untyped_storage() for tensor in file.tensors.values()]
+    held = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    claimed = sum(math.prod(tensor.shape) * tensor.element_size() for tensor in file.tensors.values())
+    if claimed > held:  # a stored number can stand for a whole tensor
+        raise CheckpointError(f"{file.path} is damaged: its weights are {claimed} bytes by their shapes, but it holds {held}")
+    window, blocks = found.get("window_size", 0), sum(found["depths"])
+    # every block of every family has more than two square matrices
+    if 2 * blocks * found["embed_dim"] ** 2 > ROOM + sum(tensor.numel() for tensor in file.tensors.values()):
+        raise CheckpointError(f"{file.path} describes a network with more weights than the file has")
+    if blocks * (window**2 * (1 + found.get("overlap_ratio", 0))) ** 2 > COMPUTED:
+        raise CheckpointError(f"{file.path} has windows of {window} pixels a side: no machine can attend within them")
 
 
 # options that tensors show only roughly, or that can be said in several ways
@@ -187,7 +211,11 @@ def _check_buffers(network: SuperResolutionNetwork, file: WeightFile) -> None:
     computed = dict(network.named_buffers())
     for name, stored in file.buffers.items():
         ours = computed.get(name)
-        if ours is not None and not torch.equal(stored.to(ours.device, ours.dtype), ours):
+        if ours is None:
+            continue
+        if stored.is_floating_point():  # cast with the weights: bf16 cannot hold all indices, so ours are rounded as they were
+            ours = ours.to(stored.dtype).to(torch.float32)
+        if not torch.equal(stored.to(ours.device, ours.dtype), ours):
             raise CheckpointError(f"{file.path} numbers relative positions in its own way ({name}): it is not of this architecture")
     indexed = any(name.endswith("relative_position_index") for name in file.buffers)
     masked = any(name.endswith("attn_mask") for name in file.buffers)

@@ -121,7 +121,7 @@ def list_models() -> list[ModelCard]:
     """All models that can be used by name: bundled, downloadable (with ``path`` when already here), then local ones.
 
     Raises:
-        CheckpointError: a card file in the package or in the models folder is not readable.
+        CheckpointError: a card file in the package is not readable. One in the models folder is named in ``training``.
     """
     folder = models_folder()
     recorded = recorded_checksums(folder)
@@ -155,13 +155,15 @@ def find_model(
         raise ModelNotFoundError("no model is named: give the name of a model or a weight file")
     if os.path.isfile(path):  # unlike Path's, no error where a name is too long or a folder may not be searched
         return path
-    here = {p.stem: p for p in _local_files(folder)} | {c.name: folder / c.file for c in DOWNLOADABLE}
-    here |= {p.stem: p for p in _weight_files(BUNDLED)}
-    for known, file in here.items():
-        if _plain(name) in (_plain(known), _plain(file.name)) and file.is_file():
+    local, bundled, downloads = _local_files(folder), _weight_files(BUNDLED), {c.name: folder / c.file for c in DOWNLOADABLE}
+    here = {p.stem: p for p in local} | downloads | {p.stem: p for p in bundled}
+    # files may share a stem, so file names are sought among all of them
+    known = [*here.items(), *((file.name, file) for file in (*bundled, *downloads.values(), *local))]
+    for candidate, file in sorted(known, key=lambda pair: pair[0] != name):  # the very same name first
+        if same_name(name, candidate) and file.is_file():
             return file
     for card in DOWNLOADABLE:
-        if _plain(name) in (_plain(card.name), _plain(card.file)):
+        if same_name(name, card.name) or same_name(name, card.file):
             if not download or os.environ.get("DRCT_OFFLINE", "") not in ("", "0"):
                 raise DownloadError(f"model '{card.name}' is not on this machine and downloads are off: get it from {card.source}")
             return fetch(card, progress=progress)
@@ -175,16 +177,20 @@ def find_model(
 def read_card(path: Path, location: Literal["bundled", "local"] = "local") -> ModelCard:
     """The card of a weight file: ``NAME.json`` beside it, else what the file itself tells.
 
+    Beside a local file may lie a JSON file of another program: its card then says so in ``training``.
+
     Raises:
-        CheckpointError: the card beside it is not readable.
+        CheckpointError: the card beside a bundled file is not readable.
     """
     given = {"name": path.stem, "file": path.name, "path": path, "size": path.stat().st_size, "location": location}
-    beside = path.with_suffix(".json")
+    beside, complaint = path.with_suffix(".json"), ""
     if beside.is_file():
         try:
             return ModelCard(**(json.loads(beside.read_text(encoding="utf-8")) | given))
-        except (ValueError, TypeError) as error:  # pydantic's ValidationError is a ValueError
-            raise CheckpointError(f"{beside} is no model card ({one_line(error)})") from error
+        except (ValueError, TypeError, OSError, RecursionError) as error:  # pydantic's ValidationError is a ValueError
+            complaint = f"{beside} is no model card ({one_line(error)})"
+            if location == "bundled":
+                raise CheckpointError(complaint) from error
     try:
         file = read_shapes(path)
         architecture, options = detect(file.tensors | file.buffers)
@@ -196,7 +202,7 @@ def read_card(path: Path, location: Literal["bundled", "local"] = "local") -> Mo
         scale=options["upscale"],
         parameters=sum(tensor.numel() for tensor in file.tensors.values()),
         licence=file.metadata.get("licence", ""),
-        training=file.metadata.get("training", ""),
+        training="; ".join(text for text in (complaint, file.metadata.get("training", "")) if text),
     )
 
 
@@ -220,8 +226,9 @@ def write_card(
     return beside
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[-_ ]", "-", name.lower())
+def same_name(one: str, other: str) -> bool:
+    """Whether two names of models are the same but for case and ``-`` or ``_``."""
+    return re.sub(r"[-_ ]", "-", one.lower()) == re.sub(r"[-_ ]", "-", other.lower())
 
 
 def _weight_files(folder: Path) -> list[Path]:

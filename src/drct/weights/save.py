@@ -53,7 +53,7 @@ def save_network(
     for name, tensor in network.state_dict().items():
         tensor = tensor.detach().cpu()
         converted = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
-        if not torch.isfinite(converted).all():
+        if not torch.isfinite(converted.float() if converted.itemsize == 1 else converted).all():  # fp8 has no isfinite
             raise CheckpointError(f"{path} was not written: {name} holds values that are not finite in {converted.dtype}")
         tensors[name] = converted.contiguous()
     entries = {
