@@ -9,6 +9,7 @@ import torch
 
 from drct import engine
 from drct.engine import compiler
+from drct.engine.bias_table import _expanded_index as expand_index
 from drct.engine.cpu import attention, blocks, linear
 from drct.engine.cpu.body import BodyProgram
 from drct.engine.memory import LiveBytes
@@ -349,3 +350,29 @@ def test_changing_the_network_afterwards_does_not_change_the_program(name: str, 
     for parameter in network.parameters():
         parameter.data.mul_(0.3)
     assert torch.equal(program(x), before)
+
+
+@pytest.mark.parametrize("setting", ["device", "double", "autocast"])
+@pytest.mark.parametrize("name", ["drct", "hat", "mamba_drct"])
+def test_what_a_caller_has_set_changes_nothing(setting: str, name: str, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"drct": TINY, "mamba_drct": {"embed_dim": 12, "depths": [1] * 2, "gc": 4}}
+    blocks = {"embed_dim": 24, "depths": [1], "num_heads": [2], "squeeze_factor": 6, "patch_norm": False, "in_chans": 1}
+    network = build(name, **options.get(name, blocks))
+    x = torch.rand(1, network.in_chans, 20, 16)
+    with torch.inference_mode():
+        expected = network(x)
+    expand_index.cache_clear()
+    linear.packing_available.cache_clear()
+    seen = torch.random.get_rng_state()
+    try:
+        if setting == "device":
+            torch.set_default_device("meta")  # stands for a GPU
+        elif setting == "double":
+            torch.set_default_dtype(torch.float64)
+        with torch.autocast("cpu", torch.bfloat16, enabled=setting == "autocast"):
+            y = engine.compile(network)(x)
+    finally:
+        torch.set_default_device("cpu")
+        torch.set_default_dtype(torch.float32)
+    assert (y - expected).abs().max() <= 1e-4
+    assert torch.equal(torch.random.get_rng_state(), seen)

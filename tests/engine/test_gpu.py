@@ -159,6 +159,15 @@ def test_programs_in_float32_have_the_values_of_the_network(
         assert (engine.compile(network, DEVICE, "fp32")(x).cpu() - expected).abs().max() <= 1e-4
 
 
+@pytest.mark.parametrize("name", ["drct", "swinir"])
+def test_one_grey_image(name: str, build: Callable[..., SuperResolutionNetwork], kernels: object) -> None:
+    """Of one channel torch makes no channels-last map."""
+    program, options = programs()[name]
+    network, x = build(name, **options, in_chans=1), torch.rand(1, 1, 16, 8)
+    with torch.inference_mode():
+        assert (program(network, DEVICE, "fp32", graphs=False)(x).cpu() - network(x)).abs().max() <= 1e-4
+
+
 @pytest.mark.with_tf32
 @pytest.mark.skipif(DEVICE.type == "cpu", reason="needs a GPU")
 def test_graphs_have_the_values_of_kernels_launched_one_by_one(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,18 @@ import torch
 
 from drct.engine import native
 from drct.engine.accelerate import accelerate
-from drct.engine.native.build import library_or_reason
+from drct.engine.native.build import cache_folder, compiler_command, library_or_reason
+from drct.errors import DeviceError
 from drct.networks import create_network
 from drct.networks.window_attention import WindowAttention, relative_position_index, window_partition, window_reverse
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """Libraries are looked for anew."""
+    library_or_reason.cache_clear()
+    yield
+    library_or_reason.cache_clear()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -213,3 +223,51 @@ def test_linear_layers_refuse_what_they_would_misread() -> None:
         layer(torch.zeros(3, 6).double())
     with pytest.raises(ValueError, match="float64"):
         native.PackedLinear(torch.zeros(4, 6).double())
+
+
+@pytest.mark.parametrize("left", [0, 5000])
+def test_a_library_that_lost_its_end_is_built_again(
+    left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: None
+) -> None:
+    monkeypatch.setenv("DRCT_CACHE", str(tmp_path))
+    assert not isinstance(library_or_reason("gelu.c"), str)
+    (library,) = tmp_path.glob("native/gelu-*.so")
+    whole = library.read_bytes()
+    library.unlink()  # the one that is loaded must stay
+    library.write_bytes(whole[:left])
+    library_or_reason.cache_clear()
+    assert not isinstance(library_or_reason("gelu.c"), str)
+    assert len(library.read_bytes()) == len(whole)
+
+
+def test_the_compiler_may_have_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: None) -> None:
+    compiler = compiler_command()[0]
+    monkeypatch.setenv("CC", f"{compiler} -g0")
+    monkeypatch.setenv("DRCT_CACHE", str(tmp_path))
+    assert compiler_command() == [compiler, "-g0"]
+    assert not isinstance(library_or_reason("gelu.c"), str)
+
+
+def test_without_a_home_kernels_are_kept_where_temporary_files_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DRCT_CACHE", raising=False)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = cache_folder()
+    assert folder.parent == tmp_path
+    assert folder.is_dir()
+    folder.chmod(0o777)
+    with pytest.raises(DeviceError, match="which others can write to"):
+        cache_folder()
+
+
+def test_gradients_of_gradients_are_refused() -> None:
+    x, weight = torch.randn(4, 8, requires_grad=True), torch.randn(6, 8, requires_grad=True)
+    qkv, table = torch.randn(1, 8, 8, 24, requires_grad=True), torch.randn(225, 2)
+    for y, of in (
+        (native.linear(x, weight), x),
+        (native.window_attention(qkv, table, relative_position_index(8), 8, 0, 0.5), qkv),
+    ):
+        (first,) = torch.autograd.grad(y.square().sum(), of, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            first.sum().backward()

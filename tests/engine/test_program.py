@@ -23,8 +23,7 @@ GPU = torch.device("cuda", 1)
 
 
 def convolves_exactly() -> bool:
-    owner, name, off = tf32._SWITCH
-    return getattr(owner, name) == off
+    return [getattr(owner, name) == off for owner, name, off in tf32._SWITCHES] == [True] * len(tf32._SWITCHES)
 
 
 class Looking(Program):
@@ -90,9 +89,12 @@ def test_on_a_cpu_the_settings_of_gpus_stay(build: Build, current: list[torch.de
     assert not program.seen[2]
 
 
-@pytest.mark.parametrize("switch", [tf32._SWITCH, (torch.backends.cudnn, "allow_tf32", False)], ids=["this torch", "torch 2.8"])
-def test_tf32_comes_back_when_the_last_thread_is_done(switch: tuple[Any, str, object], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tf32, "_SWITCH", switch)
+OLD_NAMES = ((torch.backends.cudnn, "allow_tf32", False), (torch.backends.cuda.matmul, "allow_tf32", False))
+
+
+@pytest.mark.parametrize("switches", [tf32._SWITCHES, OLD_NAMES], ids=["this torch", "torch 2.8"])
+def test_tf32_comes_back_when_the_last_thread_is_done(switches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tf32, "_SWITCHES", switches)
     assert not convolves_exactly()
     inside, leave = threading.Event(), threading.Event()
 

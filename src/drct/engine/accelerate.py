@@ -182,7 +182,7 @@ class _NativeGroup:
         bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
         if x.device.type != "cpu" or not bf16 or torch.compiler.is_compiling():
             return self.plain(self.group, x)
-        ones = torch.ones(len(x), 1, 1, 1)
+        ones = x.new_ones(len(x), 1, 1, 1, dtype=torch.float32)
         branches = torch.stack([torch.cat([b.drop_path(ones), b.drop_path(ones)], 1).view(-1, 2) for b in self.blocks])
         parameters = [p for pair in zip(self.blocks, self.adjusts, strict=True) for p in _block_parameters(*pair)]
         return native.dense_group(x.bfloat16(), branches, self.shapes, self.blocks[0].norm1.eps, parameters)

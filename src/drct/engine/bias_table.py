@@ -20,9 +20,9 @@ def expand_table(table: Tensor, window: int) -> Tensor:
 @functools.cache
 def _expanded_index(window: int) -> Tensor:
     side = 2 * window - 1
-    x = torch.arange(window)
+    x = torch.arange(window, device="cpu")
     column = x[:, None] - x[None, :] + window - 1  # query x, key x
-    row = torch.arange(side - 1, -1, -1)  # the table counts query y - key y
+    row = torch.arange(side - 1, -1, -1, device="cpu")  # the table counts query y - key y
     return row[None, :, None] * side + column[:, None, :]
 
 

@@ -51,7 +51,11 @@ def compile(network: SuperResolutionNetwork, device: str | torch.device = "cpu",
     Raises:
         DeviceError: the device or precision is unknown or not available here.
     """
-    device = resolve_device(device)
+    with torch.autocast("cpu", enabled=False):
+        return _compile(network, resolve_device(device), precision)
+
+
+def _compile(network: SuperResolutionNetwork, device: torch.device, precision: str) -> Program:
     plain = "fp32" if precision == "auto" and device.type == "cpu" else resolve_precision(precision, device)
     precision = resolve_precision(precision, device)
     if getattr(network.options, "ape", False):

@@ -100,7 +100,7 @@ class FoldedSwin:
 def affine(layer: nn.Linear | nn.Conv2d, factor: float = 1.0) -> Affine:
     """A linear layer or 1x1 convolution, times ``factor``."""
     weight = layer.weight.detach().double().flatten(1) * factor
-    bias = torch.zeros(len(weight)).double() if layer.bias is None else layer.bias.detach().double() * factor
+    bias = layer.weight.new_zeros(len(weight)).double() if layer.bias is None else layer.bias.detach().double() * factor
     return Affine(weight.float(), bias.float())
 
 
@@ -110,9 +110,9 @@ def fold_after(fc2: nn.Linear, after: nn.Module | None, factor: float = 1.0) -> 
         return None, affine(fc2)
     assert isinstance(after, (nn.Conv2d, nn.Linear))
     a = after.weight.detach().double().flatten(1) * factor
-    a_bias = torch.zeros(len(a)).double() if after.bias is None else after.bias.detach().double() * factor
+    a_bias = after.weight.new_zeros(len(a)).double() if after.bias is None else after.bias.detach().double() * factor
     weight, bias = fc2.weight.detach().double(), fc2.bias.detach().double()
-    return Affine(a.float(), torch.zeros(len(a))), Affine((a @ weight).float(), (a @ bias + a_bias).float())
+    return Affine(a.float(), torch.zeros_like(a_bias).float()), Affine((a @ weight).float(), (a @ bias + a_bias).float())
 
 
 def fold_swin(block: nn.Module, after: nn.Module | None = None, factor: float = 1.0) -> FoldedSwin:
@@ -154,7 +154,7 @@ def fold_overlap(block: nn.Module) -> FoldedSwin:
         norm1=norm1,
         qkv=_scaled_queries(block.qkv, block.scale),
         position_bias=gather_bias(block.relative_position_bias_table.detach().float(), block.relative_position_index),
-        masks=torch.zeros(1, 1, 1),
+        masks=torch.zeros(1, 1, 1, dtype=torch.float32, device="cpu"),
         proj=affine(block.proj),
         norm2=norm2,
         fc1=affine(block.mlp.fc1),
@@ -173,8 +173,8 @@ def _scaled_queries(qkv: nn.Linear, scale: float) -> Affine:
 
 def pad_heads(affine_qkv: Affine, heads: int, head_dim: int, padded: int) -> Affine:
     """Widen every head of a query/key/value matrix with zero rows: scores and values stay, columns beyond are zero."""
-    weight = torch.zeros(3, heads, padded, affine_qkv.weight.shape[1])
-    bias = torch.zeros(3, heads, padded)
+    weight = affine_qkv.weight.new_zeros(3, heads, padded, affine_qkv.weight.shape[1])
+    bias = affine_qkv.bias.new_zeros(3, heads, padded)
     weight[:, :, :head_dim] = affine_qkv.weight.view(3, heads, head_dim, -1)
     bias[:, :, :head_dim] = affine_qkv.bias.view(3, heads, head_dim)
     return Affine(weight.flatten(0, 2), bias.flatten())
@@ -182,7 +182,7 @@ def pad_heads(affine_qkv: Affine, heads: int, head_dim: int, padded: int) -> Aff
 
 def pad_head_inputs(proj: Affine, heads: int, head_dim: int, padded: int) -> Affine:
     """Zero columns in the output projection for heads that were widened by :func:`pad_heads`."""
-    weight = torch.zeros(len(proj.weight), heads, padded)
+    weight = proj.weight.new_zeros(len(proj.weight), heads, padded)
     weight[:, :, :head_dim] = proj.weight.view(-1, heads, head_dim)
     return Affine(weight.flatten(1), proj.bias)
 
@@ -241,12 +241,12 @@ def fold_upsampler(layers: Sequence[nn.Module], factor: float = 1.0) -> FoldedUp
     if saved <= 0:
         return None
 
-    at = torch.tensor(EXAMPLES)
-    constant = torch.zeros(1, first.in_channels, side, side, dtype=torch.float64)
+    at = torch.tensor(EXAMPLES, device="cpu")
+    constant = torch.zeros(1, first.in_channels, side, side, dtype=torch.float64, device="cpu")
     for step in steps:
         constant = F.pixel_shuffle(constant, step) if isinstance(step, int) else F.conv2d(constant, *step, padding=1)
-    single = torch.zeros(outputs, outputs, side, side, dtype=torch.float64)
-    single[:, :, at[:, None], at] = torch.eye(outputs, dtype=torch.float64)[..., None, None]
+    single = torch.zeros(outputs, outputs, side, side, dtype=torch.float64, device="cpu")
+    single[:, :, at[:, None], at] = torch.eye(outputs, dtype=torch.float64, device="cpu")[..., None, None]
     parts = []
     for part in F.pixel_shuffle(single, scale).split(16):  # the maps between are wide
         for step in reversed(steps):

@@ -102,7 +102,7 @@ class Program:
     def warm_up(self, height: int, width: int, batch: int = 1) -> float:
         """Run once on a blank input of this size; returns the seconds that the first call took."""
         start = time.perf_counter()
-        self(torch.zeros(batch, self.in_chans, height, width))
+        self(torch.zeros(batch, self.in_chans, height, width, dtype=torch.float32, device="cpu"))
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - start

@@ -81,7 +81,8 @@ class BodyProgram(Program):
 
     def to_tokens(self, x: Tensor) -> Tensor:
         """A channels-last map ``(B, C, H, W)`` as rows in home order; may share its memory."""
-        return x.permute(0, 2, 3, 1).flatten(0, 2) if self.raster else to_tokens(x, self.window)
+        rows = x.permute(0, 2, 3, 1).flatten(0, 2) if self.raster else to_tokens(x, self.window)
+        return rows.contiguous()  # of one grey image torch makes no channels-last map
 
     def to_map(self, tokens: Tensor, size: tuple[int, int, int]) -> Tensor:
         """Rows in home order as a channels-last map; may share their memory."""

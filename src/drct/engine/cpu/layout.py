@@ -31,8 +31,8 @@ class WindowOrder:
     @functools.cached_property
     def kinds(self) -> Tensor:
         """The kind of each window, int32."""
-        counts = torch.tensor([end - start for start, end in zip((0, *self.ends[:-1]), self.ends, strict=True)])
-        return torch.arange(4, dtype=torch.int32).repeat_interleave(counts)
+        counts = torch.tensor([end - start for start, end in zip((0, *self.ends[:-1]), self.ends, strict=True)], device="cpu")
+        return torch.arange(4, dtype=torch.int32, device="cpu").repeat_interleave(counts)
 
 
 def window_order(batch: int, height: int, width: int, window: int, shift: int, raster: bool = False) -> WindowOrder:
@@ -46,13 +46,15 @@ def window_order(batch: int, height: int, width: int, window: int, shift: int, r
     if shift == 0 and not raster:
         return WindowOrder(None, everything)
     if raster:
-        home = torch.arange(batch * height * width).view(batch, height, width, 1)
+        home = torch.arange(batch * height * width, device="cpu").view(batch, height, width, 1)
     else:
-        home = window_reverse(torch.arange(windows * window * window).view(batch, rows, columns, window * window, 1), window)
+        home = window_reverse(
+            torch.arange(windows * window * window, device="cpu").view(batch, rows, columns, window * window, 1), window
+        )
     tokens = window_partition(home.roll((-shift, -shift), (1, 2)), window).view(windows, window * window)
     if shift == 0:
         return WindowOrder(tokens.flatten(), everything)
-    kind = torch.zeros(batch, rows, columns, dtype=torch.int64)
+    kind = torch.zeros(batch, rows, columns, dtype=torch.int64, device="cpu")
     kind[:, :, -1] += 1
     kind[:, -1] += 2
     kind = kind.flatten()
@@ -66,8 +68,8 @@ def overlap_order(batch: int, height: int, width: int, window: int, border: int)
     Positions beyond the map are ``batch * height * width``, the row after the last.
     """
     outside = batch * height * width
-    positions = torch.full((batch, height + 2 * border, width + 2 * border), outside)
-    positions[:, border : border + height, border : border + width] = torch.arange(outside).view(batch, height, width)
+    positions = torch.full((batch, height + 2 * border, width + 2 * border), outside, device="cpu")
+    positions[:, border : border + height, border : border + width] = torch.arange(outside, device="cpu").view(batch, height, width)
     side = window + 2 * border
     return positions.unfold(1, side, window).unfold(2, side, window).reshape(-1, side * side)
 

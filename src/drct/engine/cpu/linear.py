@@ -22,7 +22,8 @@ def packing_available() -> str | None:
     """
     if not torch.backends.mkldnn.is_available():
         return "this build of torch has no oneDNN"
-    x, weight, bias = torch.randn(32, 20), torch.randn(24, 20), torch.randn(24)
+    generator = torch.Generator().manual_seed(0)  # of its own: whoever seeded the common one counts on its numbers
+    x, weight, bias = (torch.randn(n, generator=generator, dtype=torch.float32, device="cpu") for n in ((32, 20), (24, 20), (24,)))
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, 32)
         y = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "gelu", [], "none")
@@ -41,7 +42,7 @@ def multiplies(dtype: torch.dtype) -> bool:
     if packing_available() is not None:
         return False
     try:
-        torch.ops.mkldnn._reorder_linear_weight(torch.zeros(32, 32, dtype=dtype), 32)
+        torch.ops.mkldnn._reorder_linear_weight(torch.zeros(32, 32, dtype=dtype, device="cpu"), 32)
     except RuntimeError:
         return False
     return True

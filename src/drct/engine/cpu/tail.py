@@ -17,6 +17,8 @@ from drct.networks.base import SuperResolutionNetwork
 BAND_PIXELS = 4096  # LR pixels of a band
 HALO = 3  # LR rows around a band that its pixels depend on: 1 + 1 + 1/2 + 1/4 + 1/4 at most
 
+FOLDED = 5  # last layers of an upsampler that become one: three convolutions and two shuffles, an enlargement by 4
+
 Step = Callable[[Tensor], Tensor]
 
 
@@ -116,11 +118,15 @@ class Tail:
         layers = list(get("conv_before_upsample").children())
         if upsampler == "pixelshuffle":
             linear = [*get("upsample").children(), get("conv_last")]
-            if (folded := fold_upsampler(linear, factor)) is not None:
-                self.saved_multiply_adds = folded.saved_multiply_adds
-                before, enlarge, plain = chain(layers, device=device), Upsampler(folded, device), chain(linear, factor, device)
-                self.band = lambda x: (enlarge if min(x.shape[2:]) > REACH else plain)(before(x))
-                self.floats_per_pixel = 64 + 2 * self.in_chans * self.scale**2
+            # folding whole enlargements of 8 and more would take long and save little: their first steps stay as they are
+            first, last = linear[:-FOLDED], linear[-FOLDED:]
+            if (folded := fold_upsampler(last, factor)) is not None:
+                done = self.scale // folded.scale  # enlargement by the first steps
+                self.saved_multiply_adds = folded.saved_multiply_adds * done**2
+                before, enlarge = chain([*layers, *first], device=device), Upsampler(folded, device)
+                plain = chain(last, factor, device)
+                self.band = lambda x: (enlarge if min(x.shape[2:]) * done > REACH else plain)(before(x))
+                self.floats_per_pixel = (1 if done == 1 else 2) * 64 * done**2 + 2 * self.in_chans * self.scale**2
                 return
             layers += linear[:-1]
         else:

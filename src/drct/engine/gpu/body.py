@@ -54,6 +54,7 @@ class GPUBodyProgram(Program):
         )
         self._seen: set[tuple[int, ...]] = set()  # shapes that came before; a graph for a single call would not pay
         self._stream: torch.cuda.Stream | None = None  # of the captures
+        self._copied: torch.cuda.Event | None = None  # when the last result was out of its graph
         self._lock = threading.Lock()
 
     def run(self, x: Tensor) -> Tensor:
@@ -69,7 +70,8 @@ class GPUBodyProgram(Program):
         b, _, h, w = x.shape
         x = ((x - self.mean) * self.img_range).contiguous(memory_format=torch.channels_last)
         shallow = self.conv_first(x)
-        rows = shallow.permute(0, 2, 3, 1).reshape(b * h * w, self.dim)
+        # of one grey image torch makes no channels-last map: rows would be columns
+        rows = shallow.permute(0, 2, 3, 1).reshape(b * h * w, self.dim).contiguous()
         if self.first_norm is not None:
             rows = kernels.layer_norm(rows, *self.first_norm, torch.float32)
         deep = self.body(rows, (b, h, w))
@@ -94,9 +96,14 @@ class GPUBodyProgram(Program):
                 self._graphs[key] = self._capture(x)
             self._graphs.move_to_end(key)
             graph, source, result = self._graphs[key]
+            current = torch.cuda.current_stream(self.device)
+            if self._copied is not None:
+                current.wait_event(self._copied)  # the lock holds threads apart, but not their streams
             source.copy_(x)
             graph.replay()
-            return result.clone()
+            y = result.clone()
+            self._copied = current.record_event()
+            return y
 
     def _capture(self, x: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
         source = x.clone()

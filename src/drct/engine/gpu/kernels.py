@@ -60,6 +60,7 @@ def add_layer_norm(
 
 def _norm(x: Tensor, branch: Tensor | None, total: Tensor | None, y: Tensor, weight: Tensor, bias: Tensor, eps: float) -> None:
     t, c = x.shape
+    assert all(rows is None or rows.stride(1) == 1 for rows in (x, branch, total, y))
     block = triton.next_power_of_2(c)
     rows = max(1, 2048 // block)
     _norm_kernel[(triton.cdiv(t, rows),)](

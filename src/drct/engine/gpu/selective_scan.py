@@ -223,13 +223,13 @@ def _block(dim: int, most: int) -> int:
 
 class _SelectiveScan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    def forward(ctx: Any, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, keep: bool) -> Tensor:
         u, delta, a, b, c = (t.contiguous() for t in (u, delta, a, b, c))
         batch, height, width, dim = u.shape
         n, length = a.shape[1], height * width
         chunks, segments, block = triton.cdiv(length, CHUNK), triton.cdiv(length, SEGMENT), _block(dim, BLOCK_D)
         y = u.new_empty(batch, DIRECTIONS, height, width, dim)
-        keep = any(ctx.needs_input_grad)
+        keep = keep and any(ctx.needs_input_grad)
         kept = u.new_empty(batch, DIRECTIONS, segments, n, dim) if keep else None
         with torch.cuda.device_of(u):  # Triton launches on the current GPU; a backward pass runs on that of its tensors anyway
             starts = _starts(u, delta, a, b, reverse=False)
@@ -243,7 +243,7 @@ class _SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         u, delta, a, b, c, kept = ctx.saved_tensors
         dy = gradients[0].float().contiguous()
         batch, height, width, dim = u.shape
@@ -257,7 +257,7 @@ class _SelectiveScan(torch.autograd.Function):
             u, delta, a, b, c, dy, kept, carried, du, ddelta, db, dc, batch, height, width, dim, chunks, segments,
             n, triton.next_power_of_2(n), block, CHUNK, SEGMENT, PIECE, num_warps=1,
         )  # fmt: skip
-        return du.sum(1), ddelta, carried.sum((0, 2)), db.sum(0), dc.sum(0)
+        return du.sum(1), ddelta, carried.sum((0, 2)), db.sum(0), dc.sum(0), None
 
 
 def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -283,4 +283,4 @@ def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) ->
         raise ValueError(f"the shapes of delta, a, b and c do not go with u {tuple(u.shape)}: wanted {wanted}")
     if any(t.dtype != torch.float32 for t in (u, delta, a, b, c)):
         raise ValueError("the kernels take float32 only")
-    return _SelectiveScan.apply(u, delta, a.transpose(1, 2), b, c)
+    return _SelectiveScan.apply(u, delta, a.transpose(1, 2), b, c, torch.is_grad_enabled())

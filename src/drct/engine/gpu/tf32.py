@@ -1,6 +1,7 @@
-"""Float32 convolutions on NVIDIA GPUs in all their digits.
+"""Float32 convolutions and matrix products on NVIDIA GPUs in all their digits.
 
-cuDNN may round what it multiplies to the eleven bits of TF32, and torch lets it: errors reach 1e-3 where 1e-4 is promised.
+cuDNN may round what it multiplies to the eleven bits of TF32, and torch lets it: errors reach 1e-3 where 1e-4 is promised. So may
+matrix products where somebody called ``torch.set_float32_matmul_precision("high")``.
 """
 
 from __future__ import annotations
@@ -13,29 +14,30 @@ from typing import Any
 import torch
 
 # torch.backends.cudnn.flags would do for both, but fails from torch 2.9 on where somebody uses the names that came with it
-_SWITCH: tuple[Any, str, object] = (
-    (torch.backends.cudnn.conv, "fp32_precision", "ieee")
+_SWITCHES: tuple[tuple[Any, str, object], ...] = (
+    ((torch.backends.cudnn.conv, "fp32_precision", "ieee"), (torch.backends.cuda.matmul, "fp32_precision", "ieee"))
     if hasattr(torch.backends.cudnn, "conv")
-    else (torch.backends.cudnn, "allow_tf32", False)
+    else ((torch.backends.cudnn, "allow_tf32", False), (torch.backends.cuda.matmul, "allow_tf32", False))
 )
 _lock = threading.Lock()
 _inside = 0
-_before: object = None
+_before: list[object] = []
 
 
 @contextlib.contextmanager
 def without_tf32() -> Iterator[None]:
-    """Inside, convolutions are computed without TF32, in all threads: the setting is one for the whole process.
+    """Inside, convolutions and products are computed without TF32, in all threads: the settings are for the whole process.
 
-    The first to enter changes it and the last to leave restores it. If all restored what they had found, one could give TF32 back
-    while another is at work, or leave it off for good. No thread waits for another; what else convolves meanwhile is exact too.
+    The first to enter changes them and the last to leave restores them. If all restored what they had found, one could give TF32
+    back while another is at work, or leave it off for good. No thread waits for another; what else is computed meanwhile is exact
+    too.
     """
     global _inside, _before
-    owner, name, off = _SWITCH
     with _lock:
         if _inside == 0:
-            _before = getattr(owner, name)
-            setattr(owner, name, off)
+            _before = [getattr(owner, name) for owner, name, _ in _SWITCHES]
+            for owner, name, off in _SWITCHES:
+                setattr(owner, name, off)
         _inside += 1
     try:
         yield
@@ -43,4 +45,5 @@ def without_tf32() -> Iterator[None]:
         with _lock:
             _inside -= 1
             if _inside == 0:
-                setattr(owner, name, _before)
+                for (owner, name, _), value in zip(_SWITCHES, _before, strict=True):
+                    setattr(owner, name, value)

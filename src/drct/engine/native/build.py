@@ -11,7 +11,9 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -30,14 +32,48 @@ FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPI
 
 def find_compiler() -> str | None:
     """Path of the C compiler that would be used: ``$CC``, else gcc, clang or cc; None when there is none."""
-    names = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang", "cc"]
-    return next((path for name in names if (path := shutil.which(name))), None)
+    command = compiler_command()
+    return command[0] if command else None
+
+
+def compiler_command() -> list[str]:
+    """The compiler and what ``$CC`` says behind it, as in ``CC="ccache gcc"``; empty when there is none."""
+    commands = [shlex.split(os.environ["CC"])] if os.environ.get("CC", "").strip() else [["gcc"], ["clang"], ["cc"]]
+    return next(([path, *rest] for name, *rest in commands if (path := shutil.which(name))), [])
 
 
 def cache_folder() -> Path:
-    """Where built kernels are kept: ``$DRCT_CACHE/native`` or the platform's cache folder."""
-    root = os.environ.get("DRCT_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / ("native" if os.environ.get("DRCT_CACHE") else "drct/native")
+    """Where built kernels are kept: ``$DRCT_CACHE/native``, else the platform's cache folder, else one for temporary files.
+
+    The last is for users without a home, or with one that cannot be written.
+
+    Raises:
+        DeviceError: there is no place for them.
+    """
+    if chosen := os.environ.get("DRCT_CACHE"):
+        return Path(chosen) / "native"
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "drct/native"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    except (OSError, RuntimeError):  # RuntimeError: nobody knows a home
+        pass
+    return _private_folder()
+
+
+def _private_folder() -> Path:
+    """A folder for temporary files that nobody else can put libraries into."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(tempfile.gettempdir()) / f"drct-native-{user}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise DeviceError(f"native kernels cannot be kept in {folder}: {error.strerror}") from error
+    if not stat.S_ISDIR(status.st_mode) or (hasattr(os, "getuid") and (status.st_uid != user or status.st_mode & 0o022)):
+        raise DeviceError(f"native kernels cannot be kept in {folder}, which others can write to: set DRCT_CACHE")
+    return folder
 
 
 def _processor() -> str:
@@ -115,13 +151,13 @@ def only_measured_on_avx2(lanes: int) -> str | None:
 def _load(source: str) -> ctypes.CDLL:
     if os.environ.get("DRCT_NATIVE") == "0":
         raise DeviceError("native kernels are switched off by DRCT_NATIVE=0")
-    compiler = find_compiler()
-    if compiler is None:
+    compiler = compiler_command()
+    if not compiler:
         raise DeviceError("native kernels need a C compiler (gcc or clang) and none was found")
     code = [path.read_bytes() for path in (FOLDER / source, *sorted(FOLDER.glob("*.h")))]
-    digest = hashlib.sha256(b"\0".join([*code, " ".join(FLAGS).encode(), compiler.encode(), _processor().encode()]))
+    digest = hashlib.sha256(b"\0".join([*code, " ".join(FLAGS).encode(), " ".join(compiler).encode(), _processor().encode()]))
     target = cache_folder() / f"{Path(source).stem}-{digest.hexdigest()[:16]}.so"
-    if not os.path.isfile(target):  # also where the folder may not be read, which the build then says
+    if not _is_whole(target):  # also where the folder may not be read, which the build then says
         _build(compiler, source, target)
     try:
         return ctypes.CDLL(str(target))
@@ -129,16 +165,34 @@ def _load(source: str) -> ctypes.CDLL:
         raise DeviceError(f"the native kernel {target} cannot be loaded ({error}): delete it and try again") from error
 
 
-def _build(compiler: str, source: str, target: Path) -> None:
+def _seal(library: Path) -> Path:
+    """The file that holds a library's hash."""
+    return library.with_suffix(".sha256")
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether a built library is as it was built: one that lost its end, as in a power cut, would end the process when used."""
+    try:
+        return _seal(library).read_text() == hashlib.sha256(library.read_bytes()).hexdigest()
+    except (OSError, ValueError):
+        return False
+
+
+def _build(compiler: list[str], source: str, target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             built = Path(folder) / target.name
-            command = [compiler, *FLAGS, str(FOLDER / source), "-o", str(built), "-lm"]
+            command = [*compiler, *FLAGS, str(FOLDER / source), "-o", str(built), "-lm"]
             result = subprocess.run(command, capture_output=True, text=True, timeout=120)
             if result.returncode:
                 reason = (result.stderr.strip().splitlines() or ["no message"])[0]
-                raise DeviceError(f"{compiler} could not build the native kernel {source}: {reason}")
-            os.replace(built, target)  # another process may have built it meanwhile: either file is right
+                raise DeviceError(f"{compiler[0]} could not build the native kernel {source}: {reason}")
+            seal = _seal(built)
+            seal.write_text(hashlib.sha256(built.read_bytes()).hexdigest())
+            # Another process may build it meanwhile: either file is right. Should the hash then be that of the other one, or the
+            # power fail in between, the next process builds again.
+            os.replace(built, target)
+            os.replace(seal, _seal(target))
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DeviceError(f"the native kernel {source} could not be built in {target.parent}: {error}") from error

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from drct.engine.native.build import load_library, only_measured_on_avx2, reason_against
 
@@ -48,7 +49,7 @@ class PackedLinear:
         lanes = library.drct_linear_lanes()
         self.outputs, inputs = weight.shape
         whole = -(-self.outputs // lanes) * lanes
-        self.weight = torch.empty(whole * inputs)
+        self.weight = torch.empty(whole * inputs, dtype=torch.float32, device="cpu")
         sizes = (ctypes.c_int64(n) for n in (*weight.shape, *weight.stride()))
         library.drct_pack(ctypes.c_void_p(weight.data_ptr()), *sizes, ctypes.c_void_p(self.weight.data_ptr()))
         self.bias = None if bias is None else torch.nn.functional.pad(bias.float(), (0, whole - self.outputs))
@@ -74,6 +75,7 @@ class _Linear(torch.autograd.Function):
         return PackedLinear(weight, bias)(x)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         dy, dx, dweight, dbias = gradients[0], None, None, None

@@ -50,13 +50,13 @@ def _check(failed: int) -> None:
 
 class _SelectiveScan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    def forward(ctx: Any, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, keep: bool) -> Tensor:
         u, delta, a, b, c = (t.contiguous() for t in (u, delta, a, b, c))
         shape = _shape(u, delta, a, b, c)
         batch, height, width, dim = u.shape
         y = torch.empty_like(u)
         states = None
-        if any(ctx.needs_input_grad):
+        if keep and any(ctx.needs_input_grad):
             blocks, chunks = -(-dim // WIDE), -(-height * width // CHUNK)
             states = u.new_empty(batch, DIRECTIONS, blocks, chunks, D_STATE, WIDE)
             ctx.save_for_backward(u, delta, a, b, c, states)
@@ -66,7 +66,7 @@ class _SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         u, delta, a, b, c, states = ctx.saved_tensors
         shape = _shape(u, delta, a, b, c)
         batch, height, width, dim = u.shape
@@ -79,7 +79,7 @@ class _SelectiveScan(torch.autograd.Function):
         run = load_library(SOURCE).drct_selective_scan_backward
         pointers = _pointers(u, delta, a, b, c, states, dy, du, ddelta, da, db, dc)
         _check(run(ctypes.byref(shape), *pointers, ctypes.c_int64(parts)))
-        return du.sum(1), ddelta, da.sum(0), db.sum(0), dc.sum(0)
+        return du.sum(1), ddelta, da.sum(0), db.sum(0), dc.sum(0), None
 
 
 def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) ->
     Returns:
         ``(B, H, W, D)``.
     """
-    return _SelectiveScan.apply(u, delta, a.transpose(1, 2), b, c)
+    return _SelectiveScan.apply(u, delta, a.transpose(1, 2), b, c, torch.is_grad_enabled())
 
 
 def ss2d_scan(u: Tensor, low: Tensor, weight: Tensor, bias: Tensor, a: Tensor, skip: Tensor) -> Tensor:

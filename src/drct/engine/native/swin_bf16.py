@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from drct.engine.bias_table import expand_table, gradient_of_expanded
 from drct.engine.native.build import load_library
@@ -143,7 +144,7 @@ def forward(
     batch, height, width = x.shape[:3]
     rows = batch * height * width if keep else torch.get_num_threads() * shape.window**2
     kept = [(torch.zeros if shape.dim % LANES else torch.empty)(rows, n, dtype=torch.bfloat16) for n in shape.kept_rows()]
-    kept.append(torch.empty(rows * shape.heads))
+    kept.append(torch.empty(rows * shape.heads, dtype=torch.float32, device="cpu"))
     block = _block(shape, x, y, eps, keep, 1)
     _check(
         load_library(SOURCE).drct_swin_bf16_forward(
@@ -173,7 +174,7 @@ def backward(
     sizes.append((shape.heads, shape.window, 2 * shape.window - 1, shape.window))
     counts = [torch.Size(size).numel() for size in sizes]
     parts = torch.get_num_threads()
-    sums = torch.zeros(parts, sum(counts))
+    sums = torch.zeros(parts, sum(counts), dtype=torch.float32, device="cpu")
     block = _block(shape, x, y, eps, True, parts)
     _check(
         load_library(SOURCE).drct_swin_bf16_backward(
@@ -193,9 +194,9 @@ def backward(
 class _DenseGroup(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, branches: Tensor, shapes: Sequence[BlockShape], eps: float, *parameters: Tensor | None
+        ctx: Any, x: Tensor, branches: Tensor, shapes: Sequence[BlockShape], eps: float, keep: bool, *parameters: Tensor | None
     ) -> Tensor:
-        keep = any(ctx.needs_input_grad)
+        keep = keep and any(ctx.needs_input_grad)  # under no_grad they say the same, and gradients are always off in here
         blocks = [_prepared(shape, parameters[i * PARAMETERS : (i + 1) * PARAMETERS]) for i, shape in enumerate(shapes)]
         dense = x.new_empty(*x.shape[:3], shapes[-1].dim)  # every block finds its input here and adds its output
         dense[..., : shapes[0].dim] = x
@@ -210,6 +211,7 @@ class _DenseGroup(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         dense, out, branches, *saved = ctx.saved_tensors
         shapes: Sequence[BlockShape] = ctx.shapes
@@ -226,7 +228,7 @@ class _DenseGroup(torch.autograd.Function):
             y, dy = _target(dense, out, shape), _target(ddense, dout, shape)
             of_block = backward(shape, dense, y, dy, ddense, block, branches[i], ctx.eps, kept)
             found[:0] = [None if p is None else g.reshape(p.shape).to(p.dtype) for p, g in zip(parameters, of_block, strict=True)]
-        return ddense[..., : shapes[0].dim], None, None, None, *found
+        return ddense[..., : shapes[0].dim], None, None, None, None, *found
 
 
 def _prepared(shape: BlockShape, parameters: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -259,4 +261,4 @@ def dense_group(
         raise ValueError(f"a map {tuple(x.shape)} does not go with {shapes[0].dim} channels and windows of {shapes[0].window}")
     if any(shape.out > shape.dim or shape.window % 8 for shape in shapes):
         raise ValueError("the kernel takes windows of multiples of 8 and 1x1 convolutions that do not widen")
-    return _DenseGroup.apply(x, branches.contiguous(), tuple(shapes), eps, *parameters)
+    return _DenseGroup.apply(x, branches.contiguous(), tuple(shapes), eps, torch.is_grad_enabled(), *parameters)

@@ -159,7 +159,7 @@ class _Rooms(threading.local):
         if self.room is None or self.room.numel() < floats:
             self.room = None  # let go of the old one first
             with torch.inference_mode(False):
-                self.room = torch.empty(floats)
+                self.room = torch.empty(floats, dtype=torch.float32, device="cpu")
         return self.room
 
 
@@ -171,9 +171,9 @@ def _masks(window: int, shift: int) -> Tensor:
 
     Bit 0 of a class says that the position's column came from the other side of the map, bit 1 that its row did.
     """
-    wrapped = (torch.arange(window) >= window - shift).int() if shift else torch.zeros(window, dtype=torch.int32)
+    wrapped = (torch.arange(window, device="cpu") >= window - shift if shift else torch.zeros(window, device="cpu")).int()
     classes = (2 * wrapped[:, None] + wrapped).flatten()
-    kinds = torch.arange(4, dtype=torch.int32)
+    kinds = torch.arange(4, dtype=torch.int32, device="cpu")
     other = (classes ^ kinds[:, None]) & kinds[:, None, None]  # (kind, class, N)
     return other.bool() * (MASKED * LOG2E)
 

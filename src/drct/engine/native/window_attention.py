@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from drct.engine.bias_table import table_gradient
 from drct.engine.native.build import load_library, reason_against
@@ -92,6 +93,7 @@ class _WindowAttention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         qkv, bias, out = ctx.saved_tensors
         window, shift, scale = ctx.arguments
@@ -100,7 +102,7 @@ class _WindowAttention(torch.autograd.Function):
         dout = gradients[0].to(qkv.dtype).contiguous()
         dqkv = torch.empty_like(qkv)
         parts = torch.get_num_threads()
-        dbias = torch.zeros(parts, *bias.shape)
+        dbias = bias.new_zeros(parts, *bias.shape)
         library = load_library("window_attention.c")
         _check(
             library.drct_window_attention_backward(
