@@ -195,6 +195,8 @@ class FakeCuda:
         self.events: list[object] = []
         self.pools = itertools.count()
         self.streams: list[object] = []
+        self.recorded: list[object] = []  # events on the caller's stream
+        self.waited_for: list[object] = []
         for name in ("CUDAGraph", "Stream", "current_stream", "stream", "graph", "graph_pool_handle"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
 
@@ -216,7 +218,11 @@ class FakeCuda:
         return self.streams[-1]
 
     def current_stream(self, device: torch.device) -> object:
-        return types.SimpleNamespace(wait_stream=lambda other: None)
+        return types.SimpleNamespace(wait_stream=lambda other: None, wait_event=self.waited_for.append, record_event=self.record)
+
+    def record(self) -> object:
+        self.recorded.append(object())
+        return self.recorded[-1]
 
     def stream(self, stream: object) -> contextlib.AbstractContextManager[None]:
         assert stream is self.streams[-1]
@@ -265,6 +271,7 @@ def test_graphs_are_captured_at_the_second_use_on_one_stream_and_given_up_togeth
     assert program._graphs == {}
     assert call(8, 1) == [(1, stream), "replay"]  # what the old pool held can be freed
     assert cuda.streams == [stream]
+    assert cuda.waited_for == cuda.recorded[:-1]  # each replay waits until the last result is out, on whatever stream
 
 
 def test_training_kernels_are_launched_where_their_tensors_are(kernels: object, monkeypatch: pytest.MonkeyPatch) -> None:
