@@ -28,6 +28,7 @@ from drct.upscaling.passes import Pass, Plans, Progress, Stages, TilesTooLarge, 
 from drct.upscaling.strips import Alpha, Colours, Rows, Shares, opacity
 from drct.upscaling.tiles import Program, Source, TilePlan, ladder, plan_tiles, upscale_strips
 from drct.weights import ModelCard, list_models, load_network
+from drct.weights.models import same_name
 
 DEFAULT_SCALE = 4
 STRETCH = 1.02  # an exact size this little beyond a network's is reached by the resize, not by another pass through a network
@@ -96,7 +97,7 @@ class Upscaler:
         """Networks by scale. A single model is loaded at once, since only its file knows its scale."""
         if isinstance(model, SuperResolutionNetwork):
             return {model.scale: (model.architecture, model)}
-        found = {} if os.path.isfile(model) else family(str(model)) or family(str(model).replace("_", "-"))
+        found = {} if os.path.isfile(model) else family(str(model))
         if found:
             return {scale: (card.name, card.path) for scale, card in found.items() if card.path is not None}
         network = self._load(model)
@@ -592,9 +593,9 @@ def family(name: str) -> dict[int, ModelCard]:
     """By scale, the models ``NAME-x2``, ``NAME-x3``, ... that lie on this machine."""
     found: dict[int, ModelCard] = {}
     for card in list_models():
-        match = re.fullmatch(re.escape(name) + r"-x(\d+)", card.name, re.IGNORECASE)
-        if match and card.path is not None:
-            found.setdefault(int(match[1]), card)
+        match = re.fullmatch(r"(.+)-x(\d+)", card.name, re.IGNORECASE)
+        if match and same_name(match[1], name) and card.path is not None:
+            found.setdefault(int(match[2]), card)
     return found
 
 
