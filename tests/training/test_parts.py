@@ -71,7 +71,6 @@ def test_keys_without_effect_warn_where_they_ask_for_something() -> None:
         ("val.metrics", {"psnr": {"type": "calculate_niqe"}}, "calculate_psnr"),
         ("train.optim_g.betas", [0.9, 1.5], r"betas\.1 is 1\.5: .*less than 1"),
         ("network_g.in_chans", 1, "network_g.in_chans is 1, .*must be 3"),
-        ("network_g.attn_drop_rate", 1.5, "network_g.attn_drop_rate is 1.5, .*less than 1"),
         ("manual_seed", 10_000_000_000_000, "manual_seed is 10000000000000: .*less than 4294967296"),
         ("path.resample_upsampler_g", True, "resample_upsampler_g needs pretrain_network_g"),
         ("datasets.train.filename_tmpl", "{}x{scale}", r"filename_tmpl is '\{\}x\{scale\}': must hold \{\} once"),

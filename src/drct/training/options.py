@@ -345,10 +345,6 @@ class TrainOptions(Options):
         """What networks cannot be trained with; all else they check by themselves."""
         if (channels := self.network_g.get("in_chans", 3)) != 3:
             raise ValueError(f"network_g.in_chans is {channels!r}, but images are trained on in RGB: it must be 3")
-        for key in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
-            rate = self.network_g.get(key, 0)
-            if isinstance(rate, int | float) and not 0 <= rate < 1:
-                raise ValueError(f"network_g.{key} is {rate}, but must be at least 0 and less than 1")
 
     def _fits_real(self) -> None:
         data, real = self.train_set, self.train_set.type == "RealESRGANDataset"
