@@ -114,6 +114,7 @@ def test_what_failed_is_tried_again_when_it_has_changed(watched, drop):
 
 
 def test_a_folder_that_vanishes_is_told_once_and_may_come_back(watched, drop):
+    time.sleep(1)  # until it is watched: a folder that was never there is an error
     drop.rename(drop.parent / "away")
     watched.wait(lambda: len(watched.results) == 1)
     time.sleep(0.3)
