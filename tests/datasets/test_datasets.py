@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from drct.datasets.lmdb import LmdbSource, _reader, write_lmdb
 from drct.datasets.loader import PatchSet, batches, mirror
 from drct.datasets.pack import Pack, write_pack
 from drct.datasets.prepare import prepare
-from drct.datasets.sampling import PatchSampler
+from drct.datasets.sampling import PatchSampler, Tones
 from drct.datasets.sources import (
     EnlargedSource,
     FolderSource,
@@ -77,6 +78,45 @@ def test_all_eight_orientations_occur() -> None:
     assert len({(sampler[k].flip, sampler[k].rotations) for k in range(100)}) == 8
     plain = PatchSampler(1, lambda i: (64, 64), 8, seed=0, hflip=False, rotate=False)
     assert {(plain[k].flip, plain[k].rotations) for k in range(20)} == {(False, 0)}
+
+
+def test_moved_tones_keep_their_share_of_the_distance_to_a_colour() -> None:
+    image = noise(6, 5)
+    towards_white = Tones((255.0, 255.0, 255.0), 0.1)(image)
+    assert towards_white.dtype == np.uint8
+    assert np.abs((255.0 - towards_white) - (255.0 - image) * 0.1).max() <= 0.5
+    colour = (10.0, 128.0, 250.0)
+    assert np.abs(Tones(colour, 0.5)(image) - (image + np.array(colour)) / 2).max() <= 0.5
+    assert np.array_equal(Tones(colour, 1.0)(image), image)
+
+
+def test_a_share_of_the_patches_has_its_tones_moved_and_none_lies_elsewhere() -> None:
+    plain, moved = (PatchSampler(4, lambda i: (64, 64), 8, seed=7, tone_share=share) for share in (0.0, 0.25))
+    pairs = [(plain[k], moved[k]) for k in range(400)]
+    assert [dataclasses.replace(b, tones=None) for _, b in pairs] == [a for a, _ in pairs]
+    tones = [b.tones for _, b in pairs if b.tones is not None]
+    assert 70 < len(tones) < 130
+    assert all(0.05 <= t.contrast <= 1 for t in tones)
+    black, white = (sum(t.colour == (v, v, v) for t in tones) for v in (0.0, 255.0))
+    assert len(tones) / 8 < min(black, white)
+    assert black + white < len(tones)
+
+
+def test_lr_is_made_from_the_moved_tones(tmp_path: Path) -> None:
+    write_pack(tmp_path, [("a", noise(64, 64))])
+    plain, moved = (PatchSet(Pack(tmp_path), None, 2, 32, seed=3, tone_share=share) for share in (0.0, 1.0))
+    raw = moved.raw_batch(range(4))
+    lq, gt = moved.finish(raw, torch.device("cpu"))
+    plain_lq, plain_gt = plain.finish(plain.raw_batch(range(4)), torch.device("cpu"))
+    for i, patch in enumerate(raw.patches):
+        assert patch.tones is not None
+        colour = torch.tensor(patch.tones.colour)[:, None, None] / 255
+        for before, after, levels in ((plain_gt, gt, 0.51), (plain_lq, lq, 2.1)):  # LR is rounded after either pass
+            expected = colour + patch.tones.contrast * (before[i] - colour)
+            inside = (before[i] > 0) & (before[i] < 1)  # what the bicubic overshoots is cut off in the plain one only
+            assert ((after[i] - expected)[inside].abs() * 255).max() < levels
+    with pytest.raises(ValueError, match="rounded already"):
+        PatchSet(Pack(tmp_path), Pack(tmp_path), 1, 32, seed=3, tone_share=0.5)
 
 
 def test_workers_do_not_change_the_batches(tmp_path: Path) -> None:

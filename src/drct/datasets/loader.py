@@ -38,6 +38,7 @@ class PatchSet:
         lq: LR images in the same order, or None to make them from ``gt`` by the MATLAB bicubic.
         scale: magnification.
         gt_size: side of a GT patch in pixels.
+        tone_share: how many of all patches, 0..1, have their tones moved (:class:`~drct.datasets.sampling.Tones`); not with ``lq``.
         gt_only: no LR at all: :meth:`ground_truth` hands out the patches. Smaller images are mirrored to the size of a patch.
     """
 
@@ -52,13 +53,16 @@ class PatchSet:
         by_area: bool = False,
         hflip: bool = True,
         rotate: bool = True,
+        tone_share: float = 0.0,
         gt_only: bool = False,
     ) -> None:
+        if tone_share and lq is not None:
+            raise ValueError("tones of LR files cannot be moved: they are rounded already")
         self.gt, self.lq, self.scale, self.gt_size, self.gt_only = gt, lq, scale, gt_size, gt_only
         patch = gt_size // scale
         # the kernel of the bicubic reaches 2 LR pixels to each side
         self.margin = 2 * scale if lq is None and not gt_only else 0
-        self.sampler = PatchSampler(len(gt), self._lr_size, patch, seed, by_area=by_area, hflip=hflip, rotate=rotate)
+        self.sampler = PatchSampler(len(gt), self._lr_size, patch, seed, by_area=by_area, hflip=hflip, rotate=rotate, tone_share=tone_share)
 
     def _lr_size(self, i: int) -> tuple[int, int]:
         h, w = self.gt.shape(i)
@@ -93,8 +97,10 @@ class PatchSet:
         rows = mirror(top, size + 2 * m, image.shape[0] // self.scale * self.scale)
         columns = mirror(left, size + 2 * m, image.shape[1] // self.scale * self.scale)
         if rows[0] + len(rows) - 1 == rows[-1] and columns[0] + len(columns) - 1 == columns[-1]:
-            return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        return image[rows[:, None], columns[None, :]]
+            cut = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        else:
+            cut = image[rows[:, None], columns[None, :]]
+        return cut if patch.tones is None else patch.tones(cut)
 
     def finish(self, batch: RawBatch, device: torch.device) -> tuple[Tensor, Tensor]:
         """Move a batch to the device, make what LR is missing there, and orient: ``(lq, gt)``, float32 ``(N, 3, ., .)`` in 0..1."""

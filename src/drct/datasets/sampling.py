@@ -14,13 +14,45 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Patch:
-    """Where to cut sample k: image, top-left corner in LR pixels, and which of the eight orientations."""
+    """Where to cut sample k: image, top-left corner in LR pixels, which of the eight orientations, and what becomes of its tones."""
 
     image: int
     top: int
     left: int
     flip: bool
     rotations: int
+    tones: Tones | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Tones:
+    """All values of a patch moved towards one colour (RGB, 0..255), so that ``contrast`` of their distance to it remains.
+
+    Photographs hold little that is almost black, almost white or almost of one colour, and a patch of it hardly counts in a loss.
+    A network that has seen too few of them may paint blotches on white paper.
+    """
+
+    colour: tuple[float, float, float]
+    contrast: float
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """``H x W x 3`` uint8, rounded: the loss compares with what a file could hold."""
+        values = np.arange(256, dtype=np.float64)
+        moved = [np.rint(c + self.contrast * (values - c)).astype(np.uint8) for c in self.colour]
+        return np.stack([table[image[..., i]] for i, table in enumerate(moved)], -1)
+
+
+# what remains of the contrast: of 255 levels 13 at the least, in equal parts of a logarithmic scale
+CONTRASTS = (0.05, 1.0)
+
+
+def draw_tones(rng: np.random.Generator) -> Tones:
+    """Towards black or white for half of them, else towards any colour."""
+    kind, contrast = int(rng.integers(4)), float(np.exp(rng.uniform(*np.log(CONTRASTS))))
+    colour = rng.uniform(0, 255, 3)
+    if kind < 2:
+        colour[:] = 255 * kind
+    return Tones((float(colour[0]), float(colour[1]), float(colour[2])), contrast)
 
 
 def generator(seed: int, stream: int, counter: int) -> np.random.Generator:
@@ -40,6 +72,7 @@ class PatchSampler:
         by_area: draw an image as often as its area deserves, so that every pixel is seen equally often; otherwise once per epoch.
         hflip: mirror half of the patches.
         rotate: turn by a quarter for half of them, and flip upside down for half, as the published training does.
+        tone_share: how many of all patches, 0..1, have their tones moved (:class:`Tones`).
     """
 
     def __init__(
@@ -52,12 +85,14 @@ class PatchSampler:
         by_area: bool = False,
         hflip: bool = True,
         rotate: bool = True,
+        tone_share: float = 0.0,
     ) -> None:
         self.size = size
         self.patch = patch
         self.seed = seed
         self.hflip = hflip
         self.rotate = rotate
+        self.tone_share = tone_share
         repeats = np.ones(count, np.int64)
         if by_area:
             areas = np.array([h * w for h, w in map(size, range(count))], np.float64)
@@ -81,7 +116,9 @@ class PatchSampler:
         flip = bool(rng.integers(2)) and self.hflip
         # a vertical flip is a horizontal one and half a turn: the published flips and transposition are these eight cases
         rotations = int(rng.integers(4)) if self.rotate else 0
-        return Patch(image, top, left, flip, rotations)
+        # drawn last, so that where patches lie does not depend on it
+        tones = draw_tones(rng) if rng.random() < self.tone_share else None
+        return Patch(image, top, left, flip, rotations, tones)
 
 
 def orient(image: np.ndarray, patch: Patch) -> np.ndarray:

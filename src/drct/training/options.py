@@ -88,10 +88,19 @@ class TrainSet(Options):
     batch_size_per_gpu: int = Field(4, gt=0)
     dataset_enlarge_ratio: int = Field(1, ge=1, description="accepted; epochs have no effect on the order of patches here")
     by_area: bool = Field(False, description="(ours) draw images in proportion to their area instead of equally often")
+    tone_share: float = Field(
+        0.0, ge=0, le=1, description="(ours) how many of all patches have their tones moved towards black, white or a colour"
+    )
     crop_size: int = Field(
         400, gt=0, description="(ours) RealESRGANDataset: side of what is degraded, of which a patch is cut afterwards"
     )
     filename_tmpl: Template = Field("{}", description="how LR images are called; by {}, a final x4 (scale 4) is ignored")
+
+    @model_validator(mode="after")
+    def _tones_before_lr(self) -> TrainSet:
+        if self.tone_share and self.dataroot_lq is not None:
+            raise ValueError("tone_share and dataroot_lq exclude each other: tones are moved before LR is made and rounded")
+        return self
 
 
 class ValSet(Options):

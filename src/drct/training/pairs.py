@@ -152,6 +152,7 @@ def open_pairs(options: TrainOptions) -> Pairs:
         by_area=data.by_area,
         hflip=data.use_hflip,
         rotate=data.use_rot,
+        tone_share=data.tone_share,
         gt_only=real is not None,
     )
     if data.type == "ImageNetPairedDataset" or real is not None:
