@@ -15,7 +15,7 @@ from drct.training import steps
 from drct.training.discriminator import UNetDiscriminatorSN
 from drct.training.ema import EMA
 from drct.training.linear_start import area_weights, interpolation_kernels, linear_start, resample_tail
-from drct.training.loop import repeatable
+from drct.training.loop import fingerprint, repeatable
 from drct.training.losses import LOSSES
 from drct.training.options import parse_options, read_options
 from drct.training.schedule import Schedule
@@ -75,6 +75,8 @@ def test_keys_without_effect_warn_where_they_ask_for_something() -> None:
         ("path.resample_upsampler_g", True, "resample_upsampler_g needs pretrain_network_g"),
         ("datasets.train.filename_tmpl", "{}x{scale}", r"filename_tmpl is '\{\}x\{scale\}': must hold \{\} once"),
         ("datasets.train.filename_tmpl", "lq", "must hold {} once"),
+        ("datasets.train.tone_share", 1.5, "tone_share is 1.5: .*less than or equal to 1"),
+        ("datasets.train", {"dataroot_gt": "gt", "dataroot_lq": "lq", "tone_share": 0.1}, "tone_share and dataroot_lq exclude"),
     ],
 )
 def test_mistakes_are_named(path: str, value: Any, message: str) -> None:
@@ -82,6 +84,14 @@ def test_mistakes_are_named(path: str, value: Any, message: str) -> None:
         parse_options(changed(path, value), "file.yml")
     assert str(caught.value).startswith("file.yml: ")
     assert "\n" not in str(caught.value)
+
+
+def test_options_that_came_later_leave_earlier_checkpoints_valid() -> None:
+    earlier = "3896a078eaf2cb2566088464c435c456c3e3b404dcc51999ff2d5af86d2153f4"
+    assert fingerprint(parse_options(MINIMAL)[0]) == earlier
+    train_set = {"dataroot_gt": "gt"}
+    plain, toned = (parse_options(changed("datasets.train", train_set | more))[0] for more in ({}, {"tone_share": 0.1}))
+    assert fingerprint(plain) != fingerprint(toned)
 
 
 def test_files_that_are_no_yaml(tmp_path: Path) -> None:

@@ -62,7 +62,9 @@ class PatchSet:
         patch = gt_size // scale
         # the kernel of the bicubic reaches 2 LR pixels to each side
         self.margin = 2 * scale if lq is None and not gt_only else 0
-        self.sampler = PatchSampler(len(gt), self._lr_size, patch, seed, by_area=by_area, hflip=hflip, rotate=rotate, tone_share=tone_share)
+        self.sampler = PatchSampler(
+            len(gt), self._lr_size, patch, seed, by_area=by_area, hflip=hflip, rotate=rotate, tone_share=tone_share
+        )
 
     def _lr_size(self, i: int) -> tuple[int, int]:
         h, w = self.gt.shape(i)

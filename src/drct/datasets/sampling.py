@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Patch:
-    """Where to cut sample k: image, top-left corner in LR pixels, which of the eight orientations, and what becomes of its tones."""
+    """Where to cut sample k: image, top-left corner in LR pixels, which of the eight orientations, and what its tones become."""
 
     image: int
     top: int
