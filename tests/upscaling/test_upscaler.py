@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -331,3 +332,13 @@ def test_a_folder_hides_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert Upscaler(name, device="cpu").scales == (2, 3, 4)
     with pytest.raises(ModelNotFoundError, match="mine is a folder"):
         Upscaler("mine", device="cpu")
+
+
+@pytest.mark.parametrize("given", ["network", "family"])
+def test_a_used_upscaler_is_sent_to_another_process(given: str, request: pytest.FixtureRequest) -> None:
+    upscaler = Upscaler(request.getfixturevalue(given), device="cpu")
+    image = smooth_image(8, 9)
+    expected = upscaler(image)
+    sent = pickle.loads(pickle.dumps(upscaler))
+    assert np.array_equal(sent(image), expected)
+    assert sent.scales == upscaler.scales

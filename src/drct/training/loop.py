@@ -489,7 +489,8 @@ def fingerprint(options: TrainOptions, older: bool = False) -> str:
     fixed["datasets"].pop("num_worker_per_gpu")
     for free in ("total_iter", "scheduler", "compile", "precision"):
         fixed["train"].pop(free)
-    # tones and the options of the GAN and of the real world came later: they count where they play a part, so that older checkpoints stay valid
+    # tones and the options of the GAN and of the real world came later: they count where they play a part, and older checkpoints
+    # stay valid
     if not options.train_set.tone_share:
         fixed["datasets"].pop("tone_share")
     if options.network_d is None:

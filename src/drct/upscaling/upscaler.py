@@ -93,6 +93,10 @@ class Upscaler:
         self._fixed_tiles: set[int] = set()  # scales whose tiles do not depend on the memory that is free
         self._digests: dict[int, str] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """To be sent to another process, which compiles its own programs: they hold kernels and threads of this one."""
+        return {**self.__dict__, "_programs": {}}
+
     def _find(self, model: str | os.PathLike[str] | SuperResolutionNetwork) -> dict[int, tuple[str, Path | SuperResolutionNetwork]]:
         """Networks by scale. A single model is loaded at once, since only its file knows its scale."""
         if isinstance(model, SuperResolutionNetwork):
