@@ -19,6 +19,7 @@ import torch
 import yaml
 from training_helpers import run, states_equal
 
+from drct.datasets.pack import write_pack
 from drct.engine.accelerate import accelerate
 from drct.errors import CheckpointError, DataError, Error, OptionError, OutOfMemoryError
 from drct.imaging import Picture, write
@@ -429,6 +430,18 @@ def test_a_resumed_run_needs_no_files_of_its_start_and_finds_moved_data(option_d
     data["datasets"]["train"]["dataroot_lq"] = str(tmp_path / "moved")
     options, _ = parse_options(data)
     assert fingerprint(options) != fingerprint(parse_options(option_dict())[0])  # LR from files is no other place of made LR
+
+
+def test_a_training_set_that_has_grown_is_told(option_dict: Make, tmp_path: Path) -> None:
+    folder = run(option_dict(), tmp_path / "run", stop_after=5)
+    said: list[str] = []
+    options, _ = parse_options(option_dict())
+    train(options, folder, device="cpu", resume="auto", stop_after=1, echo=said.append)
+    assert not [line for line in said if "images" in line]
+    write_pack(tmp_path / "pack", [("more", np.zeros((64, 64, 3), np.uint8))], append=True)
+    train(options, folder, device="cpu", resume="auto", stop_after=1, echo=said.append)
+    (warning,) = [line for line in said if "images" in line]
+    assert "trained on 4 images, and there are 5 now" in warning
 
 
 def test_saving_memory_does_not_end_a_run(option_dict: Make) -> None:

@@ -21,7 +21,8 @@ class State:
     """State of a run after ``iteration`` optimizer steps.
 
     Data order and random numbers need no entry: both follow from the seed and the iteration. ``discriminator`` holds the state of
-    that network and its optimizer, ``pairs`` for each process what its pool of training pairs holds; both may be empty.
+    that network and its optimizer, ``pairs`` for each process what its pool of training pairs holds; both may be empty. ``images``
+    is the number of training images, 0 where it was not noted.
     """
 
     iteration: int
@@ -33,6 +34,7 @@ class State:
     options_sha256: str
     discriminator: dict[str, Any] = dataclasses.field(default_factory=dict)
     pairs: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    images: int = 0
 
 
 def save_atomically(content: Any, path: Path) -> None:
@@ -85,7 +87,7 @@ def load_state(path: Path) -> State:
         state = State(**content)
     except TypeError:
         raise CheckpointError(f"{path} is no checkpoint of a training run") from None
-    kinds = {"iteration": int, "ema_updates": int, "options_sha256": str, "pairs": list}
+    kinds = {"iteration": int, "ema_updates": int, "options_sha256": str, "pairs": list, "images": int}
     for field in dataclasses.fields(State):
         if not isinstance(getattr(state, field.name), kinds.get(field.name, dict)):
             raise CheckpointError(f"{path} is a damaged checkpoint: its {field.name} is of another type")

@@ -323,6 +323,7 @@ class Run:
                 options_sha256=fingerprint(self.options),
                 discriminator={} if discriminator is None else discriminator.state(),
                 pairs=pairs,
+                images=len(self.pairs.patches.gt),
             )
             save_state(state, self.folder)
             if self.ema is not None:
@@ -394,6 +395,9 @@ class Run:
         except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise CheckpointError(f"{where} is damaged ({one_line(error)}): resume from an earlier checkpoint") from error
         self.iteration, self.best = state.iteration, state.best
+        images = len(self.pairs.patches.gt)
+        if state.images not in (0, images):  # welcome where a set has grown, but no longer the run that it would have been
+            self.say(f"warning: {where} was trained on {state.images} images, and there are {images} now: other patches follow")
         self.say(f"resumed {where.name} at iteration {state.iteration}")
 
     def _take_over(self, state: State, where: Path) -> None:
