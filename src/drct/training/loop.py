@@ -493,10 +493,11 @@ def fingerprint(options: TrainOptions, older: bool = False) -> str:
     fixed["datasets"].pop("num_worker_per_gpu")
     for free in ("total_iter", "scheduler", "compile", "precision"):
         fixed["train"].pop(free)
-    # tones and the options of the GAN and of the real world came later: they count where they play a part, and older checkpoints
-    # stay valid
-    if not options.train_set.tone_share:
-        fixed["datasets"].pop("tone_share")
+    # tones, faults and the options of the GAN and of the real world came later: they count where they play a part, and older
+    # checkpoints stay valid
+    for name in ("tone_share", "fault_share"):
+        if not fixed["datasets"][name]:
+            fixed["datasets"].pop(name)
     if options.network_d is None:
         for name in GAN_OPTIONS:
             fixed["train"].pop(name)

@@ -91,15 +91,20 @@ class TrainSet(Options):
     tone_share: float = Field(
         0.0, ge=0, le=1, description="(ours) how many of all patches have their tones moved towards black, white or a colour"
     )
+    fault_share: float = Field(
+        0.0, ge=0, le=1, description="(ours) how many of all pairs may get noise, sharpening and JPEG errors, in LR and in GT alike"
+    )
     crop_size: int = Field(
         400, gt=0, description="(ours) RealESRGANDataset: side of what is degraded, of which a patch is cut afterwards"
     )
     filename_tmpl: Template = Field("{}", description="how LR images are called; by {}, a final x4 (scale 4) is ignored")
 
     @model_validator(mode="after")
-    def _tones_before_lr(self) -> TrainSet:
+    def _additions_fit(self) -> TrainSet:
         if self.tone_share and self.dataroot_lq is not None:
             raise ValueError("tone_share and dataroot_lq exclude each other: tones are moved before LR is made and rounded")
+        if self.fault_share and self.type == "RealESRGANDataset":
+            raise ValueError("fault_share is for clean pairs: a RealESRGANDataset is degraded already")
         return self
 
 

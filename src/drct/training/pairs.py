@@ -12,6 +12,7 @@ from torch import Tensor
 from drct.datasets.loader import PatchSet, RawBatch
 from drct.datasets.sources import EnlargedSource, at_option, check_pairs, listed_names, open_source, pair_up
 from drct.degradation import DegradationOptions, PairPool, degrade, usm_sharpen
+from drct.training.faults import add_faults
 from drct.training.options import TrainOptions
 
 
@@ -45,13 +46,17 @@ class Pairs(Protocol):
 
 
 class CleanPairs:
-    """LR as it stands in the files, or made by the MATLAB bicubic."""
+    """LR as it stands in the files, or made by the MATLAB bicubic; a share of the pairs may get faults (:mod:`.faults`)."""
 
-    def __init__(self, patches: PatchSet) -> None:
+    def __init__(self, patches: PatchSet, fault_share: float = 0.0) -> None:
         self.patches = patches
+        self.fault_share = fault_share
 
+    @torch.no_grad()
     def __call__(self, raw: RawBatch, device: torch.device, seed: tuple[int, ...]) -> Batch:
         lq, gt = self.patches.finish(raw, device)
+        if self.fault_share:
+            lq, gt = add_faults(lq, gt, self.fault_share, seeded(*seed))
         return Batch(lq, gt, gt)
 
     def state(self) -> dict[str, Any]:
@@ -156,10 +161,10 @@ def open_pairs(options: TrainOptions) -> Pairs:
         gt_only=real is not None,
     )
     if data.type == "ImageNetPairedDataset" or real is not None:
-        return CleanPairs(patches) if real is None else _real_pairs(patches, options, real)
+        return CleanPairs(patches, data.fault_share) if real is None else _real_pairs(patches, options, real)
     with at_option("datasets.train"):
         patches.check()
-    return CleanPairs(patches)
+    return CleanPairs(patches, data.fault_share)
 
 
 def _real_pairs(patches: PatchSet, options: TrainOptions, degradation: DegradationOptions) -> RealPairs:
