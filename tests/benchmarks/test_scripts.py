@@ -10,8 +10,11 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+
+from drct.imaging import Picture, resize, write
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -156,3 +159,19 @@ def test_kept_masks_change_no_value(load) -> None:
     assert all((y - expected).abs().max() < 1e-5 for y in results)
     assert made == [(12, 8, 4, shift) for shift in (0, 2, 0, 2, 0)]
     assert inference.kept_mask.cache_info().misses == 2
+
+
+def test_results_that_do_not_shrink_back_are_found(load, tmp_path: Path) -> None:
+    consistency = load("consistency")
+    image = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.25
+    write(tmp_path / "a.png", Picture((image[0].permute(1, 2, 0) * 255).round().byte().numpy()))
+    write(tmp_path / "b.png", Picture(np.full((40, 40, 3), 128, np.uint8)))
+    found = consistency.measure(tmp_path, ["bicubic"], side=32)["bicubic"]
+    assert found["as it is"].image == "a.png"
+    assert 0 < found["near black"].worst < found["as it is"].worst < 8
+    blotch = torch.zeros(1, 3, 160, 160)
+    blotch[..., 64:96, 64:96] = 0.1
+    sound = consistency.deviations(image, lambda x: resize(x, scale=4), 4)
+    blotched = consistency.deviations(image, lambda x: resize(x, scale=4) + blotch, 4)
+    assert sound.max() < 5
+    assert blotched.max() > 20

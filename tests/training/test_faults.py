@@ -1,0 +1,103 @@
+"""Faults in clean pairs: in LR and in GT alike, in their share, the same for the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from training_helpers import run, states_equal
+
+from drct.errors import OptionError
+from drct.imaging import resize
+from drct.training.checkpoint import list_states
+from drct.training.faults import add_faults
+from drct.training.options import parse_options
+from drct.training.pairs import open_pairs, seeded
+
+
+@pytest.fixture
+def pairs() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    gt = resize(torch.rand(64, 3, 8, 8, generator=generator), scale=8).clamp(0.2, 0.8)  # no fault is cut off
+    return (resize(gt, scale=1 / 4) * 255).round() / 255, gt
+
+
+def test_what_is_added_to_lr_is_added_to_gt(pairs: tuple[Tensor, Tensor]) -> None:
+    lq, gt = pairs
+    faulty, target = add_faults(lq, gt, 1.0, seeded(1))
+    assert faulty.shape == lq.shape
+    assert target.shape == gt.shape
+    assert torch.equal((faulty * 255).round() / 255, faulty)
+    inside = (target > 0) & (target < 1)
+    assert ((target - gt - resize(faulty - lq, scale=4)).abs() * inside).max() < 1e-6
+    changed = (faulty - lq).abs().amax((1, 2, 3)) > 1e-4
+    assert 48 <= changed.sum() <= 62  # all but an eighth, which gets none of the three kinds
+
+
+def test_a_share_of_the_pairs_gets_faults_and_the_others_keep_their_values(pairs: tuple[Tensor, Tensor]) -> None:
+    lq, gt = pairs
+    faulty, target = add_faults(lq, gt, 0.25, seeded(2))
+    same = (faulty == lq).flatten(1).all(1)
+    assert 44 <= same.sum() <= 58
+    assert torch.equal(target[same], gt[same])
+    again = add_faults(lq, gt, 0.25, seeded(2))
+    assert torch.equal(again[0], faulty)
+    assert torch.equal(again[1], target)
+    assert not torch.equal(add_faults(lq, gt, 0.25, seeded(3))[0], faulty)
+
+
+def test_all_three_kinds_come(pairs: tuple[Tensor, Tensor]) -> None:
+    """On flat images sharpening and JPEG change nothing: what is left is noise, in half of them, and half of that is grey."""
+    lq, gt = torch.full((400, 3, 16, 16), 128 / 255), torch.full((400, 3, 32, 32), 128 / 255)
+    faulty, _ = add_faults(lq, gt, 1.0, seeded(4))
+    noisy = (faulty - lq).abs().amax((1, 2, 3)) > 1.5 / 255
+    assert 0.35 < noisy.float().mean() < 0.6
+    # on a ramp sharpening and noise of one level leave whole 8 x 8 blocks alone; a JPEG of low quality does not
+    lq, gt = pairs
+    faulty, _ = add_faults(lq, gt, 1.0, seeded(5))
+    energy = (faulty - faulty.mean((2, 3), keepdim=True)).square().mean((1, 2, 3))
+    before = (lq - lq.mean((2, 3), keepdim=True)).square().mean((1, 2, 3))
+    assert (energy > 1.2 * before).any()  # sharpened or noisy
+    assert (energy < 0.99 * before).any()  # smoothed by JPEG
+
+
+def test_runs_with_tones_and_faults_resume_exactly(option_dict: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    def data() -> dict[str, Any]:
+        made = option_dict()
+        made["datasets"]["train"] |= {"tone_share": 0.5, "fault_share": 0.5}
+        return made
+
+    options, _ = parse_options(data())
+    loaded = open_pairs(options)
+    raw = loaded.patches.raw_batch(range(8))
+    lq, gt = loaded.patches.finish(raw, torch.device("cpu"))
+    batch = loaded(raw, torch.device("cpu"), (0, 0))
+    assert not torch.equal(batch.lq, lq)
+    assert not torch.equal(batch.gt, gt)
+    assert any(p.tones for p in raw.patches)
+    whole = run(data(), tmp_path / "whole", stop_after=10)
+    halves = run(data(), tmp_path / "halves", stop_after=5)
+    run(data(), halves, resume="auto", stop_after=5)
+    assert states_equal(list_states(whole)[-1], list_states(halves)[-1])
+    plain = run(option_dict(), tmp_path / "plain", stop_after=10)
+    assert not states_equal(list_states(whole)[-1], list_states(plain)[-1])
+
+
+def test_degraded_sets_take_no_faults(option_dict: Callable[..., dict[str, Any]]) -> None:
+    data = option_dict()
+    data["datasets"]["train"] |= {"type": "RealESRGANDataset", "fault_share": 0.1}
+    with pytest.raises(OptionError, match="degraded already"):
+        parse_options(data)
+
+
+def test_images_of_any_values_stay_in_range() -> None:
+    lq = torch.from_numpy(np.random.default_rng(0).integers(0, 2, (8, 3, 12, 20))).float()
+    faulty, target = add_faults(lq, resize(lq, scale=3).clamp(0, 1), 1.0, seeded(6))
+    for image in (faulty, target):
+        assert image.min() >= 0
+        assert image.max() <= 1
