@@ -176,7 +176,7 @@ def test_memory_grows_with_the_width_and_not_with_the_area():
     with LiveBytes():
         nearest(2)(torch.zeros(1, 3, 2, 2))  # what is imported on first use is not counted
     peaks = []
-    for height in (128, 1280):
+    for height in (640, 3200):  # smaller images have not all strips in flight yet
         plan = plan_tiles(height, 192, tile=64, pad_multiple=8)
         tracemalloc.start()
         rows = 0
@@ -187,5 +187,5 @@ def test_memory_grows_with_the_width_and_not_with_the_area():
         peaks.append(tracemalloc.get_traced_memory()[1] + tensors.peak)
         tracemalloc.stop()
         assert rows == 2 * height
-    assert peaks[1] < 1.5 * peaks[0]  # ten times the area; when garbage is collected differs between runs
-    assert peaks[1] < 2560 * 384 * 3  # the result, which is nowhere held as a whole
+    assert peaks[1] < 1.2 * peaks[0]
+    assert peaks[1] < 1280 * 384 * 3  # a fifth of the result, which is nowhere held as a whole
