@@ -8,6 +8,8 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 pytho
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install -c constraints.txt
 PHOTO ?= $(firstword $(wildcard examples/photo.png examples/photo.jpg examples/photo.webp))
 EXTRAS := [test,lint]
+# a test that does not end says where it stands, and ends the run
+LIMIT := --max-worker-restart 0 -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 
 .PHONY: demo test lint clean
 
@@ -15,7 +17,7 @@ demo: $(VENV)/.drct
 	@$(VENV)/bin/python examples/demo.py "$(PHOTO)" demo
 
 test: $(VENV)/.drct-test
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(LIMIT) $(PYTEST)
 
 lint: $(VENV)/.drct-test
 	$(VENV)/bin/python -m ruff check .

@@ -26,8 +26,8 @@ from drct.imaging import read, read_size, write
 from drct.training.checkpoint import State, load_state
 from drct.weights import load_network
 
-SECONDS = 10  # of processor time, for one file
-WAIT = 600  # seconds in all: a file that makes a thread wait for ever takes no processor time
+SECONDS = 30  # of processor time, for one file; a machine shared with others may count what those take
+WAIT = 300  # seconds in all: a file that makes a thread wait for ever takes no processor time
 ROOM = 1 << 30  # bytes of address space beyond what opening the whole corpus took
 MAX_PIXELS = 4_000_000
 WRITTEN = 8  # of so many pictures one is written again
@@ -93,7 +93,8 @@ def _bounded(folder: Path, corpus: list[tuple[str, bytes]]) -> Path:
     work = folder / f"work-{os.getpid()}"
     work.mkdir()
     for name, data in corpus:
-        open_one(work, name, data, write_again=True)
+        with _watched():
+            open_one(work, name, data, write_again=True)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
     return work

@@ -120,7 +120,7 @@ try:
 except ImageError as error:
     print(time.monotonic() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, error)
 """
-    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True).stdout
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True).stdout
     seconds, kilobytes, message = output.split(maxsplit=2)
     assert float(seconds) < 5
     assert int(kilobytes) < 100_000
@@ -453,9 +453,9 @@ def test_spawned_workers_read_and_forked_ones_say_why_not(tmp_path: Path) -> Non
     write(path, smooth(9, 9, 3))
     mean = _read_mean(path)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.apply_async(_read_mean, (path,)).get(timeout=60) == mean
+        assert pool.apply_async(_read_mean, (path,)).get(timeout=300) == mean
     with multiprocessing.get_context("fork").Pool(1) as pool, pytest.raises(ImageError, match="spawn or forkserver"):
-        pool.apply_async(_read_mean, (path,)).get(timeout=60)
+        pool.apply_async(_read_mean, (path,)).get(timeout=300)
 
 
 def test_old_libraries_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -490,7 +490,7 @@ def test_folder_walk_helpers() -> None:
 
 def test_looking_at_files_needs_no_torch() -> None:
     program = "import sys, drct.imaging; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 
 def test_errors_are_quick(tmp_path: Path) -> None:

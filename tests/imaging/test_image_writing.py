@@ -307,16 +307,20 @@ def test_same_picture_same_bytes(tmp_path: Path, name: str, dtype: str, grey: bo
 
 
 def test_bytes_do_not_depend_on_the_clock_or_on_threads(tmp_path: Path) -> None:
-    program = "import sys; from drct.imaging import read, write; write(sys.argv[2], read(sys.argv[1]))"
+    program = """
+import sys
+from drct.imaging import read, write
+for out in sys.argv[2:]:
+    write(out, read(sys.argv[1]))
+"""
     write(tmp_path / "in.png", smooth(700, 900, 3))
-    for suffix in ("png", "jpg", "webp", "tif"):
-        bytes_of = []
-        for threads in ("1", "3"):
-            out = tmp_path / f"{threads}.{suffix}"
-            environment = {**os.environ, "VIPS_CONCURRENCY": threads, "SOURCE_DATE_EPOCH": threads + "0000"}
-            subprocess.run([sys.executable, "-c", program, tmp_path / "in.png", out], check=True, timeout=60, env=environment)
-            bytes_of.append(out.read_bytes())
-        assert bytes_of[0] == bytes_of[1]
+    suffixes = ("png", "jpg", "webp", "tif")
+    for threads in ("1", "3"):
+        outs = [tmp_path / f"{threads}.{suffix}" for suffix in suffixes]
+        environment = {**os.environ, "VIPS_CONCURRENCY": threads, "SOURCE_DATE_EPOCH": threads + "0000"}
+        subprocess.run([sys.executable, "-c", program, tmp_path / "in.png", *outs], check=True, timeout=300, env=environment)
+    for suffix in suffixes:
+        assert (tmp_path / f"1.{suffix}").read_bytes() == (tmp_path / f"3.{suffix}").read_bytes()
 
 
 # ---- options and misuse
@@ -450,7 +454,7 @@ except ImageError as error:
     np.save(tmp_path / "noise.npy", noise)
     (tmp_path / "out").mkdir()
     arguments = [sys.executable, "-c", program, tmp_path / f"out/a.{suffix}", tmp_path / "noise.npy", (exif or b"").hex()]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=True)
     assert "cannot be written" in done.stdout
     assert done.stdout.count("\n") == 1
     assert done.stderr == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import subprocess
@@ -93,6 +94,14 @@ def test_damage_on_the_way_is_one_line(tmp_path: Path) -> None:
             reader.rows(100, 400)
 
 
+def test_rows_of_another_shape_are_refused(tmp_path: Path, photo: Picture) -> None:
+    """The encoder would wait for ever for what they lack."""
+    for info, columns in ((photo.info, slice(1, None)), (dataclasses.replace(photo.info, has_alpha=True), slice(None))):
+        with pytest.raises(ValueError, match="was announced"), write_strips(tmp_path / "a.png", info) as writer:
+            writer.write(photo.pixels[:5, columns])
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_is_left_when_the_block_fails(tmp_path: Path, photo: Picture) -> None:
     (tmp_path / "a.png").write_bytes(b"before")
 
@@ -128,7 +137,7 @@ try:
 except ImageError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert "cannot be written" in done.stdout
     assert not list(tmp_path.iterdir())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -23,11 +24,17 @@ from drct.training.processes import StopSignals
 Make = Callable[..., dict[str, Any]]
 
 
+def free_port() -> str:
+    """One that no connection gets by chance until it is used: systems take those from 32768 on."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return str(port)
+    raise AssertionError("no port is free")
+
+
 def start_two(arguments: list[str]) -> list[subprocess.Popen[str]]:
     """What torchrun does, without its own report and without its SIGTERM."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-    shared = {**os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared = {**os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     return [
         subprocess.Popen(
             [sys.executable, *arguments],
@@ -43,7 +50,7 @@ def start_two(arguments: list[str]) -> list[subprocess.Popen[str]]:
 def ends(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit code and error output, without what torch says about the connection of its own store."""
     try:
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=300)
     except subprocess.TimeoutExpired:
         process.kill()
         raise
@@ -56,8 +63,10 @@ def test_a_killed_process_costs_one_line(option_dict: Make, tmp_path: Path, kill
     options.write_text(yaml.safe_dump(option_dict(total_iter=100_000)))
     both = start_two(["-m", "drct", "train", "-opt", str(options), "--device", "cpu", "--output", str(folder)])
     try:
+        deadline = time.monotonic() + 300
         while not list_states(folder):
             assert both[0].poll() is None, both[0].communicate()
+            assert time.monotonic() < deadline
             time.sleep(0.05)
         both[killed].send_signal(signal.SIGKILL)
         code, said = ends(both[1 - killed])
@@ -103,7 +112,11 @@ with processes("cpu", lambda: "as before") as process:
 )
 def test_a_process_that_is_stuck_ends_too(stuck: int, way: str, line: str | None) -> None:
     both = start_two(["-c", STUCK, str(stuck), way])
-    found = [ends(process) for process in both]
+    try:
+        found = [ends(process) for process in both]
+    finally:
+        for process in both:
+            process.kill()
     assert found[stuck] == (1, "" if line is None else f"drct: error: {line}, so training has ended; as before\n")
     assert ("ValueError: no such thing" in found[1 - stuck][1]) == (way == "raised")
 

@@ -44,7 +44,7 @@ def kill_and_finish(nursery: Nursery, model: Path, folder: Path, kills: int, pic
         child = nursery.start(*arguments(model, photos, out))
         # somewhere between the very beginning and two pictures further
         further = rng.choice([-1, 0, 1])
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while further >= 0 and len(made(out)) <= len(before) + further and time.monotonic() < deadline:
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 2 * seconds / pictures))

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,6 +82,24 @@ def test_a_new_time_alone_changes_nothing(model, photos, out):
     (photos / "p1.png").write_bytes(data)
     os.utime(photos / "p1.png", ns=(status.st_atime_ns, status.st_mtime_ns))
     assert states(run(model, photos, out)) == "skipped skipped skipped"
+
+
+def test_files_from_the_far_future(model, photos, out):
+    """Dates beyond the year 2262, as some cameras write them, are more nanoseconds than SQLite counts."""
+    status = (photos / "p1.png").stat()
+    try:
+        os.utime(photos / "p1.png", (status.st_atime, 10_413_792_000))
+    except OverflowError:
+        pytest.skip("this file system cannot hold such a time")
+    if (photos / "p1.png").stat().st_mtime_ns < 2**63:
+        pytest.skip("this file system cannot hold such a time")
+    assert states(run(model, photos, out)) == "done done done"
+    assert states(run(model, photos, out)) == "skipped skipped skipped"
+    os.utime(out / "p1_x4.png", (status.st_atime, 10_413_792_000))
+    assert states(run(model, photos, out)) == "skipped skipped skipped"
+    write(photos / "p1.png", smooth_image(13, 14, seed=9))
+    os.utime(photos / "p1.png", (status.st_atime, 10_413_792_000))
+    assert states(run(model, photos, out)) == "skipped done skipped"
 
 
 def test_a_change_right_after_reading_is_noticed_although_the_time_is_the_same(model, photos, out):
@@ -407,7 +426,8 @@ def test_a_dead_process_of_this_machine_holds_nothing(out):
 
 
 def test_a_process_of_another_machine_lives_as_long_as_its_heart_beats(out, monkeypatch):
-    monkeypatch.setattr(manifest, "LEASE", 0.3)
+    now = 1000.0
+    monkeypatch.setattr(manifest, "time", SimpleNamespace(monotonic=lambda: now, time_ns=time.time_ns))
     one = Manifest(out)
     one.claim([(out / "a_x4.png", None)])
     one.close()
@@ -417,13 +437,26 @@ def test_a_process_of_another_machine_lives_as_long_as_its_heart_beats(out, monk
     two = Manifest(out)
     for _ in range(3):
         assert two.look([out / "a_x4.png"])[0].held
-        time.sleep(0.2)
+        now += 0.9 * manifest.LEASE
         with sqlite3.connect(out / manifest.NAME) as db:
             db.execute("UPDATE runs SET beats = beats + 1 WHERE machine = 'another'")
     assert two.look([out / "a_x4.png"])[0].held
-    time.sleep(0.4)
+    now += 1.1 * manifest.LEASE
     assert not two.look([out / "a_x4.png"])[0].held
     two.close()
+
+
+def test_an_error_of_any_kind_reaches_who_waits(photos, out):
+    """Or they would wait for ever, as they did for a file from the year 2300."""
+    one = Manifest(out)
+    target = out / "a_x4.png"
+    with pytest.raises(ZeroDivisionError):
+        one._wait(lambda db: 1 // 0)
+    assert one.claim([(target, None)]) == [True]
+    one.begin(target, photos / "p0.png", Stamp(1, 2**63, "", 0), manifest.Work("{}", ("digest",)), ())
+    with pytest.raises(OverflowError):
+        one.look([target])
+    assert "1 results are not recorded" in one.close()
 
 
 def test_a_live_process_with_the_number_of_another_counts_only_by_its_heart(out, monkeypatch):

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from upscaling_helpers import Nursery, content, smooth_image
@@ -25,7 +26,7 @@ class Watched(Listener):
         self.results: list[FileResult] = []
         self.report: Report | None = None
         self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._run, args=(options,))
+        self.thread = threading.Thread(target=self._run, args=(options,), daemon=True)
         self.thread.start()
 
     def _run(self, options: UpscaleOptions) -> None:
@@ -34,7 +35,7 @@ class Watched(Listener):
     def finished(self, result: FileResult) -> None:
         self.results.append(result)
 
-    def wait(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+    def wait(self, condition: Callable[[], bool], seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds
         while not condition() and self.thread.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -42,7 +43,7 @@ class Watched(Listener):
 
     def end(self) -> Report:
         self.stop.set()
-        self.thread.join()
+        self.thread.join(timeout=300)
         assert self.report is not None
         return self.report
 
@@ -53,6 +54,21 @@ def drop(quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(watch, "SETTLE", 0.2)
     (quick_path / "drop").mkdir()
     return quick_path / "drop"
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Grows with every look at the folders that has ended."""
+    ended: list[object] = []
+    look = watch._Folders.look
+
+    def counted(folders: watch._Folders) -> object:
+        found = look(folders)
+        ended.append(found)
+        return found
+
+    monkeypatch.setattr(watch._Folders, "look", counted)
+    return ended
 
 
 @pytest.fixture
@@ -85,18 +101,28 @@ def test_files_are_taken_as_they_come(watched, drop):
     assert read(out / "a_x4.png").width == 44
 
 
-def test_a_file_is_left_alone_while_it_grows(watched, drop, monkeypatch):
-    monkeypatch.setattr(watch, "SETTLE", 1.0)
-    write(drop / "hidden.png", smooth_image(40, 40))
-    data = (drop / "hidden.png").read_bytes()
-    (drop / "hidden.png").unlink()
+def test_a_file_is_left_alone_while_it_grows(looks, drop, model, monkeypatch):
+    """By a clock that goes on only here, however slow the machine is."""
+    now = 1000.0
+    clock = SimpleNamespace(monotonic=lambda: now, perf_counter=time.perf_counter, time_ns=time.time_ns)
+    monkeypatch.setattr(watch, "time", clock)
+    write(drop.parent / "whole.png", smooth_image(40, 40))
+    data = (drop.parent / "whole.png").read_bytes()
+    watched = Watched(UpscaleOptions(inputs=(drop,), output=drop.parent / "out", model=model, device="cpu"))
     with (drop / "slow.png").open("wb") as file:
         for begin in range(0, len(data), len(data) // 10):
             file.write(data[begin : begin + len(data) // 10])
             file.flush()
-            time.sleep(0.05)
-            assert [r.source.name for r in watched.results if r.source.name == "slow.png"] == []
+            before = len(looks)
+            watched.wait(lambda before=before: len(looks) >= before + 2)  # the second one began after the writing
+            now += 0.9 * watch.SETTLE
+            assert watched.results == []
+    for _ in range(3):
+        before = len(looks)
+        watched.wait(lambda before=before: len(looks) >= before + 2 or len(watched.results) > 0)
+        now += 0.9 * watch.SETTLE
     watched.wait(lambda: len(watched.results) >= 1)
+    watched.end()
     assert [(r.source.name, r.status) for r in watched.results] == [("slow.png", "done")]
 
 
@@ -113,8 +139,8 @@ def test_what_failed_is_tried_again_when_it_has_changed(watched, drop):
     assert watched.results[1].status == "done"
 
 
-def test_a_folder_that_vanishes_is_told_once_and_may_come_back(watched, drop):
-    time.sleep(1)  # until it is watched: a folder that was never there is an error
+def test_a_folder_that_vanishes_is_told_once_and_may_come_back(looks, watched, drop):
+    watched.wait(lambda: len(looks) > 0)  # a folder that was never there is an error
     drop.rename(drop.parent / "away")
     watched.wait(lambda: len(watched.results) == 1)
     time.sleep(0.3)
@@ -141,7 +167,7 @@ def test_signals_end_it_cleanly(nursery: Nursery, model, quick_path, number):
     out = quick_path / "out"
     nursery.log.write_text("")
     child = nursery.start("upscale", quick_path / "drop", "-o", out, "--watch", "-m", model, "--device", "cpu", "--json")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while "a_x4.png" not in nursery.log.read_text() and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(child, number)

@@ -131,9 +131,16 @@ class StripWriter:
         """Add rows ``(h, W, C)`` and their alpha ``(h, W)``, in the depth that was announced.
 
         Waits while the encoder is still busy with the rows before.
+
+        Raises:
+            ValueError: the rows are of another width, or have other channels, than was announced.
         """
+        rows = self._job.samples(pixels, alpha)
+        announced = self._job.info.width, self._job.bands
+        if rows.shape[1:] != announced:  # the encoder would wait for the rest for ever
+            raise ValueError(f"rows of the shape {rows.shape[1:]}, but {announced} was announced: pixels, and channels with alpha")
         self._rows += len(pixels)
-        if not self._carrier.put(self._job.samples(pixels, alpha)):
+        if not self._carrier.put(rows):
             raise _Stopped
 
     @property

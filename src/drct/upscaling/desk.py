@@ -16,7 +16,7 @@ from pathlib import Path
 
 from drct.errors import Error, ImageError, ManifestError, OptionError
 from drct.upscaling.jobs import Job
-from drct.upscaling.manifest import Entry, Manifest, Stamp, Work
+from drct.upscaling.manifest import Entry, Manifest, Stamp, Work, mtime_of
 from drct.upscaling.options import UpscaleOptions
 from drct.upscaling.results import FileResult
 from drct.upscaling.upscaler import Upscaler
@@ -235,10 +235,11 @@ class Desk:
             )
         status, result_status = job.source.stat(), existing.stat()
         moved = os.path.abspath(job.source) != str(entry.source)
-        doubtful = not entry.stamp.settled or (entry.stamp.mtime, written.mtime) != (status.st_mtime_ns, result_status.st_mtime_ns)
+        times = mtime_of(status), mtime_of(result_status)
+        doubtful = not entry.stamp.settled or (entry.stamp.mtime, written.mtime) != times
         if moved or doubtful:
-            stamp = Stamp(status.st_size, status.st_mtime_ns, entry.stamp.hash, time.time_ns())
-            manifest.renew(job.target, job.source, stamp, dataclasses.replace(written, mtime=result_status.st_mtime_ns))
+            stamp = Stamp(status.st_size, times[0], entry.stamp.hash, time.time_ns())
+            manifest.renew(job.target, job.source, stamp, dataclasses.replace(written, mtime=times[1]))
         return kept
 
     def _work_again(self, entry: Entry) -> Work | None:

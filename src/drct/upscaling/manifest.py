@@ -95,7 +95,7 @@ class Stamp:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(f"{path}: is not a regular file")
-        return cls(status.st_size, status.st_mtime_ns, file_sha256(path), now)
+        return cls(status.st_size, mtime_of(status), file_sha256(path), now)
 
     def still(self, path: Path) -> bool:
         """Whether a file has this size and time; its content is not read."""
@@ -103,7 +103,7 @@ class Stamp:
             status = path.stat()
         except OSError:
             return False
-        return (status.st_size, status.st_mtime_ns) == (self.size, self.mtime)
+        return (status.st_size, mtime_of(status)) == (self.size, self.mtime)
 
     def same(self, path: Path) -> bool:
         """Whether a file has this content. It is only read where size and time leave doubt.
@@ -114,12 +114,17 @@ class Stamp:
         status = path.stat()
         if status.st_size != self.size or not stat.S_ISREG(status.st_mode):
             return False
-        return (status.st_mtime_ns == self.mtime and self.settled) or file_sha256(path) == self.hash
+        return (mtime_of(status) == self.mtime and self.settled) or file_sha256(path) == self.hash
 
     @property
     def settled(self) -> bool:
         """Whether any later change would show in the time."""
         return bool(self.hash) and self.mtime + RACY < self.read
+
+
+def mtime_of(status: os.stat_result) -> int:
+    """The time of a file's last change in nanoseconds, as far as SQLite counts: some cameras write dates beyond the year 2262."""
+    return min(status.st_mtime_ns, 2**63 - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -421,7 +426,7 @@ class Manifest:
             if writes:
                 self._db.execute("COMMIT")
                 self._beaten = time.monotonic()
-        except (sqlite3.Error, ManifestError) as error:
+        except Exception as error:  # whatever it is: who waits for an answer must get one, and the thread must live on
             _rollback(self._db)
             explained = _explained(self.path, error) if isinstance(error, sqlite3.Error) else error
             self._unsaved = [order for order in orders if order.kept]
@@ -623,7 +628,8 @@ def _next_change(db: sqlite3.Connection) -> int:
 
 def _rollback(db: sqlite3.Connection) -> None:
     if db.in_transaction:
-        db.execute("ROLLBACK")
+        with contextlib.suppress(sqlite3.Error):  # a drive that is gone takes no ROLLBACK either; what came first is what is told
+            db.execute("ROLLBACK")
 
 
 def _damaged(path: Path, error: Exception) -> str:
