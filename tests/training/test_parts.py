@@ -77,6 +77,7 @@ def test_keys_without_effect_warn_where_they_ask_for_something() -> None:
         ("datasets.train.filename_tmpl", "lq", "must hold {} once"),
         ("datasets.train.tone_share", 1.5, "tone_share is 1.5: .*less than or equal to 1"),
         ("datasets.train", {"dataroot_gt": "gt", "dataroot_lq": "lq", "tone_share": 0.1}, "tone_share and dataroot_lq exclude"),
+        ("datasets.train", {"dataroot_gt": "gt", "clean_share": 0.1}, "clean_share is for a RealESRGANDataset"),
     ],
 )
 def test_mistakes_are_named(path: str, value: Any, message: str) -> None:

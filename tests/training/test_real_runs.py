@@ -18,7 +18,7 @@ from training_helpers import run, states_equal
 from drct.degradation import degrade, usm_sharpen
 from drct.errors import CheckpointError, Error, OptionError
 from drct.evaluation import perceptual
-from drct.imaging import read_size
+from drct.imaging import read_size, resize
 from drct.training.adversarial import GANLoss
 from drct.training.checkpoint import list_states, load_state
 from drct.training.log import read_log
@@ -72,6 +72,39 @@ def test_batches_are_degraded_ground_truth(gan_dict: Make) -> None:
         and torch.equal(whole[..., 2 * top : 2 * top + 32, 2 * left : 2 * left + 32], batch.gt)
     ]
     assert len(places) == 1
+
+
+def test_some_pairs_stay_clean(gan_dict: Make) -> None:
+    """Reduced alone, in their place among the others, which are degraded as without the option."""
+    data = gan_dict()
+    plain = open_pairs(parse_options(data)[0])
+    raw = plain.patches.raw_batch(range(8))
+    data["datasets"]["train"]["clean_share"] = 0.5
+    some = open_pairs(parse_options(data)[0])
+    data["datasets"]["train"]["clean_share"] = 1.0
+    every = open_pairs(parse_options(data)[0])
+    whole = plain.patches.ground_truth(raw, CPU)
+    degraded = degrade(usm_sharpen(whole), parse_options(data)[0].degradation, scale=2, generator=seeded(0, 1))
+    reduced = resize(255 * usm_sharpen(whole), scale=0.5, rounding="uint8_per_pass") / 255
+
+    def where(batch: Batch) -> list[set[str]]:
+        """Which of the two each image was cut from."""
+        cuts = [(y, x) for y in range(9) for x in range(9)]
+        kinds = {"degraded": degraded, "reduced": reduced}
+        return [
+            {
+                name
+                for name, images in kinds.items()
+                if any(torch.equal(lq, images[i, :, y : y + 16, x : x + 16]) for i in range(8) for y, x in cuts)
+            }
+            for lq in batch.lq
+        ]
+
+    assert where(plain(raw, CPU, (0, 1))) == [{"degraded"}] * 8
+    assert where(every(raw, CPU, (0, 1))) == [{"reduced"}] * 8
+    mixed = where(some(raw, CPU, (0, 1)))
+    assert 1 <= sum(kind == {"reduced"} for kind in mixed) <= 7
+    assert all(len(kind) == 1 for kind in mixed)
 
 
 def test_sharpening_follows_the_stage(gan_dict: Make) -> None:

@@ -94,6 +94,9 @@ class TrainSet(Options):
     fault_share: float = Field(
         0.0, ge=0, le=1, description="(ours) how many of all pairs may get noise, sharpening and JPEG errors, in LR and in GT alike"
     )
+    clean_share: float = Field(
+        0.0, ge=0, le=1, description="(ours) RealESRGANDataset: how many of all pairs are only reduced, not degraded"
+    )
     crop_size: int = Field(
         400, gt=0, description="(ours) RealESRGANDataset: side of what is degraded, of which a patch is cut afterwards"
     )
@@ -105,6 +108,8 @@ class TrainSet(Options):
             raise ValueError("tone_share and dataroot_lq exclude each other: tones are moved before LR is made and rounded")
         if self.fault_share and self.type == "RealESRGANDataset":
             raise ValueError("fault_share is for clean pairs: a RealESRGANDataset is degraded already")
+        if self.clean_share and self.type != "RealESRGANDataset":
+            raise ValueError(f"clean_share is for a RealESRGANDataset: all pairs of {self.type} are clean")
         return self
 
 

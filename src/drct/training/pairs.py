@@ -12,6 +12,7 @@ from torch import Tensor
 from drct.datasets.loader import PatchSet, RawBatch
 from drct.datasets.sources import EnlargedSource, at_option, check_pairs, listed_names, open_source, pair_up
 from drct.degradation import DegradationOptions, PairPool, degrade, usm_sharpen
+from drct.imaging import resize
 from drct.training.faults import add_faults
 from drct.training.options import TrainOptions
 
@@ -80,6 +81,8 @@ class RealPairs:
         pool: number of pairs to mix, a multiple of the batch.
         sharpen_source: degrade the sharpened ground truth instead of the one in the files.
         sharpen_target: compute :attr:`Batch.sharp`.
+        clean_share: how many pairs, 0..1, are reduced by the bicubic alone. Noise is clipped at white, so degraded pale surfaces
+            are darker than they were, and a network that has seen no clean ones brightens those, too.
     """
 
     def __init__(
@@ -91,19 +94,26 @@ class RealPairs:
         *,
         sharpen_source: bool = True,
         sharpen_target: bool = True,
+        clean_share: float = 0.0,
     ) -> None:
         self.patches = patches
         self.degradation = degradation
         self.gt_size = gt_size
         self.pool = PairPool(pool)
         self.sharpen_source, self.sharpen_target = sharpen_source, sharpen_target
+        self.clean_share = clean_share
 
     @torch.no_grad()
     def __call__(self, raw: RawBatch, device: torch.device, seed: tuple[int, ...]) -> Batch:
         generator = seeded(*seed)  # a GPU would be waited for at every number that is drawn
         gt = self.patches.ground_truth(raw, device)
         scale = self.patches.scale
-        lq = degrade(usm_sharpen(gt) if self.sharpen_source else gt, self.degradation, scale=scale, generator=generator)
+        source = usm_sharpen(gt) if self.sharpen_source else gt
+        lq = degrade(source, self.degradation, scale=scale, generator=generator)
+        if self.clean_share:
+            reduced = resize(255 * source, scale=1 / scale, rounding="uint8_per_pass") / 255
+            clean = torch.rand(len(lq), 1, 1, 1, generator=generator) < self.clean_share
+            lq = torch.where(clean.to(device), reduced, lq)
         side = self.gt_size // scale
         room = lq.shape[-1] - side + 1
         top, left = torch.randint(room, (2,), generator=generator).tolist()
@@ -177,4 +187,5 @@ def _real_pairs(patches: PatchSet, options: TrainOptions, degradation: Degradati
         # the GAN stage degrades the sharpened image whatever its losses look at; stage one only with gt_usm
         sharpen_source=gan or options.gt_usm,
         sharpen_target=options.l1_gt_usm or options.percep_gt_usm or options.gan_gt_usm if gan else options.gt_usm,
+        clean_share=options.train_set.clean_share,
     )
