@@ -331,9 +331,24 @@ def test_going_back_sets_newer_checkpoints_aside(option_dict: Make, tmp_path: Pa
     options, _ = parse_options(option_dict())
     train(options, folder, resume=str(tmp_path / "kept.state"), device="cpu", echo=lines.append, stop_after=2)
     assert names(folder) == ["17.state", "20.state.abandoned"]
-    assert "set aside: iteration_00000020.state (now .abandoned)" in lines
+    assert "set aside: iteration_00000020.state, best.safetensors (now .abandoned)" in lines
     run(option_dict(), folder, resume="auto", stop_after=1)
     assert names(folder) == ["17.state", "18.state", "20.state.abandoned"]
+
+
+def test_going_back_sets_the_best_of_the_abandoned_way_aside(option_dict: Make, tmp_path: Path) -> None:
+    folder = run(option_dict(), tmp_path / "run")
+    (folder / "iteration_00000015.state").rename(tmp_path / "kept.state")
+    assert load_state(folder / "iteration_00000020.state").best["iteration"] == 20
+    of_20 = (folder / "best.safetensors").read_bytes()
+    run(option_dict(), folder, resume=str(tmp_path / "kept.state"), stop_after=1)
+    assert (folder / "best.safetensors.abandoned").read_bytes() == of_20
+    assert not (folder / "best.safetensors").exists()
+    run(option_dict(), folder, resume="auto")
+    of_20 = (folder / "best.safetensors").read_bytes()
+    (folder / "iteration_00000020.state").rename(tmp_path / "again.state")
+    run(option_dict(total_iter=22), folder, resume=str(tmp_path / "again.state"), stop_after=1)
+    assert (folder / "best.safetensors").read_bytes() == of_20  # of no abandoned way
 
 
 def test_what_was_just_written_is_not_pruned(option_dict: Make, tmp_path: Path) -> None:

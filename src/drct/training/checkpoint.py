@@ -66,7 +66,7 @@ def newer_states(folder: Path, iteration: int) -> list[Path]:
 
 
 def set_aside(states: list[Path]) -> None:
-    """Rename checkpoints that a run went back behind to ``iteration_N.state.abandoned``.
+    """Rename checkpoints that a run went back behind to ``iteration_N.state.abandoned``, and the best weights of that time alike.
 
     No run goes on from them, and none removes them: taking the ending away brings them back.
     """

@@ -334,7 +334,10 @@ class Run:
         self.saved = self.iteration
 
     def _save_weights(self, name: str) -> None:
-        """Write the network as it stands, that is with the averaged weights swapped in, as ``NAME.safetensors``."""
+        """Write the network as it stands, that is with the averaged weights swapped in, as ``NAME.safetensors``.
+
+        The note in it is read again by :func:`_iteration_of`.
+        """
         from drct.weights import save_network
 
         note = f"{self.options.name}, iteration {self.iteration}"
@@ -360,6 +363,9 @@ class Run:
             raise OptionError(
                 f"{newer[-1]} is newer than {where} of path.resume_state: add --resume auto to go on from it, or --resume {where}"
             )
+        best = self.folder / "best.safetensors"
+        if newer and best.is_file() and _iteration_of(best) > self.iteration:
+            newer.append(best)
         with _writing(self.folder):
             set_aside(newer)
         if newer:
@@ -414,6 +420,17 @@ class Run:
             for name, value in state.ema.items():
                 self.ema.shadow[name].copy_(value)
             self.ema.updates = state.ema_updates
+
+
+def _iteration_of(weights: Path) -> int:
+    """When a run wrote weights; 0 if they do not tell."""
+    from drct.weights import read_weights
+
+    try:
+        note = re.search(r", iteration (\d+)$", read_weights(weights).metadata.get("training", ""))
+    except CheckpointError:
+        return 0
+    return int(note[1]) if note else 0
 
 
 class Progress:
