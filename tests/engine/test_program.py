@@ -14,6 +14,7 @@ from drct import engine
 from drct.engine.gpu import tf32
 from drct.engine.gpu.tf32 import without_tf32
 from drct.engine.program import PlainProgram, Program
+from drct.errors import OptionError
 from drct.networks import SuperResolutionNetwork
 
 Build = Callable[..., SuperResolutionNetwork]
@@ -141,3 +142,15 @@ def test_what_libraries_take_once_is_not_counted_per_pixel(build: Build, monkeyp
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peak)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
     assert program._measure_bytes_per_pixel() == pytest.approx(12)
+
+
+def test_results_can_be_changed_and_take_part_in_a_loss(build: Build) -> None:
+    program = engine.compile(build("drct", **TINY), "cpu", "fp32")
+    y = program(torch.rand(1, 3, 8, 8))
+    weight = torch.nn.Parameter(torch.ones(1))
+    (weight * y).sum().backward()
+    assert weight.grad is not None
+    y.clamp_(0, 1)
+    assert not y.requires_grad
+    with pytest.raises(OptionError, match=r"input has shape \(0, 3, 8, 8\)"):
+        program(torch.zeros(0, 3, 8, 8))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -63,3 +66,25 @@ def test_split(total: int, size: int) -> None:
     parts = split(total, size)
     assert [i for start, end in parts for i in range(start, end)] == list(range(total))
     assert max(end - start for start, end in parts) <= max(size, 1)
+
+
+FORK = """
+import os, signal, sys, torch
+from drct import engine
+from drct.networks import create_network
+torch.set_num_threads(2)
+network = create_network("drct_light", scale=2, embed_dim=16, gc=16, depths=[1], num_heads=[1], window_size=8).eval()
+program, x = engine.compile(network, "cpu"), torch.rand(1, 3, 64, 64)
+before = program(x)
+child = os.fork()
+if child == 0:
+    signal.alarm(240)
+    os._exit(0 if (program(x) - before).abs().max() < 1e-5 else 3)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_does_not_wait_for_its_parents_threads() -> None:
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr

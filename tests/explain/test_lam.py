@@ -132,6 +132,9 @@ def test_bad_paths_are_named(network: SuperResolutionNetwork) -> None:
             attribute(network, lr, window, **options)
     with pytest.raises(OptionError, match="too small"):
         attribute(network, torch.rand(1, 3, 4, 9), window)
+    for shape in ((3, 10, 8), (2, 3, 10, 8), (1, 1, 10, 8)):
+        with pytest.raises(OptionError, match="is needed"):
+            attribute(network, torch.rand(shape), window)
 
 
 def test_a_window_that_depends_on_nothing_is_an_error(network: SuperResolutionNetwork) -> None:

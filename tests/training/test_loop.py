@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -130,7 +131,7 @@ def test_a_bad_step_costs_no_checkpoint(option_dict: Make, tmp_path: Path, monke
     folder = run(option_dict(total_iter=10), tmp_path / "run")
     assert [load_state(p).iteration for p in list_states(folder)] == [5, 10]
     log = read_log(folder)
-    assert [r["iteration"] for r in log if "skipped" in r] == [4, 9]
+    assert [r["iteration"] for r in log if "skipped" in r] == [5, 10]
     assert [r["iteration"] for r in log if "images_per_second" in r] == [5, 10]
     assert [r["iteration"] for r in log if "validation" in r] == [10]
 
@@ -477,3 +478,38 @@ def test_states_of_before_paths_were_left_out_still_resume(option_dict: Make, tm
 def test_log_survives_a_line_cut_short(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text(json.dumps({"iteration": 1}) + '\n{"iter')
     assert read_log(tmp_path) == [{"iteration": 1}]
+
+
+def test_an_image_without_any_error_does_not_end_the_search_for_the_best(
+    option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its PSNR is infinite; JSON has no such number."""
+    answers = iter([math.inf, math.nan, 20.0, 21.0, math.inf, math.inf])
+
+    def answer(sr: torch.Tensor, gt: torch.Tensor, *, y: bool, crop: int) -> torch.Tensor:
+        return torch.tensor(20.0 if y else next(answers))  # the sheet asks, too, of luma
+
+    monkeypatch.setattr("drct.training.validation.psnr", answer)
+    data = option_dict(total_iter=3)
+    data["val"]["val_freq"] = 1
+    data["val"]["metrics"] = {"psnr": {"type": "calculate_psnr", "test_y_channel": False}}
+    folder = run(data, tmp_path / "run")
+    assert load_state(list_states(folder)[-1]).best == {"psnr": 100.0, "iteration": 3.0}
+    scores = [r["validation"]["val"]["psnr"] for r in read_log(folder) if "validation" in r]
+    assert scores == [None, 20.5, 100.0]
+    assert "NaN" not in (folder / "log.jsonl").read_text()
+
+
+def test_training_leaves_the_settings_of_torch_alone(option_dict: Make, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    number = torch.rand(1)
+    torch.manual_seed(5)
+    try:
+        torch.set_default_dtype(torch.float64)
+        run(option_dict(total_iter=2), tmp_path / "run")
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.rand(1), number)
+    plain = run(option_dict(total_iter=2), tmp_path / "plain")
+    assert states_equal(list_states(tmp_path / "run")[-1], list_states(plain)[-1])

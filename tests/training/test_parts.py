@@ -77,6 +77,15 @@ def test_keys_without_effect_warn_where_they_ask_for_something() -> None:
         ("datasets.train.filename_tmpl", "lq", "must hold {} once"),
         ("datasets.train.tone_share", 1.5, "tone_share is 1.5: .*less than or equal to 1"),
         ("datasets.train", {"dataroot_gt": "gt", "dataroot_lq": "lq", "tone_share": 0.1}, "tone_share and dataroot_lq exclude"),
+        ("datasets.train.gt_sise", 256, r"key 'datasets\.train\.gt_sise' is unknown"),
+        ("datasets.train", None, "datasets.train is None"),
+        ("datasets.val_1", {"dataroot_gt": "gt", "max_images": 0}, r"datasets\.val_1\.max_images is 0"),
+        ("train.scheduler", {"gamma": -1}, "gamma is -1"),
+        (
+            "datasets",
+            {"train": {"dataroot_gt": "gt"}, "val_1": {"dataroot_gt": "a"}, "val_2": {"dataroot_gt": "b"}},
+            "val_1 and val_2",
+        ),
         ("datasets.train", {"dataroot_gt": "gt", "clean_share": 0.1}, "clean_share is for a RealESRGANDataset"),
     ],
 )
@@ -96,9 +105,10 @@ def test_options_that_came_later_leave_earlier_checkpoints_valid() -> None:
 
 
 def test_files_that_are_no_yaml(tmp_path: Path) -> None:
-    (tmp_path / "bad.yml").write_text("a: [1")
-    with pytest.raises(OptionError, match=r"bad\.yml is not valid YAML"):
-        read_options(tmp_path / "bad.yml")
+    for content in ("a: [1", "name: 2024-13-45", "[" * 5000):
+        (tmp_path / "bad.yml").write_text(content)
+        with pytest.raises(OptionError, match=r"bad\.yml is not valid YAML"):
+            read_options(tmp_path / "bad.yml")
     with pytest.raises(OptionError, match="cannot be read"):
         read_options(tmp_path / "none.yml")
 

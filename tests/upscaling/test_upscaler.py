@@ -342,3 +342,61 @@ def test_a_used_upscaler_is_sent_to_another_process(given: str, request: pytest.
     sent = pickle.loads(pickle.dumps(upscaler))
     assert np.array_equal(sent(image), expected)
     assert sent.scales == upscaler.scales
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"width": 2.5}, "width is 2.5, but must be a whole number"),
+        ({"width": "9"}, "width is '9', but"),
+        ({"height": 0}, "height is 0, but"),
+        ({"scale": "2"}, "scale is '2', but must be a number"),
+    ],
+)
+def test_sizes_that_are_no_sizes(network: SuperResolutionNetwork, given: dict, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Upscaler(network, device="cpu")(smooth_image(8, 8), **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"overlap": "3"}, "overlap is '3'"),
+        ({"overlap": None}, "overlap is None"),
+        ({"tile": 64.5}, "tile is 64.5"),
+        ({"model": None}, "model is None"),
+        ({"model": torch.nn.Linear(2, 2)}, "model is Linear"),
+    ],
+)
+def test_values_of_other_types(network: SuperResolutionNetwork, given: dict, message: str) -> None:
+    model = given.pop("model", network) if "model" in given else network
+    with pytest.raises(OptionError, match=message):
+        Upscaler(model, **{"device": "cpu"} | given)
+    with pytest.raises(DeviceError, match="device 'None' is unknown"):
+        Upscaler(network, device=None)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(network: SuperResolutionNetwork) -> None:
+    image = smooth_image(8, 9)
+    upscaler = Upscaler(network, device="cpu", tile=np.int64(64), overlap=np.int32(8))
+    assert upscaler(image, width=np.int64(18)).shape == (16, 18, 3)
+
+
+@pytest.mark.parametrize("tile", ["off", 16])
+def test_what_a_caller_has_set_stays_and_changes_nothing(model: Path, tile: int | str) -> None:
+    """Default types and devices, and random numbers; the network is loaded inside the call."""
+    image = smooth_image(30, 41)
+    expected = Upscaler(model, device="cpu", tile=tile)(image)
+    torch.manual_seed(5)
+    number = torch.rand(1)
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")  # stands for a GPU
+        torch.manual_seed(5)
+        assert np.array_equal(Upscaler(model, device="cpu", tile=tile)(image), expected)
+        assert torch.get_default_dtype() == torch.float64
+        assert torch.get_default_device().type == "meta"
+    finally:
+        torch.set_default_device("cpu")
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.rand(1), number)

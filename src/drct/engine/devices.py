@@ -34,7 +34,7 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):  # TypeError: neither a name nor a device
         device = None
     if device is None or device.type not in DEVICES:
         raise DeviceError(f"device '{name}' is unknown{did_you_mean(str(name), DEVICES)}: use auto, cpu, cuda, cuda:N or mps")

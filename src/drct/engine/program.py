@@ -59,11 +59,13 @@ class Program:
             OptionError: the shape is not that of a batch of images.
             OutOfMemoryError: the device has not enough memory; try a smaller tile.
         """
-        if x.dim() != 4 or x.shape[1] != self.in_chans or 0 in x.shape[2:]:
+        if x.dim() != 4 or x.shape[1] != self.in_chans or 0 in x.shape:
             raise OptionError(f"input has shape {tuple(x.shape)}, but (N, {self.in_chans}, H, W) is needed")
         try:
             with self._alone():
-                return self.run(x.to(self.device, torch.float32))
+                y = self.run(x.to(self.device, torch.float32))
+            # what was made in inference mode could neither be changed in place nor take part in a loss
+            return y if torch.is_inference_mode_enabled() else y.clone()
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in DEVICE_FULL):
                 where = str(self.device)

@@ -168,7 +168,7 @@ def read_test_file(path: Path) -> tuple[TestFile, list[str]]:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OptionError(f"{path} cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates that do not exist are ValueErrors
         raise OptionError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise OptionError(f"{path}: an option file is a mapping of keys to values, not {type(data).__name__}")

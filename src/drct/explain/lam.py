@@ -105,9 +105,11 @@ def attribute(
         advance: called with steps done and steps in all.
 
     Raises:
-        OptionError: the window does not fit, the image is too small for the kernel, or the output in the window does not depend on
-            the image.
+        OptionError: the shape is another one, the window does not fit, the image is too small for the kernel, or the output in the
+            window does not depend on the image.
     """
+    if lr.dim() != 4 or lr.shape[:2] != (1, network.in_chans):
+        raise OptionError(f"the image has shape {tuple(lr.shape)}, but (1, {network.in_chans}, h, w) is needed")
     h, w = lr.shape[-2:]
     window.check(h * network.scale, w * network.scale)
     _check_path(h, w, sigma, fold, kernel_size)

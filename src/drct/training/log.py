@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,14 @@ class Log:
         folder.mkdir(parents=True, exist_ok=True)
         kept = [r for r in read_log(folder) if r.get("iteration", 0) <= iteration] if iteration else []
         partial = folder / ".log.jsonl.part"  # a full disk must not cost the log of before
-        partial.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        partial.write_text("".join(json.dumps(_plain(r)) + "\n" for r in kept))
         partial.replace(self.path)
 
     def line(self, record: dict[str, Any]) -> None:
         if self.is_main:
             with open(self.path, "a") as file:
-                file.write(json.dumps({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in record.items()}) + "\n")
+                rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in record.items()}
+                file.write(json.dumps(_plain(rounded)) + "\n")
         if self.writer is not None:
             for name, value in record.items():
                 if isinstance(value, float):
@@ -50,6 +52,13 @@ class Log:
                 for metric, value in scores.items():
                     self.writer.add_scalar(f"{dataset}/{metric}", value, record["iteration"])
             self.writer.flush()
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity and no NaN: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -75,11 +84,11 @@ def draw_curve(folder: Path) -> Path | None:
     except ImportError:
         return None
     records = read_log(folder)
-    judged = [r for r in records if "out_d_real" in r]
+    judged = [r for r in records if r.get("out_d_real") is not None and r.get("out_d_fake") is not None]
     figure = Figure(figsize=(7, 6 if judged else 4), layout="constrained")
     axes = figure.subplots(2 if judged else 1, sharex=True, squeeze=False)[:, 0]
     left = axes[0]
-    losses = [(r["iteration"], r["loss"]) for r in records if "loss" in r]
+    losses = [(r["iteration"], r["loss"]) for r in records if r.get("loss") is not None]
     if losses:
         left.plot(*zip(*losses, strict=True), color="tab:blue", linewidth=1)
     axes[-1].set_xlabel("iteration")
@@ -90,7 +99,8 @@ def draw_curve(folder: Path) -> Path | None:
     for r in records:
         for name, scores in r.get("validation", {}).items():
             metric = next(iter(scores))  # by which the best weights are chosen
-            series.setdefault(name, []).append((r["iteration"], scores[metric]))
+            if scores[metric] is not None:
+                series.setdefault(name, []).append((r["iteration"], scores[metric]))
     for index, (name, points) in enumerate(series.items()):
         right.plot(*zip(*points, strict=True), marker="o", markersize=3, color=f"C{index + 1}", label=name)
     right.set_ylabel("validation " + {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS"}.get(metric, metric))

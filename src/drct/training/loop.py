@@ -21,6 +21,7 @@ from drct.engine.accelerate import accelerate
 from drct.engine.devices import bf16_instructions
 from drct.errors import CheckpointError, Error, OptionError, OutOfMemoryError
 from drct.networks import SuperResolutionNetwork, create_network
+from drct.networks.defaults import usual_defaults
 from drct.training.checkpoint import State, list_states, load_state, newer_states, save_state, set_aside
 from drct.training.ema import EMA
 from drct.training.linear_start import linear_start, resample_tail
@@ -85,7 +86,8 @@ def train(
         ProcessError: another process of the run has ended; earlier checkpoints are intact.
     """
     folder = Path(folder or Path("runs") / options.name)
-    with processes(device, lambda: _how_to_go_on(folder)) as process, repeatable(process.device):
+    way = processes(device, lambda: _how_to_go_on(folder))
+    with way as process, repeatable(process.device), usual_defaults([process.device]):
         say = echo if process.is_main else _silent
         start = _find_start(resume or options.path.resume_state, folder, say)
         try:
@@ -224,7 +226,7 @@ class Run:
                 if not self.step.is_finite():
                     self.step.forget()
                     bad += 1
-                    log.line({"iteration": self.iteration, "skipped": "gradient is not finite", "in_a_row": bad})
+                    log.line({"iteration": self.iteration + 1, "skipped": "gradient is not finite", "in_a_row": bad})
                     if bad == BAD_STEPS:
                         self._save()
                         raise TrainingError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails
 
 from drct.checking import first_problem
 from drct.degradation import DegradationOptions
@@ -172,7 +173,7 @@ class Optimizer(Options):
 class Scheduler(Options):
     type: Literal["MultiStepLR", "CosineAnnealingLR"] = "MultiStepLR"
     milestones: tuple[Whole, ...] = ()
-    gamma: Number = 0.5
+    gamma: Number = Field(0.5, gt=0)
     eta_min: Number = Field(0.0, ge=0, le=1, description="(ours) last learning rate relative to the first, for the cosine")
 
 
@@ -313,7 +314,10 @@ class TrainOptions(Options):
         if isinstance(data, dict) and isinstance(data.get("datasets"), dict):
             sets: dict[str, Any] = {}
             for key, value in data["datasets"].items():
-                sets[key] = TrainSet.model_validate(value) if key == "train" else ValSet.model_validate(value)
+                try:
+                    sets[key] = TrainSet.model_validate(value) if key == "train" else ValSet.model_validate(value)
+                except ValidationError as error:
+                    raise _within(("datasets", key), error) from None
             data = {**data, "datasets": sets}
         return data
 
@@ -341,6 +345,11 @@ class TrainOptions(Options):
     def _fits(self) -> TrainOptions:
         if "train" not in self.datasets:
             raise ValueError("datasets has no entry 'train'")
+        names = [s.name for s in self.val_sets.values()]
+        if repeated := [key for key, s in self.val_sets.items() if names.count(s.name) > 1]:
+            raise ValueError(
+                f"{' and '.join(repeated)} have one name, '{self.val_sets[repeated[0]].name}': give each its own 'name'"
+            )
         if self.train_set.gt_size % self.scale:
             raise ValueError(f"gt_size {self.train_set.gt_size} is not a multiple of scale {self.scale}")
         if "type" not in self.network_g:
@@ -427,6 +436,14 @@ def parse_options(data: Any, source: str = "options") -> tuple[TrainOptions, lis
     return options, [f"{source}: {w}" for w in warnings]
 
 
+def _within(where: tuple[str, ...], error: ValidationError) -> ValidationError:
+    """The same error, which tells where in the whole file its options stand."""
+    details = [
+        InitErrorDetails(type=e["type"], loc=(*where, *e["loc"]), input=e["input"], ctx=e.get("ctx", {})) for e in error.errors()
+    ]
+    return ValidationError.from_exception_data(error.title, details)
+
+
 def _drop_dead(data: dict[str, Any], prefix: str, warnings: list[str]) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for key, value in data.items():
@@ -471,7 +488,7 @@ def read_options(path: str | Path) -> tuple[TrainOptions, list[str]]:
         data = yaml.safe_load(path.read_text())
     except OSError as error:
         raise OptionError(f"{path} cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates that do not exist are ValueErrors
         line = " ".join(str(error).split())
         raise OptionError(f"{path} is not valid YAML: {line}") from None
     return parse_options(data, str(path))

@@ -21,6 +21,8 @@ from drct.training.pairs import seeded
 # sides that the metrics need; LPIPS halves its images that often
 SMALLEST = {"calculate_psnr": 1, "calculate_ssim": SSIM_WINDOW, "calculate_lpips": 32}
 
+BEST_PSNR = 100.0  # dB
+
 
 @dataclasses.dataclass
 class Sample:
@@ -120,7 +122,10 @@ def check_borders(metrics: dict[str, Metric], sets: list[ValidationSet]) -> None
 def validate(
     network: nn.Module, dataset: ValidationSet, metrics: dict[str, Metric], device: torch.device, bf16: bool = False
 ) -> dict[str, float]:
-    """Mean of each metric over the set, none without ground truth. SR is rounded to 8 bits first, as a saved image would be."""
+    """Mean of each metric over the set, none without ground truth. SR is rounded to 8 bits first, as a saved image would be.
+
+    PSNR counts up to 100 dB: of one image without any error the mean would be infinite, and no later weights better.
+    """
     if dataset.gt is None:
         return {}
     sums = dict.fromkeys(metrics, 0.0)
@@ -136,7 +141,8 @@ def validate(
                 sums[name] += float(lpips(sr, sample.gt, crop=crop))
             else:
                 function = psnr if metric.type == "calculate_psnr" else ssim
-                sums[name] += float(function(sr, sample.gt, y=metric.test_y_channel, crop=crop))
+                value = float(function(sr, sample.gt, y=metric.test_y_channel, crop=crop))
+                sums[name] += BEST_PSNR if value > BEST_PSNR else value
     return {name: value / len(dataset) for name, value in sums.items()}
 
 

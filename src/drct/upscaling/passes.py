@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -121,6 +122,16 @@ class Plans:
             self._chosen(list(self._plans))
 
 
+def is_whole(value: object) -> bool:
+    """Whether a value that a caller gave is a whole number, as those of numpy are, too."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_real(value: object) -> bool:
+    """Whether a value that a caller gave is a number."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def target_size(
     height: int, width: int, scale: float, to_width: int | None = None, to_height: int | None = None
 ) -> tuple[int, int]:
@@ -130,9 +141,11 @@ def target_size(
         OptionError: the scale, given or resulting, is not in (0, 16].
     """
     for name, side in (("width", to_width), ("height", to_height)):
-        if side is not None and side < 1:
-            raise OptionError(f"{name} is {side}, but must be at least 1")
+        if side is not None and not (is_whole(side) and side >= 1):
+            raise OptionError(f"{name} is {side!r}, but must be a whole number of pixels, at least 1")
     if to_width is None and to_height is None:
+        if not is_real(scale):
+            raise OptionError(f"scale is {scale!r}, but must be a number")
         if not 0 < scale <= LARGEST_SCALE:
             raise OptionError(f"scale is {scale:g}, but must be above 0 and at most {LARGEST_SCALE:g}")
         return max(1, math.floor(height * scale + 0.5)), max(1, math.floor(width * scale + 0.5))

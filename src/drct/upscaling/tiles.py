@@ -189,7 +189,7 @@ def upscale_strips(
     row_spans = _spans(plan.rows, plan.tile_height, plan.height, plan.feather, scale)
     column_spans = _spans(plan.columns, plan.tile_width, plan.width, plan.feather, scale)
     ramp = scale * plan.feather
-    fade = (torch.arange(ramp) + 0.5) / ramp
+    fade = (torch.arange(ramp, dtype=torch.float32, device="cpu") + 0.5) / ramp
     in_columns = np.asarray(reflect_indices(plan.width, plan.columns[-1] + plan.tile_width))
     in_rows = np.asarray(reflect_indices(plan.height, plan.rows[-1] + plan.tile_height))
     above: Tensor | None = None  # (3, ramp, scale * W): bottom of the last row of tiles, still to be faded into the next one

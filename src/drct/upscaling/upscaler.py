@@ -24,7 +24,7 @@ from drct.upscaling import memory
 from drct.upscaling.alpha import bleed
 from drct.upscaling.files import UpscaledFile, upscale_file
 from drct.upscaling.options import FIDELITY_MODEL, OVERLAP
-from drct.upscaling.passes import Pass, Plans, Progress, Stages, TilesTooLarge, Upscaled, UpscaledPicture, target_size
+from drct.upscaling.passes import Pass, Plans, Progress, Stages, TilesTooLarge, Upscaled, UpscaledPicture, is_whole, target_size
 from drct.upscaling.strips import Alpha, Colours, Rows, Shares, opacity
 from drct.upscaling.tiles import Program, Source, TilePlan, ladder, plan_tiles, upscale_strips
 from drct.weights import ModelCard, list_models, load_network
@@ -74,10 +74,12 @@ class Upscaler:
     ) -> None:
         if alpha not in ("network", "resize"):
             raise OptionError(f"alpha is {alpha!r}, but must be 'network' or 'resize'")
-        if not (tile in ("auto", "off") or (isinstance(tile, int) and not isinstance(tile, bool) and tile > 0)):
+        if not (tile in ("auto", "off") or (is_whole(tile) and int(tile) > 0)):
             raise OptionError(f"tile is {tile!r}, but must be 'auto', 'off' or a number of pixels")
-        if overlap < 0:
-            raise OptionError(f"overlap is {overlap}, but must not be negative")
+        if not (is_whole(overlap) and overlap >= 0):
+            raise OptionError(f"overlap is {overlap!r}, but must be a whole number of pixels and not negative")
+        if not isinstance(model, (str, os.PathLike, SuperResolutionNetwork)):
+            raise OptionError(f"model is {model!r:.80}, but must be a name, a file or a network of drct")
         self.device = engine.resolve_device(device)
         fixed = "fp32" if precision == "auto" and self.device.type == "cpu" else precision
         self.precision = engine.resolve_precision(fixed, self.device)

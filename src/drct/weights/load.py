@@ -14,6 +14,7 @@ from torch import Tensor
 
 from drct.errors import CheckpointError, OptionError
 from drct.networks import SuperResolutionNetwork, create_network
+from drct.networks.defaults import usual_defaults
 from drct.weights.detect import detect
 from drct.weights.files import WeightFile, is_own, one_line, read_weights
 from drct.weights.models import find_model
@@ -109,7 +110,8 @@ def network_of(file: WeightFile) -> SuperResolutionNetwork:
             architecture, stated = file.metadata["architecture"], json.loads(file.metadata["options"])
             _check_metadata(architecture, stated, name, options)
             name, options = architecture, stated
-        return create_network(name, **options)
+        with usual_defaults():
+            return create_network(name, **options)
     # sizes that no tensor can have are RuntimeErrors of torch, as is too deep JSON
     except (ValueError, TypeError, AttributeError, OverflowError, RuntimeError, OptionError) as error:
         raise CheckpointError(f"{file.path} {problem} ({one_line(error)})") from error

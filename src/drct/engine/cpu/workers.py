@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 _lock = threading.Lock()
 _pools: dict[int, ThreadPoolExecutor] = {}
+_threaded = False  # whether operators may have run on several threads
 
 
 def for_each(function: Callable[[T], None], items: Iterable[T]) -> None:
@@ -27,8 +28,10 @@ def for_each(function: Callable[[T], None], items: Iterable[T]) -> None:
     The order of calls is open; the first error is raised again. Single items run in the caller's thread, where the
     operators themselves may use all threads.
     """
+    global _threaded
     items = list(items)
     threads = torch.get_num_threads()
+    _threaded = _threaded or threads > 1
     if threads == 1 or len(items) == 1:
         for item in items:
             function(item)
@@ -93,10 +96,12 @@ def _start(threads: int) -> ThreadPoolExecutor:
 
 
 def _forget_pools() -> None:
-    """A forked child has none of its parent's threads."""
+    """A forked child has none of its parent's threads, and OpenMP would wait for them for ever: it goes on with one."""
     global _lock
     _lock = threading.Lock()
     _pools.clear()
+    if _threaded:
+        torch.set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):
