@@ -99,3 +99,12 @@ def test_mistakes_end_in_one_line(
     assert run(["degrade", *(names.get(a, a) for a in arguments)]) == code
     assert message in capsys.readouterr().err
     assert not (photo.parent / "x.png").exists()
+
+
+def test_the_input_is_not_overwritten(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = photo.read_bytes()
+    (tmp_path / "other.png").hardlink_to(photo)
+    for output in (photo, tmp_path / "other.png"):
+        assert run(["degrade", str(photo), "-o", str(output)]) == 2
+        assert "is the input" in capsys.readouterr().err
+    assert photo.read_bytes() == before

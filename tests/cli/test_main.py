@@ -146,3 +146,18 @@ def test_what_does_not_go_with_an_option_file_is_named_as_typed(capsys):
     for option in ("--sets", "--metrics", "--model"):
         assert cli.run(["test", "-opt", "x.yml", option, "a"]) == 2
         assert f"{option} does not go with -opt" in capsys.readouterr().err
+
+
+def test_a_closed_standard_error_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    with cli.console.Console() as console:
+        console.say("result")
+
+
+def test_what_the_system_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(*args: object, **more: object) -> None:
+        raise PermissionError(13, "Permission denied", "folder/a.png")
+
+    monkeypatch.setattr(cli.cli, "main", refused)
+    assert cli.run(["models"]) == 1
+    assert capsys.readouterr().err == "drct: error: folder/a.png: Permission denied\n"

@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -357,6 +358,20 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("drct.datasets.lmdb.LARGEST", 1 << 14)
     with pytest.raises(DataError, match=r"set\.lmdb cannot be written as LMDB \(.*MDB_MAP_FULL"):
         write_lmdb(tmp_path / "set.lmdb", [("a", noise(100, 100))])
+    assert not (tmp_path / "set.lmdb").exists()
+
+
+def test_a_data_base_is_not_begun_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LMDB maps its file of locks, and a page without room behind it is a SIGBUS."""
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=4096))
+    with pytest.raises(DataError, match=r"set\.lmdb cannot be written \(No space left on device\)"):
+        write_lmdb(tmp_path / "set.lmdb", [("a", noise(9, 9))])
+    assert not (tmp_path / "set.lmdb").exists()
+
+
+def test_keys_are_utf8(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not UTF-8"):
+        write_lmdb(tmp_path / "set.lmdb", [(os.fsdecode(b"a\xff.png"), noise(9, 9))])
     assert not (tmp_path / "set.lmdb").exists()
 
 

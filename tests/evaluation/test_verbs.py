@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import numpy as np
 import pytest
 
 from drct.cli import run
+from drct.errors import OptionError
+from drct.evaluation.benchmark import write_text
 from drct.imaging import write
 
 Picture = Callable[..., np.ndarray]
@@ -70,3 +74,30 @@ def test_compare(data: Path, tmp_path: Path, picture: Picture, capsys: pytest.Ca
     assert json.loads(capsys.readouterr().out)["images"]["a"]["other.png"]["psnr"] > 0
     assert run(["compare", str(first)]) == 2
     assert "at least two" in capsys.readouterr().err
+
+
+def test_reports_replace_no_image_and_appear_whole(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = next(path for path in data.rglob("*") if path.suffix == ".png")
+    before = image.read_bytes()
+    arguments = ["test", "--model", "bicubic", "--data", str(data)]
+    for option in ("--json", "--markdown", "--html"):
+        assert run([*arguments, option, str(image)]) == 2
+        assert "is called like an image" in capsys.readouterr().err
+    assert image.read_bytes() == before
+    (tmp_path / "t.md").write_text("the table of before")
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(OptionError, match=r"t\.md cannot be written \(No space"):
+        write_text(tmp_path / "t.md", "new")
+    assert (tmp_path / "t.md").read_bytes() == b"the table of before"
+
+
+def full_disk(path: Path, text: str, **more: str) -> int:
+    path.write_bytes(text[:1].encode())
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    write_text(tmp_path / "t.md", os.fsdecode(b"a\xff.png"))
+    assert (tmp_path / "t.md").read_text() == "a\\udcff.png"

@@ -85,7 +85,8 @@ def test_a_new_time_alone_changes_nothing(model, photos, out):
 
 
 def test_files_from_the_far_future(model, photos, out):
-    """Dates beyond the year 2262, as some cameras write them, are more nanoseconds than SQLite counts."""
+    """Dates before 1677 and beyond 2262 are more nanoseconds than SQLite counts."""
+    assert manifest.mtime_of(SimpleNamespace(st_mtime_ns=-(2**64))) == -(2**63)
     status = (photos / "p1.png").stat()
     try:
         os.utime(photos / "p1.png", (status.st_atime, 10_413_792_000))
@@ -453,10 +454,20 @@ def test_an_error_of_any_kind_reaches_who_waits(photos, out):
     with pytest.raises(ZeroDivisionError):
         one._wait(lambda db: 1 // 0)
     assert one.claim([(target, None)]) == [True]
+    # what SQLite cannot take holds up nothing else
     one.begin(target, photos / "p0.png", Stamp(1, 2**63, "", 0), manifest.Work("{}", ("digest",)), ())
-    with pytest.raises(OverflowError):
-        one.look([target])
-    assert "1 results are not recorded" in one.close()
+    assert one.look([target])[0].mine
+    assert "1 entries cannot be recorded" in one.close()
+
+
+def test_broken_files_of_any_name_stop_nothing(model, photos, out):
+    """Names that are no UTF-8 stand in the messages of the manifest."""
+    for i in range(3):
+        (photos / os.fsdecode(b"a\xff%d.png" % i)).write_bytes(b"no image")
+    for wanted in ("done done done", "skipped skipped skipped"):
+        results = run(model, photos, out)
+        assert states(results[-3:]) == wanted
+        assert states(results[:3]) == "failed failed failed"
 
 
 def test_a_live_process_with_the_number_of_another_counts_only_by_its_heart(out, monkeypatch):

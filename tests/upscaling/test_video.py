@@ -651,3 +651,22 @@ def test_one_network_for_all_frames_of_a_clip(tmp_path: Path, repeater: Repeater
     result = upscale_clip(source, tmp_path / "out.mp4", Chooser())
     assert len(looks) == 3
     assert result.choice == "network-a: dark"
+
+
+@pytest.mark.parametrize("damage", ["", "[1]", '{"times": 3}', '{"times": [], "packets": [], "more": 1}'])
+def test_damaged_notes_of_an_interrupted_run_make_it_begin_anew(tmp_path: Path, short_parts: None, damage: str) -> None:
+    source = make_clip(tmp_path / "in.mp4", frames=6)
+    work = tmp_path / ".out.mp4.work"
+    work.mkdir()
+    for name in ("plan.json", "000000.json"):
+        (work / name).write_text(damage)
+    repeater = Repeater(tiny_network(), device="cpu")
+    assert upscale_clip(source, tmp_path / "out.mp4", repeater).frames == 6
+    assert not work.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_a_pipe_is_no_video(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "in.mp4")
+    with pytest.raises(VideoError, match="is not a regular file"):
+        upscale_clip(tmp_path / "in.mp4", tmp_path / "out.mp4", Repeater(tiny_network(), device="cpu"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -16,13 +17,14 @@ from upscaling_helpers import Nursery, content, smooth_image
 
 from drct.errors import OptionError
 from drct.imaging import read, write
-from drct.upscaling import FileResult, Listener, Report, UpscaleOptions, watch, watch_folders
+from drct.upscaling import FileResult, Listener, Report, UpscaleOptions, upscale, watch, watch_folders
 
 
 class Watched(Listener):
     """A watch in a thread, and what it told."""
 
     def __init__(self, options: UpscaleOptions) -> None:
+        self.model = options.model
         self.results: list[FileResult] = []
         self.report: Report | None = None
         self.stop = threading.Event()
@@ -175,3 +177,17 @@ def test_signals_end_it_cleanly(nursery: Nursery, model, quick_path, number):
     (line,) = nursery.log.read_text().splitlines()
     assert json.loads(line)["status"] == "done"
     assert sorted(content(out)) == ["a_x4.png"]
+
+
+def test_results_that_are_removed_meanwhile_begin_anew(watched, drop):
+    out = drop.parent / "out"
+    write(drop / "a.png", smooth_image(8, 9))
+    watched.wait(lambda: len(watched.results) == 1)
+    shutil.rmtree(out)
+    write(drop / "b.png", smooth_image(9, 8))
+    watched.wait(lambda: len(watched.results) == 2)
+    assert [r.status for r in watched.results] == ["done", "done"]
+    assert sorted(content(out)) == ["b_x4.png"]
+    watched.end()
+    again = upscale(UpscaleOptions(inputs=(drop,), output=out, model=watched.model, device="cpu", recursive=True))
+    assert sorted(r.status for r in again.results) == ["done", "skipped"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -173,3 +174,26 @@ def test_files_with_one_stem_are_told_apart_by_their_names(models: Path) -> None
     for name in ("foo.pth", "foo.safetensors", "Foo.pth", "drct-x4.pt"):
         assert find_model(name) == models / name
     assert find_model("FOO.safetensors") == models / "foo.safetensors"
+
+
+def test_a_models_folder_that_may_not_be_looked_at_is_empty(
+    models: Path, tiny: SuperResolutionNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_network(tiny, models / "mine.safetensors")
+    expected = [card.name for card in list_models() if card.name != "mine"]
+
+    def refused(folder: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: refused(folder) if Path(folder) == models else listdir(folder))
+    assert [card.name for card in list_models()] == expected
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "DRCT_MODELS", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does then
+    assert list_models()
+    monkeypatch.setenv("DRCT_MODELS", "~nobody_of_that_name/models")
+    assert list_models()

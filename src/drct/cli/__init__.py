@@ -97,7 +97,10 @@ def run(arguments: list[str] | None = None) -> int:
         return FAILED
     except OSError as error:
         if error.errno not in FULL:
-            raise
+            if error.filename is None:
+                raise
+            console.error(f"{os.fsdecode(error.filename)}: {error.strerror}")
+            return FAILED
         _end_output()
         console.error(f"the output cannot be written: {error.strerror}")
         return FAILED

@@ -10,7 +10,7 @@ import io
 import json
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -35,6 +35,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody watches; a stream that was closed is None."""
+    return stream is not None and stream.isatty()
+
+
 class Console:
     """Lines, and a progress bar while it is used as a context.
 
@@ -49,7 +54,7 @@ class Console:
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> Console:
-        if not self.quiet and sys.stderr.isatty():
+        if not self.quiet and is_terminal(sys.stderr):
             from rich.console import Console as Rich
             from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -99,7 +104,7 @@ class Console:
 
     def _line(self, line: str, err: bool) -> None:
         line = printable(line)
-        if self._progress is not None and (err or sys.stdout.isatty()):
+        if self._progress is not None and (err or is_terminal(sys.stdout)):
             self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             click.echo(line, err=err)

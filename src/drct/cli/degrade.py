@@ -56,6 +56,8 @@ def command(
         for warning in warnings:
             console.note(warning)
     scale = scale or 4
+    if output.exists() and image.exists() and output.samefile(image):
+        raise OptionError(f"{output} is the input: choose another output")
     picture = read(image)
     for notice in picture.notices:
         console.note(f"{image}: {notice}")

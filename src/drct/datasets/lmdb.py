@@ -7,9 +7,11 @@ an image is its name without suffix, the value a PNG file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from drct.imaging.memory import decode, encode_png
 COMPRESSION = 1  # of the PNG files; the layout's usual level
 LARGEST = 1 << 40  # bytes of address space; the file grows only as far as it is filled
 BATCH = 200  # images per transaction
+LOCKS = 1 << 16  # bytes that must be free for the file of locks, which LMDB maps
 
 
 def _open(path: Path, **options: Any) -> Any:
@@ -120,6 +123,8 @@ def _write_images(path: Path, images: Iterable[tuple[str, np.ndarray]]) -> list[
     """Fill a new data base; returns the lines of its ``meta_info.txt``."""
     lines: list[str] = []
     names: dict[str, str] = {}
+    if shutil.disk_usage(path).free < LOCKS:  # LMDB would die of SIGBUS
+        raise DataError(f"{path} cannot be written ({os.strerror(errno.ENOSPC)})")
     environment = _open(path, map_size=LARGEST)
     import lmdb
 
@@ -130,7 +135,11 @@ def _write_images(path: Path, images: Iterable[tuple[str, np.ndarray]]) -> list[
             if key in names:
                 raise DataError(f"{names[key]} and {name} would have the same key '{key}' in {path}: rename one of them")
             names[key] = name
-            transaction.put(key.encode(), encode_png(image, COMPRESSION))
+            try:
+                place = key.encode()
+            except UnicodeEncodeError:
+                raise DataError(f"{name}: its name is not UTF-8, as keys of LMDB are: rename it") from None
+            transaction.put(place, encode_png(image, COMPRESSION))
             lines.append(f"{key}.png ({image.shape[0]},{image.shape[1]},3) {COMPRESSION}\n")
             if len(lines) % BATCH == 0:
                 transaction.commit()

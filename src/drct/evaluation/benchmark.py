@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -19,7 +20,7 @@ from drct.evaluation.enlargers import Enlarger, PeakMemory, open_enlarger, timed
 from drct.evaluation.measures import Convention, check_convention, check_measures, measure
 from drct.evaluation.report import ImageResult, LeftOut, ModelResult, Notice, Report
 from drct.evaluation.suites import Item, Pair, Suite, load_pair
-from drct.imaging import read, write
+from drct.imaging import format_of, part_path, read, write
 
 try:
     import fcntl
@@ -313,7 +314,13 @@ def make_folder(folder: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Create the folder of a file that is written later; raises :class:`OptionError` where it could not be written."""
+    """Create the folder of a text that is written later.
+
+    Raises:
+        OptionError: it could not be written, or is called like an image, which a slip of the hand could cost.
+    """
+    if format_of(path):
+        raise OptionError(f"{path} is called like an image, and might be one: choose another name")
     make_folder(path.parent)
     new = not os.path.exists(path)
     try:
@@ -325,10 +332,18 @@ def check_writable(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file; raises :class:`OptionError` where that is not possible."""
+    """Write a text file, whole or not at all; raises :class:`OptionError` where that is not possible.
+
+    Bytes of file names that are no UTF-8 are written as ``\\udcNN``.
+    """
     make_folder(path.parent)
+    part = part_path(path)
     try:
-        path.write_text(text, encoding="utf-8")
+        try:
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise OptionError(f"{path} cannot be written ({error.strerror}): choose another file") from error
 
@@ -344,8 +359,9 @@ def forget_old_runs() -> None:
     """Remove unfinished runs that nobody went on with for so long."""
     oldest = time.time() - KEPT_DAYS * 24 * 3600
     for path in cache_folder().glob(f"*/{RECORDS}"):
-        if path.stat().st_mtime < oldest:
-            shutil.rmtree(path.parent, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process forgets, too
+            if path.stat().st_mtime < oldest:
+                shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def _stamp(item: Item) -> list[Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from drct.errors import DataError, OptionError
-from drct.evaluation.benchmark import Advance, Run, Say, Settings, write_text
+from drct.evaluation.benchmark import Advance, Run, Say, Settings, check_writable, write_text
 from drct.evaluation.enlargers import Enlarger, locate, open_enlarger
 from drct.evaluation.measures import MEASURES
 from drct.evaluation.options import EvaluationOptions, RunOptions, TestFile, read_test_file
@@ -83,6 +83,9 @@ def _run(
     advance: Advance | None,
 ) -> Report:
     settings = dataclasses.replace(settings, keep_images=options.html is not None, resume=options.resume)
+    for path in (options.json_file, options.markdown, options.html):
+        if path is not None:
+            check_writable(path)  # now, not when everything was measured
     run = Run(suites, settings, say=say, advance=advance)
     try:
         for opener in openers:

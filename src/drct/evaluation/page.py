@@ -75,7 +75,7 @@ def write_page(path: Path, title: str, tables: Sequence[str], notes: Sequence[st
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with part.open("w", encoding="utf-8") as file:
+            with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
                 _write_parts(file, title, tables, notes, figures)
             part.replace(path)
         finally:

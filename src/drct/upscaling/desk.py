@@ -61,6 +61,7 @@ class Desk:
         self._upscaler = upscaler
         self._options_keys = {video: options_key(options, upscaler.default_scale, video) for video in (False, True)}
         self._manifests: dict[Path, Manifest | ManifestError] = {}
+        self._replaced: list[Manifest] = []
         self._begun: dict[Path, int] = {}  # by folder: changes of state before this run
         self._lock = threading.Lock()
         self._jobs: collections.deque[Job] = collections.deque()
@@ -78,6 +79,7 @@ class Desk:
         """
         with self._lock:
             self._jobs.extend(jobs)
+            self._forget_lost_manifests()
             errors = []
             for root in dict.fromkeys(job.root for job in jobs):
                 try:
@@ -87,6 +89,14 @@ class Desk:
                     errors.append(error)
             if errors:
                 raise errors[0]
+
+    def _forget_lost_manifests(self) -> None:
+        """With new jobs, what could not be opened is tried again, and a new manifest begins where results were removed meanwhile."""
+        lost = [root for root, found in self._manifests.items() if isinstance(found, ManifestError) or not found.is_there()]
+        for root in lost:
+            found = self._manifests.pop(root)
+            if isinstance(found, Manifest):
+                self._replaced.append(found)  # pictures in work still ask it
 
     def take(self) -> Taken | FileResult | None:
         """The next job, or what has already become of it; None if there is none now."""
@@ -122,7 +132,7 @@ class Desk:
         Returns:
             Notices on what could not be recorded.
         """
-        manifests = [manifest for manifest in self._manifests.values() if isinstance(manifest, Manifest)]
+        manifests = [manifest for manifest in self._manifests.values() if isinstance(manifest, Manifest)] + self._replaced
         return [notice for manifest in manifests if (notice := manifest.close()) is not None]
 
     def _refill(self) -> None:

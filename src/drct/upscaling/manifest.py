@@ -123,8 +123,8 @@ class Stamp:
 
 
 def mtime_of(status: os.stat_result) -> int:
-    """The time of a file's last change in nanoseconds, as far as SQLite counts: some cameras write dates beyond the year 2262."""
-    return min(status.st_mtime_ns, 2**63 - 1)
+    """The time of a file's last change in nanoseconds, as far as SQLite counts: from 1677 to 2262; files may have other dates."""
+    return max(-(2**63), min(status.st_mtime_ns, 2**63 - 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +203,7 @@ class Manifest:
         self.path = folder / NAME
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._unsaved: list[_Order] = []
+        self._lost = 0  # orders that SQLite cannot take
         self._beaten = time.monotonic()
         self._beats: dict[int, tuple[int, float]] = {}  # by run on other machines: its last beat, and when it came
         self._identity = _Identity.own()
@@ -213,6 +214,8 @@ class Manifest:
             cause = getattr(error, "strerror", None) or error
             raise ManifestError(f"{folder}: no results can be written here ({cause})") from None
         try:
+            status = os.stat(self.path)
+            self._file = status.st_dev, status.st_ino
             with contextlib.ExitStack() as opening:
                 self._db = _connect(self.path)
                 opening.callback(self._db.close)
@@ -295,7 +298,8 @@ class Manifest:
         """A picture failed; the next run tries again."""
         self._tell(
             "UPDATE files SET state = 'failed', attempts = 0, error = ?, code = ?, changed = ? WHERE target = ? AND run = ?",
-            (error, code, _CHANGES, self._key(target), self.run),
+            # it names the file, which need not be UTF-8
+            (error.encode("utf-8", "backslashreplace").decode(), code, _CHANGES, self._key(target), self.run),
         )
 
     def renew(self, target: Path, source: Path, stamp: Stamp, written: Stamp) -> None:
@@ -363,7 +367,17 @@ class Manifest:
         error = farewell.exception()
         if self._unsaved and error is not None:
             return f"{error}; {len(self._unsaved)} results are not recorded there and will be made again by the next run"
+        if self._lost:
+            return f"{self.path}: {self._lost} entries cannot be recorded: the next run makes their results again"
         return None
+
+    def is_there(self) -> bool:
+        """Whether the file is still the one that was opened: its folder may have been emptied meanwhile."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self._file
 
     # Everything below runs on the thread that owns the connection, after the constructor has set it up.
 
@@ -420,7 +434,7 @@ class Manifest:
         try:
             if writes:
                 self._db.execute("BEGIN IMMEDIATE")
-            answers = [order.do(self._db) for order in orders]
+            answers = [self._carry_out(order) for order in orders]
             if beat:
                 self._db.execute("UPDATE runs SET beats = beats + 1 WHERE id = ?", (self.run,))
             if writes:
@@ -436,6 +450,20 @@ class Manifest:
             return
         for order, answer in zip(orders, answers, strict=True):
             order.future.set_result(answer)
+
+    def _carry_out(self, order: _Order) -> Any:
+        """The answer to an order. One that is tried again when the commit fails, but that SQLite cannot take at all, is given up:
+        it would fail again, and with it all that is committed together."""
+        if not order.kept:
+            return order.do(self._db)
+        self._db.execute("SAVEPOINT one")
+        try:
+            order.do(self._db)
+        except (UnicodeError, OverflowError, sqlite3.ProgrammingError, sqlite3.InterfaceError):
+            self._db.execute("ROLLBACK TO one")
+            self._lost += 1
+        self._db.execute("RELEASE one")
+        return None
 
     def _claim(self, db: sqlite3.Connection, key: bytes, entry: Entry | None) -> bool:
         row = db.execute("SELECT state, changed, run, attempts FROM files WHERE target = ?", (key,)).fetchone()

@@ -66,21 +66,23 @@ class ModelCard(BaseModel):
 
 def models_folder() -> Path:
     """Where downloads and the user's own models lie: ``DRCT_MODELS``, else ``drct/models`` in the platform's cache folder."""
+    # unlike Path.home, expanduser does not fail for a user without a home: there is nothing in its folder then
+    home = Path(os.path.expanduser("~"))
     if chosen := os.environ.get("DRCT_MODELS"):
-        return Path(chosen).expanduser()
+        return Path(os.path.expanduser(chosen))
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+        base = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
     elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
+        base = home / "Library" / "Caches"
     else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
     return base / "drct" / "models"
 
 
 def recorded_checksums(folder: Path) -> dict[str, tuple[int, str]]:
     """Size and sha256 of earlier downloads by model name."""
     path = folder / CHECKSUMS
-    if not path.is_file():
+    if not os.path.isfile(path):  # also where it may not be looked at
         return {}
     try:
         return {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in json.loads(path.read_text()).items()}

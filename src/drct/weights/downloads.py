@@ -130,7 +130,7 @@ def _shown(name: str, progress: Progress | None) -> Iterator[Progress]:
     if progress is not None:
         yield progress
         return
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():  # None: closed
         yield lambda done, total: None
         return
     from rich.console import Console

@@ -184,6 +184,10 @@ def _read_safetensors(path: Path, shapes_only: bool) -> tuple[dict[str, Tensor],
             if shapes_only:
                 return {n: torch.empty(file.get_slice(n).get_shape(), device="meta") for n in names}, metadata
             return {n: file.get_tensor(n) for n in names}, metadata
+    except MemoryError as error:
+        raise CheckpointError(f"{path} cannot be read: not enough memory") from error
+    except RuntimeError as error:  # of torch: the system gives no room for it
+        raise CheckpointError(f"{path} cannot be read ({one_line(error)})") from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is truncated or damaged ({one_line(error)}): fetch the file again") from error
 

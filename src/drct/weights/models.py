@@ -232,9 +232,13 @@ def same_name(one: str, other: str) -> bool:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+    try:
+        names = [Path(name) for name in os.listdir(folder)]
+    except OSError:  # it is not there, or may not be looked at
         return []
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())
+    return sorted(
+        folder / n for n in names if n.suffix.lower() in SUFFIXES and not n.name.startswith(".") and os.path.isfile(folder / n)
+    )
 
 
 def _local_files(folder: Path) -> list[Path]:

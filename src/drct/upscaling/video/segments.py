@@ -116,10 +116,8 @@ class WorkFolder:
                 self.plan = plan
                 write_file(plan_file, json.dumps(plan).encode())
             self.parts: list[Part] = []
-            while (values := _json(self.folder / f"{len(self.parts):06d}.json")) is not None:
-                values["times"] = [tuple(time) for time in values["times"]]
-                values["packets"] = [tuple(packet) for packet in values["packets"]]
-                self.parts.append(Part(**values))
+            while (part := _part(self.folder / f"{len(self.parts):06d}.json")) is not None:
+                self.parts.append(part)
 
     def _empty(self) -> None:
         for path in self.folder.iterdir():
@@ -249,8 +247,22 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def _json(path: Path) -> dict[str, Any] | None:
+    """What a file holds; None if it is not there or damaged, since then the frames are made again."""
     try:
-        values: dict[str, Any] = json.loads(path.read_bytes())
-    except FileNotFoundError:
+        values = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
-    return values
+    return values if isinstance(values, dict) else None
+
+
+def _part(path: Path) -> Part | None:
+    """A finished part; None if it is not there or damaged."""
+    values = _json(path)
+    if values is None:
+        return None
+    try:
+        values["times"] = [tuple(time) for time in values["times"]]
+        values["packets"] = [tuple(packet) for packet in values["packets"]]
+        return Part(**values)
+    except (TypeError, KeyError):
+        return None

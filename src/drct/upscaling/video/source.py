@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import re
+import stat
 import struct
 from collections.abc import Generator, Iterator
 from fractions import Fraction
@@ -142,6 +143,8 @@ class Clip:
         """
         try:
             # libav takes "a:b" for an address and "%d" for a pattern; an open file is a file
+            if not stat.S_ISREG(self.path.stat().st_mode):  # a pipe would be waited for
+                raise VideoError(f"{self.path}: is not a regular file")
             file = self.path.open("rb")
         except OSError as error:
             raise VideoError(f"{self.path}: cannot be opened: {error.strerror}") from None
