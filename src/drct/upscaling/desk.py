@@ -91,7 +91,7 @@ class Desk:
                 raise errors[0]
 
     def _forget_lost_manifests(self) -> None:
-        """With new jobs, what could not be opened is tried again, and a new manifest begins where results were removed meanwhile."""
+        """With new jobs, what could not be opened is tried again, and where results were removed a new manifest begins."""
         lost = [root for root, found in self._manifests.items() if isinstance(found, ManifestError) or not found.is_there()]
         for root in lost:
             found = self._manifests.pop(root)
