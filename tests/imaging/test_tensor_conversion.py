@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from pictures import smooth
 
 from drct.errors import ImageError
-from drct.imaging import from_tensor, to_tensor
+from drct.imaging import from_tensor, resize, to_tensor
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]))
 
@@ -101,3 +103,14 @@ def test_wrong_shapes_and_types() -> None:
             from_tensor(tensor, np.uint8)
     with pytest.raises(ImageError):
         from_tensor(torch.zeros(1, 3, 4, 5), np.float64)
+
+
+def test_pixels_that_may_not_be_written_are_no_reason_to_warn() -> None:
+    pixels = smooth(20, 24, 3)
+    expected = to_tensor(pixels)
+    pixels.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(to_tensor(pixels), expected)
+        assert resize(pixels, scale=2).shape == (40, 48, 3)
+    assert not pixels.flags.writeable

@@ -41,7 +41,8 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
         pixels = pixels[:, :, None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
         raise ImageError(f"pixels of shape {pixels.shape} are neither H x W x 3 nor grey")
-    x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+    # writable, or torch warns of what Pillow gives
+    x = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)
     x = x.to(torch.float32, memory_format=torch.contiguous_format)
     if peak != 1:
         x.div_(peak)  # a true division: 255 becomes exactly 1, and every level comes back from from_tensor

@@ -248,7 +248,7 @@ def _strips(image: Rows, rows: Axis, columns: Axis, rounding: Rounding) -> Itera
     while start < rows.out:
         stop = min(start + (step or 1), rows.out)
         low, high = int(index[start:stop].min()), int(index[start:stop].max()) + 1
-        source = torch.from_numpy(np.ascontiguousarray(image[low:high]))
+        source = torch.from_numpy(np.require(image[low:high], requirements=["C", "W"]))
         working = _working_type(source, rounding)
         if not step:  # only now is the type known
             row_bytes = image.shape[2] * working.itemsize * (columns.length + columns.out) * (1 + rows.length / rows.out)
