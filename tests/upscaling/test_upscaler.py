@@ -380,6 +380,7 @@ def test_whole_numbers_of_numpy_are_whole_numbers(network: SuperResolutionNetwor
     image = smooth_image(8, 9)
     upscaler = Upscaler(network, device="cpu", tile=np.int64(64), overlap=np.int32(8))
     assert upscaler(image, width=np.int64(18)).shape == (16, 18, 3)
+    assert (type(upscaler.tile), type(upscaler.overlap)) == (int, int)
 
 
 @pytest.mark.parametrize("tile", ["off", 16])

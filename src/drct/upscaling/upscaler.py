@@ -83,8 +83,9 @@ class Upscaler:
         self.device = engine.resolve_device(device)
         fixed = "fp32" if precision == "auto" and self.device.type == "cpu" else precision
         self.precision = engine.resolve_precision(fixed, self.device)
-        self.tile = tile
-        self.overlap = overlap
+        # plain numbers, since plans are written as JSON
+        self.tile = tile if isinstance(tile, str) else int(tile)
+        self.overlap = int(overlap)
         self.ensemble = ensemble
         self.alpha = alpha
         self.notices: list[str] = []
