@@ -37,7 +37,7 @@ def test_memory_grows_with_the_image_and_weights_want_more() -> None:
     assert 0 < large.inference < large.training
 
 
-@pytest.mark.parametrize(("name", "giga"), [("drct", 74.3), pytest.param("drct_l", 143.9, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("name", "giga"), [("drct", 74.3), ("drct_l", 143.9)])
 def test_table_shows_what_was_measured(name: str, giga: float) -> None:
     cost = network_cost(name, create_network(name, scale=4).eval())
     head, row = cost_table([cost])

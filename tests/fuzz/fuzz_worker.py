@@ -26,7 +26,7 @@ from drct.imaging import read, read_size, write
 from drct.training.checkpoint import State, load_state
 from drct.weights import load_network
 
-SECONDS = 30  # of processor time, for one file; a machine shared with others may count what those take
+SECONDS = 10  # of processor time, for one file
 WAIT = 300  # seconds in all: a file that makes a thread wait for ever takes no processor time
 ROOM = 1 << 30  # bytes of address space beyond what opening the whole corpus took
 MAX_PIXELS = 4_000_000

@@ -80,11 +80,11 @@ def test_runs_with_tones_and_faults_resume_exactly(option_dict: Callable[..., di
     assert not torch.equal(batch.lq, lq)
     assert not torch.equal(batch.gt, gt)
     assert any(p.tones for p in raw.patches)
-    whole = run(data(), tmp_path / "whole", stop_after=4)
-    halves = run(data(), tmp_path / "halves", stop_after=2)
-    run(data(), halves, resume="auto", stop_after=2)
+    whole = run(data(), tmp_path / "whole", stop_after=10)
+    halves = run(data(), tmp_path / "halves", stop_after=5)
+    run(data(), halves, resume="auto", stop_after=5)
     assert states_equal(list_states(whole)[-1], list_states(halves)[-1])
-    plain = run(option_dict(), tmp_path / "plain", stop_after=4)
+    plain = run(option_dict(), tmp_path / "plain", stop_after=10)
     assert not states_equal(list_states(whole)[-1], list_states(plain)[-1])
 
 
