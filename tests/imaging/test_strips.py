@@ -18,6 +18,7 @@ from PIL import Image
 
 from drct.errors import ImageError, OptionError
 from drct.imaging import Encoding, Picture, StripReader, check_output, read, read_info, write, write_strips
+from drct.imaging.carrier import Carrier
 
 SUFFIXES = ("png", "jpg", "webp", "avif", "tif", "gif")
 KINDS = list(itertools.product(SUFFIXES, ["uint8", "uint16", "float32"], [(1, False), (3, True)]))
@@ -100,6 +101,36 @@ def test_rows_of_another_shape_are_refused(tmp_path: Path, photo: Picture) -> No
         with pytest.raises(ValueError, match="was announced"), write_strips(tmp_path / "a.png", info) as writer:
             writer.write(photo.pixels[:5, columns])
     assert not list(tmp_path.iterdir())
+
+
+def test_an_error_behind_the_last_rows_is_raised_although_the_encoder_has_finished(tmp_path: Path) -> None:
+    picture = Picture(smooth(24, 24, 3))
+
+    def fail_at_the_end() -> None:
+        with write_strips(tmp_path / "a.png", picture.info) as writer:
+            writer.write(picture.pixels)
+            raise ArithmeticError
+
+    for _ in range(50):  # the encoder of so small a picture is often done before the last rows count as taken
+        with pytest.raises(ArithmeticError):
+            fail_at_the_end()
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_that_were_taken_count_although_their_reader_is_gone() -> None:
+    carrier = Carrier(2, 2, 3, "uint8")
+
+    def take() -> None:
+        with carrier._changed:  # both at once, as seen from the thread that waits
+            carrier._next()
+            carrier.close()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    assert carrier.put(np.zeros((1, 2, 3), np.uint8))
+    thread.join()
+    assert not carrier.put(np.zeros((1, 2, 3), np.uint8))
+
 
 
 def test_nothing_is_left_when_the_block_fails(tmp_path: Path, photo: Picture) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from upscaling_helpers import content, smooth_image
 
+import drct
 from drct.imaging import part_path, read, write
 from drct.upscaling import FileResult, Listener, UpscaleOptions, batch, upscale
 from drct.upscaling.jobs import Job, Jobs
@@ -241,4 +242,19 @@ def test_an_interruption_ends_cleanly(model, photos, tmp_path):
     assert not [t for t in threading.enumerate() if t.name.startswith("drct-")]
     assert all(read(p).width > 0 for p in (tmp_path / "out").glob("*.png"))
     assert not list((tmp_path / "out").glob(".*.part"))
+    assert run(model, photos, output=tmp_path / "out").exit_code == 0
+
+
+@pytest.mark.parametrize("strips", ["on", "off"])
+@pytest.mark.parametrize("error", [drct.ImageError("mine"), PermissionError(13, "mine"), MemoryError("mine")])
+def test_what_a_listener_raises_is_no_error_of_the_file(model, photos, tmp_path, error: Exception, strips: str):
+    class Broken(Listener):
+        def progress(self, job: Job, done: float) -> None:
+            raise error
+
+    with pytest.raises(type(error)) as raised:
+        run(model, photos, output=tmp_path / "out", strips=strips, listener=Broken())
+    assert raised.value is error
+    assert error.__cause__ is None
+    assert not [t for t in threading.enumerate() if t.name.startswith("drct-")]
     assert run(model, photos, output=tmp_path / "out").exit_code == 0

@@ -187,3 +187,15 @@ def test_the_animated_example(shared: Path, tmp_path: Path) -> None:
     before, after = read_info(source), read_info(tmp_path / "out.gif")
     assert after.frames == before.frames > 1
     assert (after.delays, after.loop) == (before.delays, before.loop)
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "mine"), drct.ImageError("mine"), MemoryError("mine")])
+def test_what_a_callback_raises_is_no_error_of_the_file(tmp_path: Path, error: Exception) -> None:
+    def broken(done: float) -> None:
+        raise error
+
+    write(tmp_path / "in.png", Picture(smooth_image(40, 30)))
+    with pytest.raises(type(error)) as raised:
+        drct.Upscaler(tiny_network()).file(tmp_path / "in.png", tmp_path / "out.png", strips="on", progress=broken)
+    assert raised.value is error
+    assert [path.name for path in tmp_path.iterdir()] == ["in.png"]

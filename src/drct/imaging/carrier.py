@@ -65,11 +65,12 @@ class Carrier:
     def put(self, rows: np.ndarray) -> bool:
         """Hand over the next rows, ``(h, W, bands)``, and wait until they are taken. False when nobody reads any more."""
         with self._changed:
-            if not self._closed:
-                self._mail = np.ascontiguousarray(rows, self._dtype).data.cast("B")
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: self._mail is None or self._closed)
-            return not self._closed
+            if self._closed:
+                return False
+            self._mail = np.ascontiguousarray(rows, self._dtype).data.cast("B")
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._mail is None or self._closed)
+            return self._mail is None  # whoever took the last rows may have finished with them and closed already
 
     def close(self) -> None:
         """No more rows come, or none are wanted: from either side."""

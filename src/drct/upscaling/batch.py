@@ -25,6 +25,7 @@ import torch
 from drct.errors import Error, ImageError
 from drct.imaging import FORMATS, Picture, PictureInfo, StripReader, format_of, read, read_info, remove_stale_parts, write
 from drct.upscaling import memory
+from drct.upscaling.callbacks import delivered, shielded
 from drct.upscaling.choosing import create_upscaler
 from drct.upscaling.desk import ONLY_FOR_IMAGES, ONLY_FOR_VIDEOS, POLL, Desk, Taken, failure, same_file
 from drct.upscaling.files import result_size, upscale_file, way_of
@@ -137,7 +138,7 @@ class Session:
             listener.waiting(self._desk.elsewhere)
 
         if count <= 1:
-            return self._worker(self.upscaler).results(functools.partial(_tell, listener), told)
+            return self._alone(listener, told)
         return self._together(count, listener, told)
 
     def report(
@@ -161,6 +162,10 @@ class Session:
 
     def _worker(self, upscaler: Upscaler) -> _Worker:
         return _Worker(self._options, upscaler, self._desk, self._cleaned)
+
+    def _alone(self, listener: Listener, told: Callable[[], None]) -> Results:
+        with delivered():
+            yield from self._worker(self.upscaler).results(shielded(functools.partial(_tell, listener)), told)
 
     def _together(self, count: int, listener: Listener, told: Callable[[], None]) -> Results:
         """One thread for each device; all that they have to say comes out of this one."""

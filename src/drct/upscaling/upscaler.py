@@ -22,6 +22,7 @@ from drct.imaging import Encoding, Picture, resize, resize_rows, to_depth, visib
 from drct.networks import SuperResolutionNetwork
 from drct.upscaling import memory
 from drct.upscaling.alpha import bleed
+from drct.upscaling.callbacks import delivered, shielded
 from drct.upscaling.files import UpscaledFile, upscale_file
 from drct.upscaling.options import FIDELITY_MODEL, OVERLAP
 from drct.upscaling.passes import Pass, Plans, Progress, Stages, TilesTooLarge, Upscaled, UpscaledPicture, is_whole, target_size
@@ -344,9 +345,10 @@ class Upscaler:
         """
         encoding = encoding or Encoding(**encode)
         sides = {"scale": scale, "width": width, "height": height}
-        return upscale_file(
-            self, Path(source), Path(target), sides, format, encoding, strips=strips, progress=progress, plans=plans
-        )
+        files = Path(source), Path(target)
+        hear = None if progress is None else shielded(progress)
+        with delivered():
+            return upscale_file(self, *files, sides, format, encoding, strips=strips, progress=hear, plans=plans)
 
     def compare_whole(self, image: np.ndarray) -> tuple[float, float]:
         """Mean and largest absolute difference between the tiled and the whole result of the first network, in values 0..1.
