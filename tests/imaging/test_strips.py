@@ -132,7 +132,6 @@ def test_rows_that_were_taken_count_although_their_reader_is_gone() -> None:
     assert not carrier.put(np.zeros((1, 2, 3), np.uint8))
 
 
-
 def test_nothing_is_left_when_the_block_fails(tmp_path: Path, photo: Picture) -> None:
     (tmp_path / "a.png").write_bytes(b"before")
 
