@@ -20,7 +20,7 @@ from drct.evaluation.enlargers import Enlarger, PeakMemory, open_enlarger, timed
 from drct.evaluation.measures import Convention, check_convention, check_measures, measure
 from drct.evaluation.report import ImageResult, LeftOut, ModelResult, Notice, Report
 from drct.evaluation.suites import Item, Pair, Suite, load_pair
-from drct.imaging import format_of, part_path, read, write
+from drct.imaging import format_of, read, replacing_text, write
 
 try:
     import fcntl
@@ -332,18 +332,11 @@ def check_writable(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all; raises :class:`OptionError` where that is not possible.
-
-    Bytes of file names that are no UTF-8 are written as ``\\udcNN``.
-    """
+    """Write a text file, whole or not at all; raises :class:`OptionError` where that is not possible."""
     make_folder(path.parent)
-    part = part_path(path)
     try:
-        try:
-            part.write_text(text, encoding="utf-8", errors="backslashreplace")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing_text(path) as file:
+            file.write(text)
     except OSError as error:
         raise OptionError(f"{path} cannot be written ({error.strerror}): choose another file") from error
 

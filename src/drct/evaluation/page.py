@@ -18,7 +18,7 @@ from typing import TextIO
 import numpy as np
 
 from drct.errors import OptionError
-from drct.imaging import part_path, to_depth, write
+from drct.imaging import replacing_text, to_depth, write
 
 WEBP_LIMIT = 16383  # pixels a side
 GAIN = 8  # of difference maps
@@ -71,15 +71,9 @@ def write_page(path: Path, title: str, tables: Sequence[str], notes: Sequence[st
     Raises:
         OptionError: the file cannot be written.
     """
-    part = part_path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
-                _write_parts(file, title, tables, notes, figures)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing_text(path) as file:
+            _write_parts(file, title, tables, notes, figures)
     except OSError as error:
         raise OptionError(f"{path} cannot be written ({error.strerror})") from error
 

@@ -21,7 +21,7 @@ from drct.explain.field import receptive_field
 from drct.explain.flow import feature_flow
 from drct.explain.lam import Window, attribute_all, crop_to_multiple, low_resolution
 from drct.explain.subjects import Subject, centre
-from drct.imaging import part_path
+from drct.imaging import replacing_text
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff }
@@ -177,12 +177,7 @@ def _write(file: Path, title: str, parts: Sequence[str]) -> None:
         f"<title>{title}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = part_path(file)
-        try:
-            part.write_text(page, encoding="utf-8", errors="backslashreplace")
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing_text(file) as opened:
+            opened.write(page)
     except OSError as error:
         raise OptionError(f"{file} cannot be written ({error.strerror or error}): choose another output") from error

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple, TextIO
 
 import numpy as np
 
@@ -702,6 +702,26 @@ def part_path(path: str | os.PathLike[str]) -> Path:
         digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
         name = f".{digest}{path.suffix[:16]}.part"
     return path.with_name(name)
+
+
+@contextlib.contextmanager
+def replacing_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
+    """A text file open for writing that takes the name ``path`` when the block ends well, and vanishes when it does not.
+
+    For what is written about images. Missing folders are made; bytes of file names that are no UTF-8 become ``\\udcNN``.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = part_path(path)
+    try:
+        with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def remove_stale_parts(folder: str | os.PathLike[str]) -> list[Path]:
