@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 from collections.abc import Callable
@@ -87,15 +88,21 @@ def test_reports_replace_no_image_and_appear_whole(
         assert "is called like an image" in capsys.readouterr().err
     assert image.read_bytes() == before
     (tmp_path / "t.md").write_text("the table of before")
-    monkeypatch.setattr(Path, "write_text", full_disk)
-    with pytest.raises(OptionError, match=r"t\.md cannot be written \(No space"):
-        write_text(tmp_path / "t.md", "new")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", opened_on_a_full_disk)
+        with pytest.raises(OptionError, match=r"t\.md cannot be written \(No space"):
+            write_text(tmp_path / "t.md", "new")
     assert (tmp_path / "t.md").read_bytes() == b"the table of before"
 
 
-def full_disk(path: Path, text: str, **more: str) -> int:
-    path.write_bytes(text[:1].encode())
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+class FullDisk(io.TextIOWrapper):
+    def write(self, text: str) -> int:
+        super().write(text[:1])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def opened_on_a_full_disk(path: Path, mode: str, **how: str) -> FullDisk:
+    return FullDisk(open(path, mode + "b"), **how)
 
 
 def test_names_that_are_no_utf8(tmp_path: Path) -> None:
