@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from drct.cli import run
 from drct.datasets.lmdb import LmdbSource, _reader, write_lmdb
 from drct.datasets.loader import PatchSet, batches, mirror
 from drct.datasets.pack import Pack, write_pack
@@ -216,6 +217,19 @@ def test_lmdb_in_the_layout_of_basicsr(tmp_path: Path) -> None:
         write_lmdb(tmp_path / "set.lmdb", [])
 
 
+def test_names_with_blanks_and_brackets_come_back_from_lmdb(tmp_path: Path) -> None:
+    names = ["my photo", "a (1,2,3)", "b (4,5,6) 7"]
+    write_lmdb(tmp_path / "set.lmdb", [(name, np.full((4, 5, 3), i, np.uint8)) for i, name in enumerate(names)])
+    source = LmdbSource(tmp_path / "set.lmdb")
+    assert [source.name(i) for i in range(len(source))] == names
+    assert [int(source[i].max()) for i in range(len(source))] == [0, 1, 2]
+
+
+def test_lists_hold_names_with_or_without_sizes(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfmy photo.png\n0001_s001.png (480,480,3)\n\nmy photo.png (8,9,3) 1\r\n")
+    assert listed_names(tmp_path / "list.txt") == ["my photo.png", "0001_s001.png", "my photo.png"]
+
+
 def test_lmdb_faults_are_named(tmp_path: Path) -> None:
     (tmp_path / "none.lmdb").mkdir()
     with pytest.raises(DataError, match=r"meta_info.txt cannot be read"):
@@ -310,6 +324,12 @@ def test_a_list_chooses_pairs(tmp_path: Path) -> None:
         paired = pair_up(chosen, lq, 2, template, subset=True)
         assert greys(paired) == greys(chosen) == [3, 10, 1]
         assert paired.shape(0) == (4, 4)
+
+
+def test_odd_names_stay_on_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "two\nlines.png", Picture(noise(4, 4)))
+    assert run(["prepare", str(tmp_path), "--verify"]) == 1
+    assert capsys.readouterr().err.splitlines() == ["two\\nlines.png is 4 x 4, smaller than 64 pixels"]
 
 
 def test_verify_tells_pieces_of_packs_apart(tmp_path: Path) -> None:

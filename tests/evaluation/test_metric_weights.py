@@ -8,6 +8,7 @@ import hashlib
 import http.server
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from drct.errors import CheckpointError, DownloadError
 from drct.evaluation import metric_weights
 from drct.evaluation.metric_weights import ASSETS, load_metric_weights
+from drct.weights import ModelCard
+from drct.weights.downloads import download
 
 NAME = "dists_weights.safetensors"
 TENSORS = {"alpha": torch.rand(1, 1475, 1, 1), "beta": torch.rand(1, 1475, 1, 1)}
@@ -60,6 +63,33 @@ def test_a_download_is_checked_and_kept(tmp_path: Path, server: str, metric_cach
     assert torch.equal(load_metric_weights(NAME)["beta"], TENSORS["beta"])
     assert load_file(metric_cache / "metrics" / NAME).keys() == TENSORS.keys()
     assert not list((metric_cache / "metrics").glob("*.pt"))
+
+
+def test_all_who_come_at_once_get_the_weights_by_one_download(
+    tmp_path: Path, server: str, metric_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tmp_path, server, monkeypatch)
+    fetched: list[str] = []
+
+    def fetch(card: ModelCard, *, folder: Path) -> Path:
+        fetched.append(card.file)
+        return download(card, folder=folder)
+
+    monkeypatch.setattr(metric_weights, "download", fetch)
+    with ThreadPoolExecutor(4) as pool:  # the locks keep threads apart as they do processes
+        found = list(pool.map(load_metric_weights, [NAME] * 4))
+    assert all(torch.equal(tensors["alpha"], TENSORS["alpha"]) for tensors in found)
+    assert fetched == ["weights.pt"]
+    assert {path.name for path in (metric_cache / "metrics").glob("[!.]*")} == {"checksums.json", NAME}
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    tmp_path: Path, server: str, metric_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tmp_path, server, monkeypatch)
+    metric_cache.write_text("a file, where the folder belongs")
+    with pytest.raises(DownloadError, match=r"dists_weights\.safetensors cannot be written .*DRCT_CACHE"):
+        load_metric_weights(NAME)
 
 
 def test_a_wrong_hash_is_refused(tmp_path: Path, server: str, metric_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,8 @@ from drct.errors import CheckpointError, DownloadError
 from drct.networks import SuperResolutionNetwork
 from drct.weights import ModelCard, download, find_model, list_models, load_network
 from drct.weights import models as models_module
+from drct.weights.cards import recorded_checksums
+from drct.weights.downloads import _record
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -118,7 +120,7 @@ def test_by_name_with_recorded_hash(server: Server, catalogue: ModelCard, models
     assert (card.state, card.size, card.sha256) == ("downloaded", *truth(server).values())
     find_model("net-x2")
     assert len(server.requests) == 1  # not fetched again
-    assert sorted(p.name for p in models.iterdir()) == [".net.pth.lock", "checksums.json", "net.pth"]
+    assert sorted(p.name for p in models.iterdir()) == [".checksums.json.lock", ".net.pth.lock", "checksums.json", "net.pth"]
 
 
 def test_a_later_download_must_be_the_same_file(server: Server, catalogue: ModelCard, models: Path) -> None:
@@ -274,3 +276,10 @@ def test_those_who_start_together_download_once(server: Server, models: Path) ->
     assert set(paths) == {models / "net.pth"}
     assert len(server.requests) == 1
     assert paths[0].read_bytes() == server.content
+
+
+def test_models_that_come_together_are_all_recorded(tmp_path: Path) -> None:
+    cards = [ModelCard(name=f"model-{i}", file=f"{i}.pth") for i in range(16)]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda card: _record(tmp_path, card, 1, "0"), cards))
+    assert recorded_checksums(tmp_path).keys() == {card.name for card in cards}

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from drct.cli.console import printable
+
 
 @click.command()
 @click.argument("images", type=click.Path(path_type=Path))
@@ -37,13 +39,13 @@ def command(
     if only_verify:
         seen = verify(images, lq, scale, minimum)
         for line in seen.faults:
-            click.echo(line, err=True)
-        click.echo(f"{images}: {seen.images} images, {seen.pixels / 1e6:.1f} megapixels, {len(seen.faults)} faults")
+            click.echo(printable(line), err=True)
+        click.echo(printable(f"{images}: {seen.images} images, {seen.pixels / 1e6:.1f} megapixels, {len(seen.faults)} faults"))
         return int(bool(seen.faults))
     if output is None:
         raise click.UsageError("give -o PACK, or --verify to look only")
     report = prepare(images, output, crop=crop, step=step, minimum=minimum)
     for line in report.left_out:
-        click.echo(f"left out: {line}", err=True)
-    click.echo(f"{output}: {report.pieces} pieces of {report.images} images, {report.pixels / 1e6:.1f} megapixels")
+        click.echo(printable(f"left out: {line}"), err=True)
+    click.echo(printable(f"{output}: {report.pieces} pieces of {report.images} images, {report.pixels / 1e6:.1f} megapixels"))
     return 0

@@ -51,12 +51,12 @@ class LmdbSource:
         self.path = Path(path)
         info = self.path / "meta_info.txt"
         try:
-            lines = info.read_text().splitlines()
-        except OSError as error:
-            raise DataError(f"{info} cannot be read ({error.strerror})") from error
+            lines = info.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{info} cannot be read ({getattr(error, 'strerror', None) or error})") from error
         self._entries: list[tuple[str, int, int]] = []
         for line in lines:
-            match = re.match(r"(.+?)(\.\w+)? \((\d+),(\d+),\d+\)", line)
+            match = re.fullmatch(r"(.+?)(\.\w+)? \((\d+),(\d+),\d+\)( \d+)?\s*", line)
             if match is None:
                 raise DataError(f"{info} has a line that is not 'NAME.png (H,W,C) LEVEL': {line[:80]!r}")
             self._entries.append((match[1], int(match[3]), int(match[4])))
@@ -100,7 +100,7 @@ def write_lmdb(path: str | Path, images: Iterable[tuple[str, np.ndarray]]) -> in
         with _removed_after_errors(path):
             lines = _write_images(path, images)
             partial = path / ".meta_info.txt.part"
-            partial.write_text("".join(lines))
+            partial.write_text("".join(lines), encoding="utf-8")
             os.replace(partial, path / "meta_info.txt")
     except OSError as error:
         raise DataError(f"{error.filename or path} cannot be written ({error.strerror or error})") from error

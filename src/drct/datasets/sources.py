@@ -132,12 +132,12 @@ def open_source(root: str | Path, names: list[str] | None = None) -> ImageSource
 def listed_names(meta_info_file: str | Path) -> list[str]:
     """Names of images, one per line."""
     try:
-        lines = Path(meta_info_file).read_text().splitlines()
+        lines = Path(meta_info_file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{meta_info_file} cannot be read as a list of images ({reason})") from error
     # published lists carry sizes behind the name: "0001_s001.png (480,480,3)"
-    return [line.split(" ")[0] for line in lines if line.strip()]
+    return [re.sub(r"\s+\(\d+,\s*\d+,\s*\d+\).*$", "", line).strip() for line in lines if line.strip()]
 
 
 @contextlib.contextmanager

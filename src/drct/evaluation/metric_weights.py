@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from drct.errors import CheckpointError, DownloadError
 from drct.weights import ModelCard, read_weights
-from drct.weights.downloads import download
+from drct.weights.downloads import download, locked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,17 +121,25 @@ def cache_folder() -> Path:
 
 def _download(name: str, asset: Asset, target: Path) -> None:
     original = asset.url.rsplit("/", 1)[-1]
+    advice = f"or put {name} or {original} into a folder and name it in DRCT_WEIGHTS"
     card = ModelCard(name=f"weights of a metric, {name}", source=asset.url, url=asset.url, file=original, sha256=asset.sha256)
     try:
-        path = download(card, folder=target.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with locked(target.with_name(f".{name}.lock")):
+            if target.is_file():  # another process was faster
+                return
+            path = download(card, folder=target.parent)
+            if path == target:
+                return
+            ready = target.with_name(f".{name}.part")
+            save_file({key: value.contiguous() for key, value in _read(path, asset).items()}, ready)
+            ready.replace(target)
+            path.unlink()  # nine tenths of the classifiers are fully connected layers that no metric uses
     except DownloadError as error:
-        raise DownloadError(f"{error}; or put {name} or {original} into a folder and name it in DRCT_WEIGHTS") from error
-    if path == target:
-        return
-    ready = target.with_name(f".{os.getpid()}-{name}")
-    save_file({key: value.contiguous() for key, value in _read(path, asset).items()}, ready)
-    ready.replace(target)
-    path.unlink()  # nine tenths of the classifiers are fully connected layers that no metric uses
+        raise DownloadError(f"{error}; {advice}") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DownloadError(f"{target} cannot be written ({reason}): set DRCT_CACHE to another folder, {advice}") from error
 
 
 def _read(path: Path, asset: Asset) -> dict[str, Tensor]:

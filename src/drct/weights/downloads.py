@@ -44,7 +44,7 @@ def download(card: ModelCard, *, folder: Path | None = None, progress: Progress 
     size, sha256 = card.size or recorded_size, card.sha256 or recorded_sha256
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / f".{card.file}.lock"):
+        with locked(folder / f".{card.file}.lock"):
             if target.is_file():  # another process was faster
                 return target
             partial = folder / f".{card.file}.part"
@@ -160,16 +160,21 @@ def _check(partial: Path, size: int | None, sha256: str | None) -> tuple[int, st
 
 def _record(folder: Path, card: ModelCard, size: int, sha256: str) -> None:
     """Note size and hash of a download, so that later ones can be compared with it."""
-    entries = {name: {"size": s, "sha256": h} for name, (s, h) in recorded_checksums(folder).items()}
-    entries[card.name] = {"size": size, "sha256": sha256}
-    temporary = folder / f".{CHECKSUMS}.part"
-    temporary.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n")
-    os.replace(temporary, folder / CHECKSUMS)
+    with locked(folder / f".{CHECKSUMS}.lock"):  # other models come at the same time
+        entries = {name: {"size": s, "sha256": h} for name, (s, h) in recorded_checksums(folder).items()}
+        entries[card.name] = {"size": size, "sha256": sha256}
+        temporary = folder / f".{CHECKSUMS}.part"
+        temporary.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n")
+        os.replace(temporary, folder / CHECKSUMS)
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time download a file; the processes of one training run all start with it."""
+def locked(path: Path) -> Iterator[None]:
+    """Let one process or thread at a time fetch a file; the processes of one training run all start with it.
+
+    Args:
+        path: an empty file that is only there to be locked.
+    """
     with open(path, "w") as file:
         if sys.platform != "win32":
             import fcntl
