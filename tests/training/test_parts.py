@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from drct.errors import OptionError
+from drct.imaging import write
 from drct.networks import create_network
 from drct.training import steps
 from drct.training.discriminator import UNetDiscriminatorSN
@@ -17,9 +19,10 @@ from drct.training.ema import EMA
 from drct.training.linear_start import area_weights, interpolation_kernels, linear_start, resample_tail
 from drct.training.loop import fingerprint, repeatable
 from drct.training.losses import LOSSES
-from drct.training.options import parse_options, read_options
+from drct.training.options import Metric, ValSet, parse_options, read_options
 from drct.training.schedule import Schedule
 from drct.training.steps import Learner
+from drct.training.validation import BEST_PSNR, ValidationSet, validate
 
 MINIMAL: dict[str, Any] = {
     "name": "x",
@@ -128,6 +131,7 @@ def test_losses_by_hand() -> None:
     assert LOSSES["L1Loss"](2.0)(sr, gt).item() == pytest.approx(0.5)
     assert LOSSES["MSELoss"](1.0)(sr, gt).item() == pytest.approx(0.125)
     assert LOSSES["CharbonnierLoss"](1.0)(sr, gt).item() == pytest.approx(0.25, abs=1e-5)
+    assert LOSSES["CharbonnierLoss"](1.0)(gt, gt).item() == pytest.approx(1e-6, rel=1e-4)  # the root of eps
     # the orthonormal spectrum of the difference [[-.5, 0], [0, .5]] is [[0, -.5], [-.5, 0]], real
     assert LOSSES["FrequencyLoss"](1.0)(sr, gt).item() == pytest.approx(0.125, abs=1e-6)
 
@@ -144,6 +148,49 @@ def test_ema_follows_and_swaps() -> None:
     assert torch.allclose(layer.weight, start + 0.5)
     ema.swap(layer)
     assert torch.allclose(layer.weight, start + 1.0)
+
+
+def test_ema_forgets_the_start_in_its_first_updates() -> None:
+    layer = torch.nn.Linear(1, 1)
+    torch.nn.init.zeros_(layer.weight)
+    ramped, capped = EMA(layer, 0.999), EMA(layer, 0.1)
+    torch.nn.init.ones_(layer.weight)
+    for decays in (2 / 11, 2 / 11 * 3 / 12):
+        for ema in (ramped, capped):
+            ema.update(layer)
+        assert ramped.shadow["weight"].item() == pytest.approx(1 - decays)
+    assert capped.shadow["weight"].item() == pytest.approx(1 - 0.1**2)
+
+
+def test_a_large_gradient_is_clipped_and_a_small_one_kept() -> None:
+    layer = torch.nn.Linear(3, 4)
+    learner = Learner(layer, parse_options(MINIMAL)[0].train.optim_g, grad_clip=1.0)
+    for value, expected in ((2.0, 0.25), (0.125, 0.125)):  # sixteen of them: norms 8 and 0.5
+        for parameter in layer.parameters():
+            parameter.grad = torch.full_like(parameter, value)
+        assert learner.is_finite()
+        for parameter in layer.parameters():
+            assert parameter.grad is not None
+            assert torch.allclose(parameter.grad, torch.tensor(expected))
+
+
+def test_validation_counts_what_a_saved_image_would_show(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", np.random.default_rng(0).integers(1, 255, (12, 16, 3), np.uint8))
+    same = ValidationSet(ValSet(dataroot_gt=str(tmp_path), dataroot_lq=str(tmp_path)), 1)
+    metrics = {"psnr": Metric(type="calculate_psnr", crop_border=0)}
+
+    class Shift(torch.nn.Module):
+        def __init__(self, levels: float) -> None:
+            super().__init__()
+            self.levels = levels
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.levels / 255
+
+    assert validate(Shift(0.3), same, metrics, torch.device("cpu")) == {"psnr": BEST_PSNR}
+    # one level in all channels is 219 / 255 of one in luma
+    expected = 20 * np.log10(255 * 255 / 219)
+    assert validate(Shift(0.7), same, metrics, torch.device("cpu"))["psnr"] == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
