@@ -1,6 +1,7 @@
 """Muon: what it orthogonalises, that it learns, and that its state survives."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -34,6 +35,30 @@ def test_layers_are_sorted_by_kind():
     assert {"layers.0.swin1.attn.qkv.weight", "layers.0.adjust1.weight", "conv_after_body.weight"} <= matrices
     assert {"conv_first.weight", "norm.weight", "layers.0.swin1.attn.relative_position_bias_table"} <= others
     assert len(matrices) + len(others) == len(names)
+
+
+def test_steps_of_muon_by_hand():
+    layer = torch.nn.Linear(64, 16, bias=False)
+    torch.nn.init.ones_(layer.weight)
+    muon = Muon(layer, 0.01, weight_decay=0.5)
+    left, right = torch.eye(16, 64), torch.eye(16, 64).roll(16, 1)
+    # all 16 singular values of these gradients, and of their sums, are equal: a quarter each of a matrix of norm 1
+    value = 0.25
+    for _ in range(5):
+        value = 3.4445 * value - 4.7750 * value**3 + 2.0315 * value**5
+    size = 0.01 * 0.2 * 8 * value  # 8 is the root of the longer side
+
+    layer.weight.grad = 3 * left
+    muon.step()
+    expected = 0.995 - size * left
+    assert torch.allclose(layer.weight, expected, atol=1e-6)
+
+    # the momentum is 0.0475 left + 0.05 right now, and the step looks ahead: 5% of the gradient, 95% of the momentum
+    layer.weight.grad = 3 * right
+    muon.step()
+    ahead = 0.95 * 0.0475 * left + (0.05 + 0.95 * 0.05) * right
+    expected = 0.995 * expected - size * ahead / math.hypot(0.95 * 0.0475, 0.05 + 0.95 * 0.05)
+    assert torch.allclose(layer.weight, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("kind", "lr"), [("Adam", 3e-3), ("AdamW", 3e-3), ("Muon", 1e-2)])
