@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from drct.degradation import PRESETS, DegradationOptions, degrade
-from drct.degradation.options import KERNEL_KINDS
+from drct.degradation import PRESETS, DegradationOptions, degrade, kernels, process
+from drct.degradation.draws import Draws
+from drct.degradation.kernels import draw_kernels
+from drct.degradation.options import KERNEL_KINDS, KernelKind
 from drct.degradation.process import Step
 from drct.errors import OptionError
 
 DEFAULTS = DegradationOptions()
+# the second order differs from the first in all that it has
+UNLIKE: dict[str, Any] = {
+    "blur_kernel_size2": 13,
+    "kernel_list2": KERNEL_KINDS[::-1],
+    "kernel_prob2": (0.0, 0.7, 0.0, 0.0, 0.1, 0.2),
+    "sinc_prob2": 0.5,
+    "blur_sigma2": (0.5, 1.0),
+    "betag_range2": (0.8, 2.0),
+    "betap_range2": (0.9, 1.5),
+    "gaussian_noise_prob2": 0.1,
+    "noise_range2": (40.0, 50.0),
+    "poisson_scale_range2": (4.0, 5.0),
+    "gray_noise_prob2": 0.9,
+    "jpeg_range2": (10.0, 25.0),
+}
 # nothing happens but what a test asks for
 QUIET: dict[str, Any] = {
     "blur_sigma": (0.05, 0.05),
@@ -124,6 +143,123 @@ def test_poisson_noise_grows_with_the_light() -> None:
     assert spread[0] < spread[1] < spread[2]
 
 
+def noted(monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> list[dict[str, Any]]:
+    """The arguments of every later call of a function, by name; it works as before."""
+    function: Callable[..., Any] = getattr(place, name)
+    calls: list[dict[str, Any]] = []
+
+    def note(*args: Any, **named: Any) -> Any:
+        calls.append(inspect.signature(function).bind(*args, **named).arguments)
+        return function(*args, **named)
+
+    monkeypatch.setattr(place, name, note)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("kind", "beta"),
+    [("aniso", (1.0, 1.0)), ("generalized_aniso", (0.5, 4.0)), ("plateau_aniso", (0.25, 2.0))],
+)
+def test_kernels_turn_all_the_way_round_with_the_exponents_of_their_kind(
+    kind: KernelKind, beta: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = noted(monkeypatch, kernels, "blur_kernels")
+    draw_kernels(
+        Draws(seeded(0)),
+        1000,
+        largest=7,
+        kinds=[kind],
+        shares=[1.0],
+        sinc_prob=0.0,
+        sigma=(0.2, 3.0),
+        betag=(0.5, 4.0),
+        betap=(0.25, 2.0),
+    )
+    (call,) = calls
+    assert [call["theta"].min(), call["theta"].max()] == pytest.approx([-math.pi, math.pi], abs=0.05)
+    assert call["theta"].mean().abs() < 0.3
+    assert [call["beta"].min(), call["beta"].max()] == pytest.approx(beta, abs=0.03)
+    if kind != "aniso":
+        assert (call["beta"] < 1).sum() / 1000 == pytest.approx(0.5, abs=0.08)
+
+
+def test_small_sinc_kernels_have_no_low_cut_off() -> None:
+    cutoffs = kernels._draw_cutoffs(Draws(seeded(0)), torch.tensor([11, 13]).repeat_interleave(1000))
+    for drawn, lowest in zip(cutoffs.chunk(2), (math.pi / 3, math.pi / 5), strict=True):
+        assert lowest <= drawn.min() < lowest + 0.02
+        assert math.pi - 0.02 < drawn.max() <= math.pi
+
+
+def test_either_blur_has_options_of_its_own(gt: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = noted(monkeypatch, process, "draw_kernels")
+    options = DegradationOptions(**UNLIKE, second_blur_prob=1.0)
+    degrade(gt, options, generator=seeded(0))
+    names = {
+        "largest": "blur_kernel_size",
+        "kinds": "kernel_list",
+        "shares": "kernel_prob",
+        "sinc_prob": "sinc_prob",
+        "sigma": "blur_sigma",
+        "betag": "betag_range",
+        "betap": "betap_range",
+    }
+    for call, order in zip(calls, ("", "2"), strict=True):
+        assert {key: call[key] for key in names} == {key: getattr(options, name + order) for key, name in names.items()}
+
+
+def test_the_last_filter_is_as_large_as_the_first(gt: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = noted(monkeypatch, process, "draw_final_sinc")
+    degrade(gt, DegradationOptions(blur_kernel_size=9, blur_kernel_size2=15), generator=seeded(0))
+    assert [call["largest"] for call in calls] == [9]
+
+
+def stages(options: DegradationOptions, runs: int) -> list[list[str]]:
+    """Names of the steps of every run."""
+    found: list[list[str]] = [[] for _ in range(runs)]
+    for seed in range(runs):
+        degrade(
+            torch.full((1, 3, 8, 8), 0.5),
+            options,
+            generator=seeded(seed),
+            report=lambda step, run=found[seed]: run.append(step.stage),
+        )
+    return found
+
+
+def test_the_last_filter_comes_before_or_after_the_last_compression() -> None:
+    ends = Counter(tuple(run[-3:]) for run in stages(DegradationOptions(**QUIET, blur_kernel_size=7), 30))
+    assert ends.keys() == {("finish", "finish", "compress2"), ("compress2", "finish", "finish")}
+    assert min(ends.values()) > 6
+
+
+def test_images_are_passed_on_as_often_as_the_options_say() -> None:
+    options = DegradationOptions(**QUIET, blur_kernel_size=7, recompressions=(0, 2), recompression_resize_prob=0.0)
+    assert {run.count("again") for run in stages(options, 30)} == {0, 1, 2}
+
+
+def test_values_between_two_levels_are_rounded() -> None:
+    lq = degrade(torch.full((1, 3, 16, 16), 0.5), DegradationOptions(**QUIET), generator=seeded(0))
+    assert (lq * 255).unique().tolist() == pytest.approx([128])
+
+
+def test_sharpening_raises_gradients(gt: Tensor) -> None:
+    def energy(**more: Any) -> Tensor:
+        lq = degrade(gt, DegradationOptions(**QUIET, **more), scale=1, generator=seeded(0))
+        return lq.diff(dim=-1).square().mean((1, 2, 3))
+
+    assert (energy(sharpen_prob=1.0, sharpen_range=(0.5, 0.5)) > 1.1 * energy()).all()
+
+
+def test_grain_joins_neighbours_and_keeps_the_strength() -> None:
+    options = DegradationOptions(**{**QUIET, "noise_range": (12.0, 12.0), "gray_noise_prob": 1.0, "noise_grain": (1.0, 1.0)})
+    lq = degrade(torch.full((2, 3, 96, 96), 0.5), options, scale=1, generator=seeded(0))
+    noise = lq[:, 1] * 255 - 127.5
+    assert noise.flatten(1).std(1).tolist() == pytest.approx([12, 12], rel=0.03)
+    neighbours = (noise[..., 1:] * noise[..., :-1]).mean((1, 2)) / 12**2
+    # white noise blurred by a Gaussian g is correlated as g * g: exp(-1 / 4) one pixel apart at a deviation of 1
+    assert neighbours.tolist() == pytest.approx([math.exp(-1 / 4)] * 2, abs=0.05)
+
+
 def check_statistics(seen: dict[str, list[tuple[str, float]]], runs: int, options: DegradationOptions) -> None:
     """Shares within five standard deviations of a binomial, ranges kept and filled."""
 
@@ -146,7 +282,7 @@ def check_statistics(seen: dict[str, list[tuple[str, float]]], runs: int, option
         sinc_prob = getattr(options, f"sinc_prob{order}")
         kinds = Counter(name for name, _ in blurs)
         share(kinds["sinc"], len(blurs), sinc_prob)
-        for kind, expected in zip(KERNEL_KINDS, getattr(options, f"kernel_prob{order}"), strict=True):
+        for kind, expected in zip(getattr(options, f"kernel_list{order}"), getattr(options, f"kernel_prob{order}"), strict=True):
             share(kinds[kind], len(blurs), expected * (1 - sinc_prob))
         filled([value for name, value in blurs if name == "iso"], getattr(options, f"blur_sigma{order}"))
         cutoffs = [value for name, value in blurs if name == "sinc"]
@@ -185,8 +321,9 @@ def run_many(runs: int, options: DegradationOptions) -> dict[str, list[tuple[str
     return seen
 
 
-def test_statistics_of_a_few_degradations() -> None:
-    check_statistics(run_many(80, DEFAULTS), 80, DEFAULTS)
+@pytest.mark.parametrize("options", [DEFAULTS, DegradationOptions(**UNLIKE)], ids=["defaults", "unlike orders"])
+def test_statistics_of_a_few_degradations(options: DegradationOptions) -> None:
+    check_statistics(run_many(80, options), 80, options)
 
 
 @pytest.mark.slow
