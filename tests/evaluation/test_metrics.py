@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from drct.errors import DataError
 from drct.evaluation import ms_ssim, psnr, quantize, ssim
+from drct.evaluation.measures import measure
 
 
 @pytest.mark.parametrize("index", range(5))
@@ -57,9 +60,10 @@ def test_crop_leaves_the_border_out() -> None:
     assert psnr(sr, gt, crop=1).item() == float("inf")
 
 
-def test_ms_ssim_is_the_product_over_scales() -> None:
+@pytest.mark.parametrize("size", [(352, 192), (355, 201)])
+def test_ms_ssim_is_the_product_over_scales(size: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(0)
-    gt = torch.rand(1, 1, 352, 192, generator=generator, dtype=torch.float64)
+    gt = torch.rand(1, 1, *size, generator=generator, dtype=torch.float64)
     sr = (gt + 0.05 * torch.randn(gt.shape, generator=generator, dtype=torch.float64)).clamp(0, 1)
     window = torch.exp(-((torch.arange(11.0, dtype=torch.float64) - 5) ** 2) / 4.5)
     window = torch.outer(window, window) / window.sum() ** 2
@@ -76,8 +80,28 @@ def test_ms_ssim_is_the_product_over_scales() -> None:
         if level == 4:
             term = term * (2 * ma * mb + 0.0001) / (ma**2 + mb**2 + 0.0001)
         expected *= term.mean().item() ** weight
+        if a.shape[2] % 2:  # an odd last row or column counts twice
+            a, b = (torch.cat([t, t[:, :, -1:]], 2) for t in (a, b))
+        if a.shape[3] % 2:
+            a, b = (torch.cat([t, t[..., -1:]], 3) for t in (a, b))
         a, b = (t.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2)) for t in (a, b))
     assert ms_ssim(sr, gt).item() == pytest.approx(expected, abs=1e-10)
+
+
+def test_ms_ssim_of_a_negative_is_nought() -> None:
+    gt = torch.rand(1, 1, 161, 161, generator=torch.Generator().manual_seed(0))
+    assert ssim(1 - gt, gt).item() < -0.5
+    assert ms_ssim(1 - gt, gt).item() == 0
+
+
+def test_conventions_round_luma_and_leave_rgb_alone() -> None:
+    sr, hr = np.diag([255] * 3).astype(np.uint8)[None], np.zeros((1, 3, 3), np.uint8)  # red, green, blue against black
+    # errors of luma: black is 16
+    exact = (65.481**2 + 128.553**2 + 24.966**2) / 3
+    rounded = (65**2 + 129**2 + 25**2) / 3
+    for convention, error in (("float", exact), ("basicsr", exact), ("matlab", rounded)):
+        assert measure("psnr", sr, hr, 0, convention) == pytest.approx(10 * math.log10(255**2 / error), abs=1e-9)
+        assert measure("psnr_rgb", sr, hr, 0, convention) == pytest.approx(10 * math.log10(3))
 
 
 def test_quantize_rounds_to_8_bits() -> None:

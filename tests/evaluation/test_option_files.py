@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from drct.errors import CheckpointError, DataError, ModelNotFoundError, OptionError
-from drct.evaluation import Report, RunOptions, evaluate_file
+from drct.evaluation import Report, RunOptions, evaluate_file, evaluation
+from drct.evaluation.enlargers import Enlarger, open_enlarger
 from drct.evaluation.options import read_test_file
 from drct.imaging import read, resize, write
 from drct.networks import create_network
@@ -98,11 +99,19 @@ def test_with_ground_truth(options: dict[str, Any], tiny_model: Path) -> None:
     assert all("has no effect" in line for line in said)
 
 
-def test_lr_only_in_tiles(options: dict[str, Any]) -> None:
+def test_lr_only_in_tiles(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[object, object]] = []
+
+    def note(*args: Any, **named: Any) -> Enlarger:
+        opened.append((named["tile"], named["overlap"]))
+        return open_enlarger(*args, **named)
+
+    monkeypatch.setattr(evaluation, "open_enlarger", note)
     options["datasets"] = {"test_1": {"name": "custom", "type": "SingleImageDataset", "dataroot_lq": "LRbicx4"}}
     options["tile"] = {"tile_size": 16, "tile_pad": 2}
     options["val"] = {"save_img": True, "suffix": "x{4}"}
     report = run(options)
+    assert opened == [(16, 4)]  # either of two neighbours is padded
     assert report.metrics == ()
     assert "no metrics" in report.table()
     assert read("results/DRCT_tiny/visualization/custom/a_x{4}.png").pixels.shape == (64, 48, 3)
