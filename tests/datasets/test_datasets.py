@@ -82,6 +82,11 @@ def test_all_eight_orientations_occur() -> None:
     assert {(plain[k].flip, plain[k].rotations) for k in range(20)} == {(False, 0)}
 
 
+def test_patches_reach_the_last_row_and_column() -> None:
+    sampler = PatchSampler(1, lambda i: (9, 9), 8, seed=0)
+    assert {(sampler[k].top, sampler[k].left) for k in range(100)} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
 def test_moved_tones_keep_their_share_of_the_distance_to_a_colour() -> None:
     image = noise(6, 5)
     towards_white = Tones((255.0, 255.0, 255.0), 0.1)(image)

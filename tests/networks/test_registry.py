@@ -9,7 +9,9 @@ import torch
 
 from drct.errors import OptionError
 from drct.networks import SuperResolutionNetwork, create_network, list_networks
+from drct.networks.body import BodyOptions, drop_path_rates
 from drct.networks.registry import find_family
+from drct.networks.window_attention import DropPath
 
 SMALL: dict[str, Any] = {"embed_dim": 16, "depths": [2, 3]}
 WINDOWS: dict[str, Any] = {"num_heads": [2, 4], "window_size": 4}
@@ -83,6 +85,18 @@ def test_stochastic_depth_acts_in_training_only(name: str) -> None:
         fixed = [network.eval()(x) for _ in range(2)]
     assert any(not torch.equal(drawn[0], other) for other in drawn[1:])
     assert torch.equal(*fixed)
+
+
+def test_a_branch_is_dropped_for_a_whole_sample_and_keeps_its_mean() -> None:
+    torch.manual_seed(0)
+    dropped = DropPath(0.5)(torch.ones(64, 2, 3))
+    assert (dropped == dropped[:, :1, :1]).all()
+    assert dropped.unique().tolist() == [0, 2]
+
+
+def test_later_blocks_are_dropped_more_often() -> None:
+    rates = drop_path_rates(BodyOptions(depths=(1, 2), drop_path_rate=0.25))
+    assert rates == [[0], [0.125, 0.25]]
 
 
 @pytest.mark.parametrize("name", ["swinir", "hat"])
