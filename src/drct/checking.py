@@ -1,11 +1,12 @@
-"""Options that cannot be, told in one line; for every room that checks its options by pydantic."""
+"""Option files, and options that cannot be, told in one line; for every room that checks its options by pydantic."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from drct.errors import did_you_mean
+from drct.errors import MissingDependencyError, OptionError, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -43,3 +44,34 @@ def first_problem(
     if isinstance(first["input"], dict):  # a group of options, too long to repeat
         return f"{where}: {message}"
     return f"{where} is {first['input']!r}: {(expected or {}).get(where, message)}"
+
+
+def read_option_file(path: Path) -> Any:
+    """What an option file (YAML, UTF-8) holds.
+
+    Raises:
+        OptionError: it cannot be read, is no YAML, or has a key twice in one place, of which one would be ignored in silence.
+        MissingDependencyError: PyYAML is not installed.
+    """
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingDependencyError("option files need PyYAML: pip install 'drct[train]'") from error
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            lines: dict[str, int] = {}
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                    line = key.start_mark.line + 1
+                    if key.value in lines:
+                        raise OptionError(f"{path}: '{key.value}' stands in line {line} and in line {lines[key.value]}: remove one")
+                    lines[key.value] = line
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)  # a SafeLoader
+    except OSError as error:
+        raise OptionError(f"{path} cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates that do not exist are ValueErrors
+        raise OptionError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None

@@ -404,3 +404,22 @@ def test_equal_keys_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"0\.jpg and 0\.png would have the same key '0'"):
         write_lmdb(tmp_path / "set.lmdb", [("0.jpg", noise(4, 4)), ("0.png", noise(4, 4))])
     assert not (tmp_path / "set.lmdb").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--verify", "-o", "out"], "--verify writes nothing"),
+        (["-o", "out", "--lq", "."], "go with --verify"),
+        (["-o", "out", "--step", "10"], "give crop"),
+        (["-o", ""], "the name is empty"),
+    ],
+)
+def test_options_of_prepare_that_do_not_go_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    write(tmp_path / "a.png", Picture(noise(80, 80)))
+    out = str(tmp_path / "out")
+    assert run(["prepare", str(tmp_path), *(out if a == "out" else a for a in arguments)]) == 2
+    assert words in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from drct.engine.gpu import tf32
 from drct.engine.gpu.tf32 import without_tf32
 from drct.engine.program import PlainProgram, Program
 from drct.errors import OptionError
-from drct.networks import SuperResolutionNetwork
+from drct.networks import SuperResolutionNetwork, create_network
 
 Build = Callable[..., SuperResolutionNetwork]
 
@@ -154,3 +155,15 @@ def test_results_can_be_changed_and_take_part_in_a_loss(build: Build) -> None:
     assert not y.requires_grad
     with pytest.raises(OptionError, match=r"input has shape \(0, 3, 8, 8\)"):
         program(torch.zeros(0, 3, 8, 8))
+
+
+def test_what_is_no_network_and_no_image_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"network is Linear\(.*must be a network of drct"):
+        engine.compile(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+    program = Looking(create_network("drct_light", scale=2), torch.device("cpu"), "fp32")
+    for image, kind in (
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "a tensor of torch.uint8"),
+        (np.zeros((1, 3, 8, 8)), "numpy.ndarray"),
+    ):
+        with pytest.raises(OptionError, match=f"input is {kind}, but a tensor of floats within 0..1"):
+            program(image)  # type: ignore[arg-type]

@@ -172,3 +172,14 @@ def test_sheets_of_any_size(picture: Picture) -> None:
         assert sheet.dtype == np.uint8
         assert sheet.shape[1] < 1300
     assert make_sheet([a, a], ["one", "two"]).shape[0] < 200  # equal versions have no crops
+
+
+def test_nothing_is_left_of_a_comparison_of_nothing(tmp_path: Path, picture: Picture) -> None:
+    for name, width in (("a", 40), ("b", 37)):
+        write(tmp_path / f"{name}.png", picture(40, width))
+    for kept in (False, True):
+        with pytest.raises(DataError, match="nothing could be compared"):
+            compare(CompareOptions(inputs=(tmp_path / "a.png", tmp_path / "b.png"), output=tmp_path / "out"))
+        assert (tmp_path / "out").exists() == kept
+        (tmp_path / "out").mkdir(exist_ok=True)  # somebody's
+        (tmp_path / "out/notes.txt").touch()

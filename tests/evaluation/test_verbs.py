@@ -52,6 +52,7 @@ def test_tables_and_files(data: Path, tiny_model: Path, tmp_path: Path, capsys: 
         (["-m", "bicubic"], "nothing to test on"),
         (["-m", "bicubic", "-d", "DATA", "--scale", "0"], "scale is 0"),
         (["-m", "drct-ligth-x4", "-d", "DATA"], "did you mean 'drct-light-x4'"),
+        (["-m", "drct-light", "-d", "DATA", "--scale", "5"], "drct-light has networks for x2, x3, x4, not for x5"),
         (["-m", "bicubic", "-d", "DATA", "--metrics", "psnr,sism"], "did you mean 'ssim'"),
         (["-m", "bicubic", "-d", "DATA", "--tile", "big"], "tile is 'big'"),
         (["-opt", "DATA/none.yml", "-m", "bicubic"], "--model does not go with -opt"),
@@ -63,6 +64,12 @@ def test_wrong_usage_is_one_line(data: Path, capsys: pytest.CaptureFixture[str],
     err = capsys.readouterr().err
     assert words in err
     assert err.count("\n") == 1
+
+
+def test_a_model_without_a_single_value_is_a_failure(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["test", "-m", "bicubic", "-d", str(data), "--crop", "24"]) == 1
+    assert "note on Two, a, b: " in capsys.readouterr().out
+    assert run(["test", "-m", "bicubic", "-d", str(data), "--crop", "4"]) == 0
 
 
 def test_compare(data: Path, tmp_path: Path, picture: Picture, capsys: pytest.CaptureFixture[str]) -> None:

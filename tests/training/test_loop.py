@@ -96,6 +96,9 @@ def test_a_run_is_not_overwritten_by_mistake(option_dict: Make, tmp_path: Path) 
     run(option_dict(total_iter=5), tmp_path / "run")
     with pytest.raises(OptionError, match="--resume auto"):
         run(option_dict(total_iter=5), tmp_path / "run")
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match="file is a file, but the output is the folder of the run"):
+        run(option_dict(total_iter=5), tmp_path / "file")
     with pytest.raises(CheckpointError, match="other options"):
         run(option_dict(optim_g={"type": "Adam"}), tmp_path / "run", resume="auto")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from drct.checking import read_option_file
 from drct.errors import OptionError
 from drct.imaging import write
 from drct.networks import create_network
@@ -114,6 +118,24 @@ def test_files_that_are_no_yaml(tmp_path: Path) -> None:
             read_options(tmp_path / "bad.yml")
     with pytest.raises(OptionError, match="cannot be read"):
         read_options(tmp_path / "none.yml")
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "twice.yml"
+    file.write_text("name: x\nscale: 4\nlogger: {print_freq: 5}\nscale: 2\n")
+    with pytest.raises(OptionError, match=r"twice\.yml: 'scale' stands in line 4 and in line 2"):
+        read_options(file)
+    file.write_text("base: &base {a: 1}\nmore: &more {b: 1}\nx: {<<: *base, <<: *more, a: 2}\ny: {a: 3}\n")
+    assert read_option_file(file)["x"] == {"a": 2, "b": 1}
+
+
+def test_option_files_are_utf8_wherever_they_are_read(tmp_path: Path) -> None:
+    (tmp_path / "o.yml").write_text("name: Обучение\n", encoding="utf-8")
+    program = "import sys; from drct.checking import *; print(ascii(read_option_file(Path(sys.argv[1]))['name']))"
+    plain = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    call = [sys.executable, "-c", program, str(tmp_path / "o.yml")]
+    out = subprocess.run(call, env=plain, capture_output=True, text=True, check=True, timeout=300).stdout
+    assert out.strip() == ascii("Обучение")
 
 
 def test_schedules() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from upscaling_helpers import content, smooth_image
 
 import drct
-from drct.imaging import part_path, read, write
+from drct.imaging import Picture, part_path, read, write, write_pages
 from drct.upscaling import FileResult, Listener, UpscaleOptions, batch, upscale
 from drct.upscaling.jobs import Job, Jobs
 
@@ -258,3 +259,26 @@ def test_what_a_listener_raises_is_no_error_of_the_file(model, photos, tmp_path,
     assert error.__cause__ is None
     assert not [t for t in threading.enumerate() if t.name.startswith("drct-")]
     assert run(model, photos, output=tmp_path / "out").exit_code == 0
+
+
+def test_results_of_other_pictures_do_not_stand_for_an_animation(model, tmp_path):
+    """a.jpg and a.gif have results beside them, of different names if a.gif is animated."""
+    frames = [Picture(smooth_image(16, 12)), Picture(smooth_image(16, 12)[::-1].copy())]
+    write(tmp_path / "a.jpg", frames[0])
+    write_pages(tmp_path / "a.gif", dataclasses.replace(frames[0].info, frames=2, delays=(100, 100)), frames)
+    for name, result in (("a.jpg", "a_x4.png"), ("a.gif", "a_x4.gif")):
+        (found,) = run(model, tmp_path / name).results
+        assert (found.status, found.target) == ("done", tmp_path / result)
+        (found,) = run(model, tmp_path / name).results
+        assert (found.status, found.target) == ("skipped", tmp_path / result)
+    (tmp_path / "a_x4.png").unlink()  # the animation's result does not stand for the photograph's either
+    write(tmp_path / "a.gif", frames[0])
+    assert [r.status for r in run(model, tmp_path / "a.gif").results] == ["done"]
+    assert (tmp_path / "a_x4.png").is_file()
+
+
+def test_empty_names_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for names in ({"inputs": ("",)}, {"inputs": ("a.png",), "output": ""}):
+        with pytest.raises(drct.OptionError, match=r"(inputs|output).*: the name is empty"):
+            UpscaleOptions(**names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from upscaling_helpers import smooth_image, tiny_network
 
 import drct
-from drct.imaging import Picture, read, read_info, read_pages, write
+from drct.imaging import Encoding, Picture, read, read_info, read_pages, write
 from drct.networks import SuperResolutionNetwork
 from drct.upscaling import memory
 
@@ -199,3 +200,27 @@ def test_what_a_callback_raises_is_no_error_of_the_file(tmp_path: Path, error: E
         drct.Upscaler(tiny_network()).file(tmp_path / "in.png", tmp_path / "out.png", strips="on", progress=broken)
     assert raised.value is error
     assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
+
+
+def test_the_input_is_never_replaced(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", Picture(smooth_image(20, 16)))
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    for target in ("a.png", "link.png"):
+        with pytest.raises(drct.OptionError, match="would replace the input"):
+            drct.Upscaler(tiny_network()).file(tmp_path / "a.png", tmp_path / target)
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"qualty": 50}, r"'qualty' is unknown \(did you mean 'quality'\?\)"),
+        ({"encoding": Encoding(quality=10), "quality": 99}, "encoding says how to encode, and so does quality"),
+        ({"strips": "maybe"}, "strips is 'maybe', but must be 'auto', 'on', 'off'"),
+    ],
+)
+def test_ways_to_write_that_cannot_be(tmp_path: Path, how: dict[str, Any], message: str) -> None:
+    write(tmp_path / "a.png", Picture(smooth_image(20, 16)))
+    with pytest.raises(drct.OptionError, match=message):
+        drct.Upscaler(tiny_network()).file(tmp_path / "a.png", tmp_path / "b.webp", **how)

@@ -77,9 +77,12 @@ def test_export_overwrites_only_when_told(tiny: SuperResolutionNetwork, tmp_path
     save_network(tiny, source)
     target.write_text("precious")
     assert run(["export", str(source), "--to", "compat", "-o", str(target)]) == 2
-    assert "out.pth exists: give another output or allow to overwrite it" in capsys.readouterr().err
+    assert "out.pth exists: give another output, or overwrite it (--overwrite)" in capsys.readouterr().err
     assert target.read_text() == "precious"
     assert run(["export", str(source), "--to", "safetensors", "-o", str(source), "--overwrite"]) == 2
+    assert "net.safetensors is the input: give another output" in capsys.readouterr().err
+    assert run(["export", str(source), "--to", "safetensors", "-o", str(target), "--overwrite"]) == 2
+    assert "out.pth: safetensors is written to files that end in .safetensors" in capsys.readouterr().err
     assert run(["export", str(source), "--to", "compat", "-o", str(target), "--overwrite"]) == 0
     assert load_network(target).scale == 2
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from drct.cli.console import Console
+from drct.cli.paths import GivenPath
 
 if TYPE_CHECKING:
     from drct.engine.measure import Benchmark
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--precision", default="auto", show_default=True, help="auto, fp32, bf16 or fp16.")
 @click.option("--turns", type=click.IntRange(1), default=5, show_default=True, help="Calls that count.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the measurements to this file.")
+@click.option("--json", "json_file", type=GivenPath(dir_okay=False), help="Write the measurements to this file.")
 def command(models: tuple[str, ...], sizes: tuple[str, ...], json_file: Path | None, **values: Any) -> None:
     """Measure the speed of MODELS: networks (drct, drct_light, ...), names of models or weight files.
 

@@ -8,13 +8,12 @@ from typing import Any
 import click
 
 from drct.cli.console import Console
+from drct.cli.paths import GivenPath
 
 
 @click.command(epilog="Smaller versions are enlarged by bicubic interpolation if their size divides that of the largest.")
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.  [default: comparison]"
-)
+@click.argument("inputs", nargs=-1, required=True, type=GivenPath())
+@click.option("-o", "--output", type=GivenPath(file_okay=False), help="Folder for the results.  [default: comparison]")
 @click.option("--metrics", metavar="A,B,...", help="What to measure, as for 'drct test'.  [default: psnr,ssim]")
 @click.option("--crop", type=int, help="Pixels cut from each side before measuring.  [default: 0]")
 @click.option("--convention", metavar="float|basicsr|matlab", help="How luma and grey images are seen.  [default: float]")

@@ -7,16 +7,17 @@ from pathlib import Path
 import click
 
 from drct.cli.console import Console
+from drct.cli.paths import GivenPath
 
 
 @click.command(
     epilog="Presets: 'real', the published ones of Real-DRCT; 'web', photos resized and compressed again and again; 'camera', "
     "soft and grainy snapshots, sharpened by the camera."
 )
-@click.argument("image", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Image file to write.")
+@click.argument("image", type=GivenPath())
+@click.option("-o", "--output", type=GivenPath(), required=True, help="Image file to write.")
 @click.option("--preset", metavar="real|web|camera", help="What happens to the image.  [default: real]")
-@click.option("-opt", "--options", "option_file", type=click.Path(path_type=Path), help="Degrade as this option file trains.")
+@click.option("-opt", "--options", "option_file", type=GivenPath(), help="Degrade as this option file trains.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another number, another draw.")
 @click.option("--scale", type=click.IntRange(1, 16), help="How many times smaller it becomes.  [default: 4, or the file's]")
 @click.option("--sheet", type=click.IntRange(1, 99), metavar="N", help="Show N draws for the middle of the image side by side.")

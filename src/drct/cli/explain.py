@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from drct.cli.console import Console
+from drct.cli.paths import GivenPath
 
 
 class Models(click.Command):
@@ -82,7 +83,7 @@ def _figure_option(name: str) -> Callable[[Any], Any]:
     return click.option(
         "-o",
         "--output",
-        type=click.Path(path_type=Path),
+        type=GivenPath(),
         default=Path(f"{name}.png"),
         show_default=True,
         help="Figure: .png, .pdf or .svg.",
@@ -95,7 +96,7 @@ def command() -> None:
 
 
 @command.command(cls=Models)
-@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("image", type=GivenPath())
 @click.option("--at", type=Pair("X,Y", ","), required=True, metavar="X,Y", help="Top-left corner of the window, in pixels.")
 @click.option("--window", type=int, default=16, show_default=True, help="Side of the window in pixels.")
 @click.option("--fold", type=int, default=50, show_default=True, help="Steps of the path.")
@@ -144,7 +145,7 @@ def lam(
 
 
 @command.command(cls=Models)
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=GivenPath())
 @CROP
 @_figure_option("flow")
 @COMMON
@@ -212,11 +213,11 @@ def cost(models: tuple[str, ...], size: tuple[int, int], scale: int | None, as_j
         console.document([entry.as_dict() for entry in costs])
 
 
-IMAGES = click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
+IMAGES = click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=GivenPath())
 
 
 @command.command(cls=Models)
-@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("image", type=GivenPath())
 @click.option(
     "--show", default="mean", show_default=True, metavar="mean|pca|N", help="What to show of the channels; N is one of them."
 )
@@ -262,7 +263,7 @@ def field(images: tuple[Path, ...], crop: int, output: Path, models: tuple[str, 
     figures.save(figures.field_figure(names, fields), output)
     console = Console(quiet=quiet)
     for name, result in zip(names, fields, strict=True):
-        console.say(f"{name}: " + ", ".join(f"{share:.0%} within {side} px" for share, side in result.sides.items()))
+        console.say(f"{name}: " + ", ".join(f"{share:.0%} in {side} x {side} px" for share, side in result.sides.items()))
     console.say(f"-> {output}")
 
 
@@ -296,16 +297,14 @@ def cka(images: tuple[Path, ...], crop: int, output: Path, models: tuple[str, ..
 
 
 @command.command(cls=Models)
-@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("image", type=GivenPath())
 @click.option(
     "--at", type=Pair("X,Y", ","), metavar="X,Y", help="Top-left corner of the attribution window.  [default: the middle]"
 )
 @click.option("--window", type=int, default=16, show_default=True, help="Side of the window in pixels.")
 @click.option("--fold", type=int, default=50, show_default=True, help="Steps of the attribution's path.")
 @CROP
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True, help="The page, .html."
-)
+@click.option("-o", "--output", type=GivenPath(), default=Path("report.html"), show_default=True, help="The page, .html.")
 @click.option(
     "--model",
     "models",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
+
+from drct.cli.paths import GivenPath
 
 
 @click.command()
 @click.argument("model", metavar="FILE|NAME")
 @click.option("--to", type=click.Choice(["safetensors", "compat"]), required=True, help="Format of the output.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Output file [NAME.safetensors or NAME_compat.pth].")
+@click.option("-o", "--output", type=GivenPath(), help="Output file [NAME.safetensors or NAME_compat.pth].")
 @click.option("--key", help="Which weights of a .pth to take, for example params [params_ema if it is there].")
 @click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Precision of a safetensors file [as in the input].")
 @click.option("--licence", help="Terms of use to write into a safetensors file [those of the input].")

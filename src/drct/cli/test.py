@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from drct.cli.console import Console
+from drct.cli.paths import GivenPath
 
-FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = GivenPath(dir_okay=False)
+FOLDER = GivenPath(file_okay=False)
 
 
 def _listed(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -25,7 +26,7 @@ def _listed(_: click.Context, __: click.Parameter, value: str | None) -> tuple[s
 @click.option(
     "-m", "--model", "models", multiple=True, metavar="NAME|FILE", help="Model name, weight file, bicubic or nearest; repeatable."
 )
-@click.option("-d", "--data", type=click.Path(path_type=Path), help="Folder with the benchmark sets.")
+@click.option("-d", "--data", type=GivenPath(), help="Folder with the benchmark sets.")
 @click.option("--sets", callback=_listed, metavar="A,B,...", help="Names of sets.  [default: all that are there]")
 @click.option("-s", "--scale", type=int, help="Magnification.  [default: 4]")
 @click.option("--metrics", callback=_listed, metavar="A,B,...", help="What to measure.  [default: psnr,ssim]")
@@ -54,7 +55,7 @@ def command(
     fresh: bool,
     quiet: bool,
     **values: Any,
-) -> None:
+) -> int:
     """Measure models on benchmark images, as papers do.
 
     \b
@@ -92,6 +93,7 @@ def command(
         console.say("")
         for line in report.image_table().splitlines():
             console.say(line)
+    return 0 if report.complete else 1
 
 
 def _taken(values: dict[str, Any], *keys: str) -> dict[str, Any]:

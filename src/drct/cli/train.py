@@ -7,15 +7,17 @@ from pathlib import Path
 
 import click
 
+from drct.cli.paths import GivenPath
+
 
 @click.command()
-@click.option("-opt", "--options", "option_file", required=True, type=click.Path(path_type=Path), help="Option file (YAML).")
+@click.option("-opt", "--options", "option_file", required=True, type=GivenPath(), help="Option file (YAML).")
 @click.option(
     "--resume",
     metavar="auto|FILE",
     help="Continue the run's newest checkpoint, or a given one: newer ones are set aside. Default: path.resume_state.",
 )
-@click.option("--output", type=click.Path(path_type=Path), help="Folder of the run; default: runs/NAME.")
+@click.option("--output", type=GivenPath(), help="Folder of the run; default: runs/NAME.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--stop-after", type=click.IntRange(min=1), help="Leave with a checkpoint after so many iterations.")
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard event files too.")

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from drct.cli.console import Console, printable
+from drct.cli.paths import GivenPath
+
+FILES = GivenPath(path_type=None, readable=False)  # those that cannot be read are told of one by one
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,8 +23,8 @@ if TYPE_CHECKING:
     epilog="Results are named NAME_x4.png and lie beside the images, or in the output folder; those of a folder lie in FOLDER_x4. "
     "Exit code: 0 all done, 1 some files failed, 2 wrong usage."
 )
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(readable=False))  # each is told of in its own line
-@click.option("-o", "--output", type=click.Path(readable=False), help="File for a single image, else folder.")
+@click.argument("inputs", nargs=-1, required=True, type=FILES)
+@click.option("-o", "--output", type=FILES, help="File for a single image, else folder.")
 @click.option("-m", "--model", default="auto", show_default=True, help="Name of a model ('drct models'), weight file, or auto.")
 @click.option("--strength", type=float, metavar="0..1", help="How much of the network for degraded photos, instead of looking.")
 @click.option("-s", "--scale", type=float, help="Any number above 0, up to 16.  [default: the model's own]")
@@ -61,6 +64,7 @@ def command(inputs: tuple[str, ...], tile: str, quiet: bool, as_json: bool, watc
     drct-real-light, whose own size is x4: smaller results are made from that, larger ones go on with drct-light.
     """
     from drct import upscaling
+    from drct.errors import OptionError
     from drct.upscaling import Listener, UpscaleOptions
     from drct.upscaling.video import is_video_file
 
@@ -130,7 +134,8 @@ def command(inputs: tuple[str, ...], tile: str, quiet: bool, as_json: bool, watc
         console.say(f"{report.count('done')} done, {report.count('skipped')} skipped, {report.count('failed')} failed")
     if failed and len(report.results) > 1:
         console.error(f"{len(failed)} of {_files(len(report.results))} failed: {', '.join(str(r.source) for r in failed)}")
-    return report.exit_code
+    # what was wrong with the options is told file by file, since some of it depends on the file
+    return 2 if failed and all(result.code == OptionError.code for result in report.results) else report.exit_code
 
 
 def _line(result: FileResult) -> str:

@@ -60,8 +60,10 @@ def prepare(
     """
     if crop is not None and crop < 1:
         raise OptionError(f"crop is {crop}, but must be at least 1 pixel")
-    if step is not None and (crop is None or not 0 < step <= crop):
-        raise OptionError(f"step is {step}, but must be between 1 and crop")
+    if step is not None and crop is None:
+        raise OptionError("step is the distance of sub-images: give crop, their side, too")
+    if step is not None and crop is not None and not 0 < step <= crop:
+        raise OptionError(f"step is {step}, but must be between 1 and crop, {crop}")
     source = FolderSource(images, keep=1)
     report = PrepareReport(0, 0, 0, [])
 

@@ -16,6 +16,7 @@ from drct.engine.cpu.swinir import SwinIRProgram
 from drct.engine.devices import resolve_device, resolve_precision
 from drct.engine.gpu.availability import triton_available
 from drct.engine.program import PlainProgram, Program
+from drct.errors import OptionError
 from drct.networks.base import SuperResolutionNetwork
 from drct.networks.drct import DRCT
 from drct.networks.hat import HAT
@@ -50,7 +51,10 @@ def compile(network: SuperResolutionNetwork, device: str | torch.device = "cpu",
 
     Raises:
         DeviceError: the device or precision is unknown or not available here.
+        OptionError: ``network`` is no network of drct.
     """
+    if not isinstance(network, SuperResolutionNetwork):
+        raise OptionError(f"network is {network!r:.80}, but must be a network of drct")
     with torch.autocast("cpu", enabled=False):
         return _compile(network, resolve_device(device), precision)
 

@@ -56,9 +56,12 @@ class Program:
             ``(N, in_chans, scale * H, scale * W)`` float32 on the program's device, not clipped to 0..1.
 
         Raises:
-            OptionError: the shape is not that of a batch of images.
+            OptionError: no tensor of floats, or of another shape than a batch of images.
             OutOfMemoryError: the device has not enough memory; try a smaller tile.
         """
+        if not (isinstance(x, Tensor) and x.is_floating_point()):
+            kind = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else f"{type(x).__module__}.{type(x).__name__}"
+            raise OptionError(f"input is {kind}, but a tensor of floats within 0..1 is needed")
         if x.dim() != 4 or x.shape[1] != self.in_chans or 0 in x.shape:
             raise OptionError(f"input has shape {tuple(x.shape)}, but (N, {self.in_chans}, H, W) is needed")
         try:

@@ -124,6 +124,7 @@ def compare(options: CompareOptions, *, advance: Advance | None = None) -> Compa
     result = Comparison(labels, metrics, {}, left_out, [], [])
     notes: dict[str, list[str]] = {}
     _check_outputs(options, images)
+    new = not options.output.exists()
     make_folder(options.output)
     done: dict[str, list[Path]] = {}
     for i, (name, paths) in enumerate(images.items()):
@@ -140,6 +141,8 @@ def compare(options: CompareOptions, *, advance: Advance | None = None) -> Compa
         write(sheet, Picture(make_sheet(pixels, labels), xmp=SHEET_XMP))
         result.files.append(sheet)
     if not result.values:
+        if new:
+            options.output.rmdir()
         raise DataError(f"nothing could be compared: {result.left_out[0] if result.left_out else 'the folders hold no images'}")
     for text, names in notes.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -66,12 +67,18 @@ def locate(model: str, scale: int) -> str | Path:
 
     Raises:
         ModelNotFoundError, DownloadError: the model cannot be had.
+        OptionError: it has no network of this scale.
     """
     if model in INTERPOLATIONS:
         return model
-    member = f"{model}-x{scale}"
-    known = not os.path.isfile(model) and any(same_name(card.name, member) for card in list_models())
-    return find_model(member if known else model)
+    names = [] if os.path.isfile(model) else [card.name for card in list_models()]
+    members = [re.fullmatch(r"(.+)-x(\d+)", name, re.IGNORECASE) for name in names]
+    scales = {int(member[2]): member[0] for member in members if member and same_name(member[1], model)}
+    if not scales or any(same_name(name, model) for name in names):
+        return find_model(model)
+    if scale not in scales:
+        raise OptionError(f"{model} has networks for {', '.join(f'x{s}' for s in sorted(scales))}, not for x{scale}")
+    return find_model(scales[scale])
 
 
 def open_enlarger(

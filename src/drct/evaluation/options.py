@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from drct.checking import first_problem
-from drct.errors import MissingDependencyError, OptionError
+from drct.checking import first_problem, read_option_file
+from drct.errors import OptionError
 from drct.evaluation.measures import Convention
 
 OVERLAP = 32  # LR pixels that neighbouring tiles share
@@ -160,16 +160,7 @@ def read_test_file(path: Path) -> tuple[TestFile, list[str]]:
     Raises:
         OptionError: the file cannot be read, a key is unknown (the nearest valid one is named), or a value is not possible.
     """
-    try:
-        import yaml
-    except ImportError as error:
-        raise MissingDependencyError("option files need PyYAML: pip install 'drct[train]'") from error
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(f"{path} cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates that do not exist are ValueErrors
-        raise OptionError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    data = read_option_file(path)
     if not isinstance(data, dict):
         raise OptionError(f"{path}: an option file is a mapping of keys to values, not {type(data).__name__}")
     if "train" in data:

@@ -119,6 +119,12 @@ class Report:
         """Mean of a metric over the images of a set that have it; None if none has."""
         return mean(result.values.get(metric) for result in self.of(model, suite))
 
+    @property
+    def complete(self) -> bool:
+        """Whether every model has a value of every metric, were it of a single image; so it is where no metrics were asked for."""
+        found = {(r.model, metric) for r in self.results for metric, value in r.values.items() if mean([value]) is not None}
+        return all((model.label, metric) in found for model in self.models for metric in self.metrics)
+
     def seconds(self, model: str) -> float | None:
         """Mean time per image."""
         return mean(result.seconds for result in self.results if result.model == model)
@@ -218,7 +224,8 @@ class Report:
         grouped: dict[tuple[str, str], list[str]] = {}
         for notice in self.notices:
             grouped.setdefault((notice.suite, notice.text), []).append(notice.image)
-        for (suite, text), images in grouped.items():
+        for (suite, text), noted in grouped.items():
+            images = list(dict.fromkeys(noted))  # once, however many metrics it is about
             shown = ", ".join(images[:3]) + (f" and {len(images) - 3} more" if len(images) > 3 else "")
             lines.append(f"note on {suite}, {shown}: {text}")
         return lines

@@ -89,6 +89,8 @@ def train(
     way = processes(device, lambda: _how_to_go_on(folder))
     with way as process, repeatable(process.device), usual_defaults([process.device]):
         say = echo if process.is_main else _silent
+        if folder.exists() and not folder.is_dir():
+            raise OptionError(f"{folder} is a file, but the output is the folder of the run: give another one")
         start = _find_start(resume or options.path.resume_state, folder, say)
         try:
             run = Run(options, folder, process, say, resumes=start is not None)

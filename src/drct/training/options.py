@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
-from drct.checking import first_problem
+from drct.checking import first_problem, read_option_file
 from drct.degradation import DegradationOptions
 from drct.errors import OptionError
 from drct.training.perceptual import PUBLISHED_WEIGHTS, check_layers
@@ -477,18 +477,4 @@ def _groups(root: type[BaseModel]) -> list[type[BaseModel]]:
 
 def read_options(path: str | Path) -> tuple[TrainOptions, list[str]]:
     """Read an option file (YAML); see :func:`parse_options`."""
-    try:
-        import yaml
-    except ImportError as error:
-        from drct.errors import MissingDependencyError
-
-        raise MissingDependencyError("option files need PyYAML: pip install 'drct[train]'") from error
-    path = Path(path)
-    try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise OptionError(f"{path} cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates that do not exist are ValueErrors
-        line = " ".join(str(error).split())
-        raise OptionError(f"{path} is not valid YAML: {line}") from None
-    return parse_options(data, str(path))
+    return parse_options(read_option_file(Path(path)), str(path))

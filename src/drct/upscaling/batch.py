@@ -329,7 +329,7 @@ class _Worker:
     def _picture(self, taken: Taken) -> Picture | PictureInfo:
         job, options = taken.job, self._options
         info = read_info(job.source, StripReader.limit())
-        target = _target(job, info)
+        target = job.target_for(info)
         if not options.overwrite:
             _check_place(taken, target)
         size = result_size(self._upscaler, info, self._sides)
@@ -364,7 +364,7 @@ class _Worker:
             return _fail(input.taken, error)
         result = FileResult(
             job.source,
-            _target(job, larger.picture.info),
+            job.target_for(larger.picture.info),
             "done",
             (picture.width, picture.height),
             (larger.picture.width, larger.picture.height),
@@ -379,7 +379,7 @@ class _Worker:
     def _file(self, input: _Input, info: PictureInfo, progress: Progress) -> FileResult:
         """A picture that is too large to be held, or several in one file: read and written while they are computed."""
         job, options = input.taken.job, self._options
-        target = _target(job, info)
+        target = job.target_for(info)
         start = time.perf_counter()
         try:
             plans = self._plans(input)
@@ -491,11 +491,6 @@ class _Worker:
         report: dict[str, Any] = {"input_size": result.input_size, "output_size": result.output_size}
         manifest.done(job.target, stamp, target, written, report)
         return result
-
-
-def _target(job: Job, info: PictureInfo) -> Path:
-    """The file for a picture's result, which may depend on what it holds."""
-    return job.full_target if job.full_target is not None and (info.depth == "float32" or info.several) else job.target
 
 
 def _check_place(taken: Taken, target: Path) -> None:

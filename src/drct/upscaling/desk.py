@@ -8,6 +8,7 @@ somebody changed after it was made, is not ours to replace: it is kept, unless `
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import os
 import threading
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 
 from drct.errors import Error, ImageError, ManifestError, OptionError
+from drct.imaging import StripReader, read_info
 from drct.upscaling.jobs import Job
 from drct.upscaling.manifest import Entry, Manifest, Stamp, Work, mtime_of
 from drct.upscaling.options import UpscaleOptions
@@ -275,7 +277,15 @@ def options_key(options: UpscaleOptions, default_scale: float, video: bool = Fal
 def _beside(job: Job, overwrite: bool) -> Taken | FileResult:
     """Without a manifest, whatever has the result's name is the result."""
     existing = job.existing
-    return Taken(job) if existing is None or overwrite else FileResult(job.source, existing, "skipped")
+    if existing is None or overwrite:
+        return Taken(job)
+    if job.full_target is not None:  # the picture says which of its names is the result's; the other file is of another picture
+        with contextlib.suppress(Error, OSError):
+            target = job.target_for(read_info(job.source, StripReader.limit()))
+            if not os.path.isfile(target):
+                return Taken(job)
+            existing = target
+    return FileResult(job.source, existing, "skipped")
 
 
 def _existing(job: Job, entry: Entry | None) -> Path | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
+from drct.errors import OptionError
 from drct.imaging import (
     Encoding,
     Picture,
@@ -118,6 +120,10 @@ def upscale_file(
     Args:
         sides: ``scale``, ``width`` and ``height``, as :meth:`drct.Upscaler.upscale` takes them.
     """
+    if strips not in get_args(Strips):
+        raise OptionError(f"strips is {strips!r}, but must be {', '.join(map(repr, get_args(Strips)))}")
+    if os.path.realpath(source) == os.path.realpath(target):
+        raise OptionError(f"{target} would replace the input: give another output")
     info = read_info(source, _no_limit(strips))
     size = result_size(upscaler, info, sides)
     way = way_of(info, size, target, format, encoding, strips)

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from drct.errors import OptionError
-from drct.imaging import FORMATS, format_of, is_image_file
+from drct.imaging import FORMATS, PictureInfo, format_of, is_image_file
 from drct.imaging.writing import NAME_BYTES
 from drct.upscaling import manifest
 from drct.upscaling.options import UpscaleOptions
@@ -55,9 +55,13 @@ class Job:
         """Whether the source is a video, by its name."""
         return is_video_file(self.source)
 
+    def target_for(self, info: PictureInfo) -> Path:
+        """The file for a picture's result, which may depend on what it holds."""
+        return self.full_target if self.full_target is not None and (info.depth == "float32" or info.several) else self.target
+
     @property
     def existing(self) -> Path | None:
-        """The result, if it is already there."""
+        """The result, or what has one of the names that it may get, if it is already there."""
         return next((path for path in (self.target, self.full_target) if path is not None and os.path.isfile(path)), None)
 
 

@@ -17,7 +17,7 @@ FIDELITY_MODEL, REAL_MODEL = "drct-light", "drct-real-light"  # what it chooses 
 LARGEST_SCALE = 16.0
 OVERLAP = 32  # input pixels that neighbouring tiles share
 TIME = "must be seconds from 0 up, or H:MM:SS"
-EXPECTED = {"tile": "must be 'auto', 'off' or a number of pixels", "start": TIME, "duration": TIME}
+EXPECTED = {"tile": "must be 'auto', 'off' or a number of pixels", "start": TIME, "duration": TIME.replace("from 0 up", "above 0")}
 
 
 def _seconds(value: Any) -> Any:
@@ -27,6 +27,13 @@ def _seconds(value: Any) -> Any:
     return value
 
 
+def _named(path: Any) -> Any:
+    if path == "":  # which would mean the current folder
+        raise ValueError("the name is empty")
+    return path
+
+
+Named = BeforeValidator(_named)
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
 
 
@@ -39,8 +46,8 @@ class UpscaleOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    inputs: tuple[Path, ...] = Field(min_length=1, description="image files and folders")
-    output: str | Path | None = Field(None, description="file for a single image, else folder; default beside the input")
+    inputs: tuple[Annotated[Path, Named], ...] = Field(min_length=1, description="image files and folders")
+    output: Annotated[str | Path | None, Named] = Field(None, description="file for a single image, else folder; default beside it")
     model: str | Path = Field(AUTO, description="name of a model, weight file, or 'auto': what suits each picture")
     strength: float | None = Field(None, ge=0, le=1, description="mix both networks of 'auto': 0 for clean, 1 for degraded ones")
     scale: float | None = Field(None, gt=0, le=LARGEST_SCALE, description="magnification; default is the model's own")
@@ -67,7 +74,7 @@ class UpscaleOptions(BaseModel):
     crf: int | None = Field(None, ge=0, description="of videos: constant rate factor, smaller is better; default by codec")
     preset: str | None = Field(None, description="of videos: speed of the encoder, by its own names")
     start: Seconds | None = Field(None, description="of videos: first second, or H:MM:SS, of the part that is made larger")
-    duration: Seconds | None = Field(None, description="of videos: seconds, or H:MM:SS, that are made larger from there")
+    duration: Seconds | None = Field(None, gt=0, description="of videos: seconds, or H:MM:SS, that are made larger from there")
 
     def __init__(self, **values: Any) -> None:
         try:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from drct import engine
-from drct.errors import ImageError, OptionError, OutOfMemoryError
+from drct.errors import ImageError, OptionError, OutOfMemoryError, did_you_mean
 from drct.imaging import Encoding, Picture, resize, resize_rows, to_depth, visible_range
 from drct.networks import SuperResolutionNetwork
 from drct.upscaling import memory
@@ -115,7 +115,8 @@ class Upscaler:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             network = load_network(model)
-        self.notices += [str(warning.message) for warning in caught]
+        # those of other kinds, such as of files that somebody left open, are not for users
+        self.notices += [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
         return network
 
     def program(self, scale: int) -> engine.Program:
@@ -342,7 +343,14 @@ class Upscaler:
 
         Raises:
             ImageError: a file cannot be read or written; the message names it.
+            OptionError: besides, an unknown way to encode or ``strips``, or ``target`` is ``source``.
         """
+        if encoding is not None and encode:
+            raise OptionError(f"encoding says how to encode, and so does {next(iter(encode))}: give one of them")
+        known = [field.name for field in dataclasses.fields(Encoding)]
+        for name in encode:
+            if name not in known:
+                raise OptionError(f"option '{name}' is unknown{did_you_mean(name, known)}")
         encoding = encoding or Encoding(**encode)
         sides = {"scale": scale, "width": width, "height": height}
         files = Path(source), Path(target)

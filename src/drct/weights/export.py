@@ -57,8 +57,12 @@ def export_model(
         raise OptionError(f"dtype '{dtype}' is not possible: use {', '.join(DTYPES)}, with safetensors")
     path = find_model(model)
     target = Path(output) if output is not None else Path(path.stem + (".safetensors" if to == "safetensors" else "_compat.pth"))
-    if target.exists() and (not overwrite or target.resolve() == path.resolve()):
-        raise OptionError(f"{target} exists: give another output{'' if overwrite else ' or allow to overwrite it'}")
+    if target.resolve() == path.resolve():
+        raise OptionError(f"{target} is the input: give another output")
+    if target.exists() and not overwrite:
+        raise OptionError(f"{target} exists: give another output, or overwrite it (--overwrite)")
+    if (target.suffix.lower() == ".safetensors") != (to == "safetensors"):
+        raise OptionError(f"{target}: {to} is written to files that end in {'.safetensors' if to == 'safetensors' else '.pth'}")
     network = load_network(path, key=key)
     if to == "compat":
         export_compat(network, target)

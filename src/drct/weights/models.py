@@ -164,8 +164,10 @@ def find_model(
             return file
     for card in DOWNLOADABLE:
         if same_name(name, card.name) or same_name(name, card.file):
-            if not download or os.environ.get("DRCT_OFFLINE", "") not in ("", "0"):
-                raise DownloadError(f"model '{card.name}' is not on this machine and downloads are off: get it from {card.source}")
+            offline = os.environ.get("DRCT_OFFLINE", "") not in ("", "0")
+            if offline or not download:
+                off = f"is not on this machine and downloads are off{' by DRCT_OFFLINE' if offline else ''}"
+                raise DownloadError(f"model '{card.name}' {off}: get it from {card.source} and put it at {folder / card.file}")
             return fetch(card, progress=progress)
     if os.path.isdir(path):
         raise ModelNotFoundError(f"{path} is a folder: give a weight file, or a name that 'drct models' lists")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -135,8 +136,9 @@ class Clip:
             if any(component.is_alpha for component in first.format.components):
                 self.notices.append("transparency left out: video is upscaled without it")
 
-    def open(self) -> Any:
-        """The container, open for reading.
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Any]:
+        """The container, open for reading inside the block.
 
         Raises:
             VideoError: it cannot be opened or is no media file.
@@ -148,11 +150,13 @@ class Clip:
             file = self.path.open("rb")
         except OSError as error:
             raise VideoError(f"{self.path}: cannot be opened: {error.strerror}") from None
-        try:
-            return self._av.open(file, metadata_errors="replace")
-        except (self._av.FFmpegError, OSError):
-            file.close()
-            raise VideoError(f"{self.path}: cannot be opened as video: it is cut off, damaged or no video") from None
+        with file:  # which PyAV leaves open
+            try:
+                container = self._av.open(file, metadata_errors="replace")
+            except (self._av.FFmpegError, OSError):
+                raise VideoError(f"{self.path}: cannot be opened as video: it is cut off, damaged or no video") from None
+            with container:
+                yield container
 
     def turned(self, height: int, width: int) -> tuple[int, int]:
         """A size of stored frames as it is shown, or the other way round: sides change places where display turns by 90 degrees."""
