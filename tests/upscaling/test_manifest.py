@@ -17,7 +17,7 @@ from upscaling_helpers import content, smooth_image, tiny_network
 
 from drct.errors import ManifestError
 from drct.imaging import read, write
-from drct.networks import SuperResolutionNetwork
+from drct.networks import SuperResolutionNetwork, create_network
 from drct.upscaling import FileResult, Listener, UpscaleOptions, Upscaler, manifest, memory, upscale
 from drct.upscaling.jobs import Job
 from drct.upscaling.manifest import Manifest, Stamp
@@ -137,6 +137,15 @@ def test_other_weights_make_other_results_and_another_file_name_does_not(model, 
     network.conv_first.bias.data[0] += 1e-3
     save_network(network, quick_path / "other-name.safetensors")
     assert states(run(quick_path / "other-name.safetensors", photos, out)) == "done done done"
+
+
+def test_the_same_weights_in_a_network_of_other_options_make_other_results(model, network, photos, out, quick_path):
+    other = create_network("drct", **{**network.option_dict, "img_range": 255.0})
+    other.load_state_dict(network.state_dict())
+    assert Upscaler(other, device="cpu").digest(4) != Upscaler(network, device="cpu").digest(4)
+    save_network(other, quick_path / "other-range.safetensors")
+    run(model, photos, out)
+    assert states(run(quick_path / "other-range.safetensors", photos, out)) == "done done done"
 
 
 def test_only_the_networks_that_made_a_result_count(family, photos, out, tmp_path):
@@ -367,6 +376,29 @@ def test_the_plan_of_an_interrupted_picture_is_used_again(photos, out, quick_pat
     assert sizes["p2.png"] == [102]
 
 
+@pytest.mark.parametrize(("attempts", "whole"), [(manifest.SPENT - 1, False), (manifest.SPENT, True)])
+def test_a_plan_that_processes_die_of_is_given_up(photos, out, model, network, attempts, whole):
+    write(photos / "p1.png", smooth_image(101, 90))
+    cautious, bold = Upscaler(network, device="cpu"), Upscaler(network, device="cpu")
+    cautious.fix_tiles(4, 64)
+    bold.fix_tiles(4, None)
+    options = UpscaleOptions(inputs=(photos / "p1.png",), output=out, model=model)
+    with pytest.raises(KeyboardInterrupt):
+        upscale(options, Break("p1.png"), cautious)
+    with sqlite3.connect(out / manifest.NAME) as db:
+        assert db.execute("UPDATE files SET attempts = ? WHERE plans IS NOT NULL", (attempts,)).rowcount == 1
+    (result,) = upscale(options, None, bold).results
+    assert result.passes[0].plan.whole == whole
+
+
+def test_a_tile_limit_holds_for_one_precision(model, photos, out):
+    for precision in ("fp32", "bf16"):
+        run(model, photos, out, precision=precision)
+    with sqlite3.connect(out / manifest.NAME) as db:
+        names = [name for (name,) in db.execute("SELECT name FROM limits")]
+    assert sorted(name.split()[1] for name in names) == ["bf16", "fp32"]
+
+
 def test_smaller_tiles_after_memory_ran_out_are_remembered(photos, out, model, network):
     for i in range(3):
         write(photos / f"p{i}.png", smooth_image(150 + i, 90, seed=i))
@@ -423,6 +455,20 @@ def test_a_dead_process_of_this_machine_holds_nothing(out):
     assert two.claim([(out / "a_x4.png", entry)]) == [True]
     (entry,) = two.look([out / "a_x4.png"])
     assert (entry.held, entry.mine, entry.attempts) == (True, True, 1)
+    two.close()
+
+
+def test_a_process_from_before_the_machine_was_started_anew_holds_nothing(out):
+    """Although a living one has its number."""
+    one = Manifest(out)
+    one.claim([(out / "a_x4.png", None)])
+    with sqlite3.connect(out / manifest.NAME) as db:
+        db.execute("UPDATE runs SET boot = 'another boot'")
+    two = Manifest(out)
+    (entry,) = two.look([out / "a_x4.png"])
+    assert not entry.held
+    assert two.claim([(out / "a_x4.png", entry)]) == [True]
+    one.close()
     two.close()
 
 
