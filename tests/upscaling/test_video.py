@@ -13,6 +13,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
@@ -349,13 +350,19 @@ def test_goes_on_after_any_frame(tmp_path: Path, repeater: Repeater, short_parts
     assert len(list(tmp_path.iterdir())) == 8
 
 
-def test_other_options_begin_anew(tmp_path: Path, repeater: Repeater, short_parts: None) -> None:
+@pytest.mark.parametrize(("settings", "options"), [({}, {"crf": 30}), ({}, {"duration": 0.12}), ({"ensemble": True}, {})])
+def test_other_options_begin_anew(
+    tmp_path: Path, repeater: Repeater, short_parts: None, settings: dict[str, Any], options: dict[str, Any]
+) -> None:
     source, target = make_clip(tmp_path / "in.mp4"), tmp_path / "out.mp4"
     with pytest.raises(Stop):
         upscale_clip(source, target, repeater, progress=stopping_after(8))
-    result = upscale_clip(source, target, repeater, crf=30)
+    other = Repeater(tiny_network(), device="cpu", **settings)
+    result = upscale_clip(source, target, other, **options)
     assert result.resumed == 0
     assert result.notices == ("the options or the video changed: the frames of the interrupted run are not used",)
+    upscale_clip(source, tmp_path / "fresh.mp4", other, **options)
+    assert target.read_bytes() == (tmp_path / "fresh.mp4").read_bytes()
 
 
 def test_two_processes_do_not_share_a_clip(tmp_path: Path, repeater: Repeater) -> None:
