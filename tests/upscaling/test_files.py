@@ -15,6 +15,8 @@ import drct
 from drct.imaging import Encoding, Picture, read, read_info, read_pages, write
 from drct.networks import SuperResolutionNetwork
 from drct.upscaling import memory
+from drct.upscaling.passes import Plans
+from drct.upscaling.tiles import TilePlan
 
 
 class Smear(SuperResolutionNetwork):
@@ -115,8 +117,10 @@ def test_smaller_tiles_when_memory_runs_out_between_strips(tmp_path: Path, monke
         return program(x)
 
     monkeypatch.setattr(upscaler, "_steps", lambda program: failing)
-    result = upscaler.file(tmp_path / "in.png", tmp_path / "out.png", strips="on")
+    chosen: list[list[TilePlan]] = []
+    result = upscaler.file(tmp_path / "in.png", tmp_path / "out.png", strips="on", plans=Plans(chosen=chosen.append))
     assert any("went on with tiles of 128" in notice for notice in result.notices)
+    assert [[plan.tile_width for plan in plans] for plans in chosen] == [[168], [124]]
     assert read(tmp_path / "out.png").pixels.shape == (600, 600, 3)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["in.png", "out.png"]
 
