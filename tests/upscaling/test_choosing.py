@@ -13,7 +13,7 @@ import drct
 from drct.errors import ImageError, OptionError
 from drct.imaging import Picture, read, resize, write
 from drct.networks import create_network
-from drct.upscaling import AutoUpscaler, UpscaleOptions, Upscaler, upscale
+from drct.upscaling import AutoUpscaler, UpscaleOptions, Upscaler, choosing, upscale
 from drct.weights import models, save_network
 
 CLEAN, REAL = "drct-light", "drct-real-light"
@@ -94,6 +94,14 @@ def test_large_results_of_degraded_pictures_go_on_with_the_other_network(bundled
         assert (result.picture.height, result.picture.width) == (24 * scale, 24 * scale)
 
 
+@pytest.mark.parametrize(("scale", "models_"), [(2.03, [f"{REAL}-x2"]), (8.1, [f"{REAL}-x4", f"{REAL}-x2"])])
+def test_sizes_just_beyond_those_of_the_networks_take_no_larger_ones(bundled, dirty, tmp_path, monkeypatch, scale, models_) -> None:
+    save_network(tiny_network(2), tmp_path / f"{REAL}-x2.safetensors")
+    monkeypatch.setenv("DRCT_MODELS", str(tmp_path))
+    result = AutoUpscaler(device="cpu").picture(Picture(dirty), scale=scale)
+    assert [p.model for p in result.passes] == models_
+
+
 def test_alpha_goes_the_same_way(bundled, dirty) -> None:
     alpha = np.zeros(dirty.shape[:2], np.uint8)
     alpha[8:20] = 255
@@ -161,6 +169,14 @@ def test_digests_stand_for_all_networks_that_may_be_used(bundled, without_real) 
     assert alone.scales_for(10, 10, scale=2) == (2,)
     assert both.scales_for(10, 10, scale=2) == (2, 4)
     assert half.scales_for(10, 10, scale=2) == (4,)
+
+
+@pytest.mark.parametrize("limit", ["DEFECTS", "POOR_JPEG"])
+def test_digests_tell_how_is_chosen(bundled, monkeypatch, limit) -> None:
+    auto = AutoUpscaler(device="cpu")
+    before = auto.digest(4)
+    monkeypatch.setattr(choosing, limit, {**choosing.DEFECTS, "noise": (0.5, 3.0)} if limit == "DEFECTS" else 90)
+    assert auto.digest(4) != before
 
 
 def test_files_are_told_apart(bundled, clean, dirty, tmp_path) -> None:
