@@ -141,7 +141,7 @@ def test_a_picture_too_large_for_its_wish_fails_alone(model, photos, tmp_path):
 def test_stale_temporary_files_are_removed_and_others_kept(model, photos, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    stale = part_path(out / "p0_x4.png")
+    stale = part_path(out / "gone_x4.png")  # of a result that is not made again
     stale.write_bytes(b"half")
     other = out / ".thesis.txt.part"
     other.write_bytes(b"not ours")

@@ -66,6 +66,12 @@ def test_this_machine_has_memory():
     assert memory.memory_class(torch.device("cpu")) <= total < 2 * memory.memory_class(torch.device("cpu"))
 
 
+@pytest.mark.parametrize(("total", "rounded"), [(15.6, 8), (16, 16), (31.9, 16)])
+def test_memory_is_rounded_down_to_a_power_of_two(monkeypatch: pytest.MonkeyPatch, total: float, rounded: int) -> None:
+    monkeypatch.setattr(memory, "system_memory", lambda: int(total * GB))
+    assert memory.memory_class(torch.device("cpu")) == rounded * GB
+
+
 def test_limits_of_containers_count(tmp_path: Path):
     own = tmp_path / "cgroup"
     own.write_text("0::/user/app\n")
