@@ -50,6 +50,12 @@ def test_corrections_are_idempotent() -> None:
     assert exif.corrected(once, 50, 60, (3.0, 4.0)) == once
 
 
+def test_resolutions_of_both_directions() -> None:
+    loaded = Image.Exif()
+    loaded.load(exif.corrected(exif_with(), 40, 30, (10.0, 20.0)))
+    assert (loaded[0x011A], loaded[0x011B], loaded[0x0128]) == (254, 508, 2)
+
+
 @pytest.mark.parametrize("data", [b"", b"Exif\0\0", b"II*\0", b"II*\0\xff\xff\xff\xff" + bytes(20), b"JPEG" + bytes(30)])
 def test_what_is_no_exif(data: bytes) -> None:
     with pytest.raises(ValueError):

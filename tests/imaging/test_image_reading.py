@@ -280,6 +280,14 @@ def test_orientation_is_applied_and_reset(tmp_path: Path, turn: int, suffix: str
     assert read(tmp_path / "again.png").pixels.shape == upright.shape
 
 
+@pytest.mark.parametrize(("turn", "resolution"), [(1, (10, 20)), (3, (10, 20)), (5, (20, 10)), (6, (20, 10))])
+def test_the_resolution_turns_with_the_picture(tmp_path: Path, turn: int, resolution: tuple[float, float]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.fromarray(smooth(24, 32, 3)).save(tmp_path / "a.jpg", exif=exif, dpi=(254, 508))
+    assert read(tmp_path / "a.jpg").resolution == resolution
+
+
 @pytest.mark.parametrize("turn", [3, 6])
 def test_frames_are_turned(tmp_path: Path, turn: int) -> None:
     stored = [smooth(24, 32, 3, seed=i) for i in range(3)]
@@ -328,6 +336,13 @@ def test_cmyk_becomes_srgb(tmp_path: Path, with_profile: bool, suffix: str) -> N
     assert picture.icc[16:20] == b"RGB "
 
 
+def test_cmyk_with_a_profile_for_rgb_goes_through_a_standard_one(tmp_path: Path, srgb_profile: bytes) -> None:
+    Image.new("CMYK", (30, 20), (0, 200, 200, 0)).save(tmp_path / "a.jpg", icc_profile=srgb_profile)
+    picture = read(tmp_path / "a.jpg")
+    assert picture.notices == ["CMYK converted to sRGB through a standard profile (it has none of its own)"]
+    assert picture.pixels[10, 15, 0] > 200 > 100 > picture.pixels[10, 15, 1:].max()  # magenta and yellow are red
+
+
 def test_lab_becomes_srgb(tmp_path: Path) -> None:
     rgb = smooth(20, 30, 3)
     for space, dtype, tolerance in (("lab", np.uint8, 3), ("labs", np.uint16, 700)):
@@ -374,6 +389,12 @@ def test_of_several_frames_the_first(tmp_path: Path, suffix: str) -> None:
     assert picture.pixels.shape == (20, 30, 3)
     assert picture.notices == [f"only the first of 3 {'page' if suffix == 'tif' else 'frame'}s is used"]
     assert np.abs(picture.pixels.astype(int) - np.asarray(frames[0])).mean() < (8 if suffix == "gif" else 0.01)
+
+
+def test_frames_stand_for_a_minute_at_most(tmp_path: Path) -> None:
+    frames = [Image.fromarray(smooth(20, 30, 3, seed=i)) for i in range(2)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=[600_000, 100])
+    assert read_info(tmp_path / "a.gif").delays == (60_000, 100)
 
 
 def test_float_values_are_kept_and_reported(tmp_path: Path) -> None:
