@@ -91,6 +91,24 @@ def test_metadata_survives(tmp_path: Path, photo: Picture, name: str, alpha: boo
     assert exif[0x0128] == 2
 
 
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("lossless", [False, True])
+def test_a_webp_with_exif_says_whether_it_has_alpha(tmp_path: Path, lossless: bool, alpha: bool) -> None:
+    picture = dataclasses.replace(picture_of("uint8", grey=False, alpha=alpha), exif=exif_with())
+    write(tmp_path / "a.webp", picture, lossless=lossless)
+    data = (tmp_path / "a.webp").read_bytes()
+    assert data[12:16] == b"VP8X"
+    assert data[20] & 0x18 == (0x18 if alpha else 0x08)  # 0x10 says alpha, 0x08 EXIF
+
+
+def test_a_lossless_webp_keeps_the_colours_of_what_cannot_be_seen(tmp_path: Path) -> None:
+    picture = picture_of("uint8", grey=False, alpha=True)
+    assert picture.alpha is not None
+    picture.alpha[:, :20] = 0
+    write(tmp_path / "a.webp", picture, lossless=True)
+    np.testing.assert_array_equal(read(tmp_path / "a.webp").pixels, picture.pixels)
+
+
 def test_exif_bytes_beside_the_corrections_are_untouched(tmp_path: Path, photo: Picture) -> None:
     photo.resolution = None
     assert photo.exif is not None

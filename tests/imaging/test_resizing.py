@@ -68,6 +68,14 @@ def direct(x: np.ndarray, out: int, scale: float, antialias: bool) -> np.ndarray
     return result
 
 
+def test_the_side_that_shrinks_more_goes_first_where_each_pass_is_rounded() -> None:
+    x = np.random.default_rng(0).integers(0, 256, (24, 32), np.uint8)
+    columns = np.floor(direct(x.T, 8, 0.25, antialias=True).T + 0.5).clip(0, 255)
+    both = np.floor(direct(columns, 12, 0.5, antialias=True) + 0.5).clip(0, 255)
+    np.testing.assert_array_equal(resize(x, (0.5, 0.25), rounding="uint8_per_pass"), both)
+    np.testing.assert_array_equal(resize(x.T, (0.25, 0.5), rounding="uint8_per_pass"), both.T)
+
+
 sides = st.integers(1, 40)
 
 
