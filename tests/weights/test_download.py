@@ -28,6 +28,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     content = b""
     ranges = True  # honours Range
+    from_start = False  # says that it does, and sends everything
     cut: int | None = None  # closes the connection after so many bytes of a body
     status: int | None = None  # answers with this error
     kind = "application/octet-stream"
@@ -59,7 +60,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         start = 0
         if wanted and server.ranges:
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            start = 0 if server.from_start else int(wanted.removeprefix("bytes=").removesuffix("-"))
             if start >= len(server.content):
                 self.send_error(416)
                 return
@@ -159,6 +160,12 @@ def test_without_range_support_it_starts_again(server: Server, models: Path) -> 
     assert download(card_of(server, **truth(server))).read_bytes() == server.content
 
 
+def test_a_partial_answer_from_another_place_than_asked_for_starts_again(server: Server, models: Path) -> None:
+    server.from_start = True
+    (models / ".net.pth.part").write_bytes(server.content[:1000])
+    assert download(card_of(server)).read_bytes() == server.content
+
+
 def test_a_complete_part_needs_no_request(server: Server, models: Path) -> None:
     (models / ".net.pth.part").write_bytes(server.content)
     assert download(card_of(server, **truth(server))).read_bytes() == server.content
@@ -253,6 +260,11 @@ def test_downloads_can_be_forbidden(server: Server, catalogue: ModelCard, monkey
     with pytest.raises(DownloadError, match="downloads are off by DRCT_OFFLINE: "):
         find_model("net-x2")
     assert server.requests == []
+
+
+def test_offline_0_allows_downloads(server: Server, catalogue: ModelCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRCT_OFFLINE", "0")
+    assert find_model("net-x2").read_bytes() == server.content
 
 
 def test_unwritable_models_folder(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
