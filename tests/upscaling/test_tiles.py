@@ -151,6 +151,26 @@ def test_batches_do_not_change_the_result(network: SuperResolutionNetwork):
     assert np.abs(assemble(network, image, one, 4) - assemble(network, image, three, 4)).max() < 1e-5
 
 
+def test_batches_of_one_row_are_as_equal_as_they_can_be():
+    plan = plan_tiles(64, 256, tile=64, pad_multiple=4, overlap=16, batch=4)
+    assert len(plan.columns) == 5
+    assert plan.batch == 3
+
+
+def test_tiles_stay_below_the_largest_height():
+    """A limit that is no multiple of the window is rounded down."""
+    plan = plan_tiles(500, 500, tile=256, pad_multiple=16, overlap=16, most_rows=100)
+    assert plan.tile_height == 96
+
+
+def test_tiles_fade_into_each_other_in_even_steps_around_the_middle():
+    values = iter((0.0, 1.0))
+    plan = plan_tiles(8, 56, tile=32, pad_multiple=4, overlap=8)
+    assert (plan.columns, plan.tile_width, plan.feather) == ((0, 24), 32, 2)
+    result = assemble(lambda x: torch.full((1, 3, 16, 64), next(values)), smooth_image(8, 56), plan, 2)
+    assert (result == np.array([0.0] * 54 + [0.125, 0.375, 0.625, 0.875] + [1.0] * 54)[:, None]).all()
+
+
 def test_a_tile_below_four_windows_is_refused():
     with pytest.raises(OptionError, match="at least 64"):
         plan_tiles(500, 500, tile=32, pad_multiple=16)

@@ -67,6 +67,7 @@ def test_floats_beyond_the_range_are_scaled_for_the_network():
     assert np.abs(result - image.repeat(2, 0).repeat(2, 1)).max() < 1e-4
 
 
+@pytest.mark.filterwarnings("error")  # before anything is computed with it
 @pytest.mark.parametrize(
     ("image", "message"),
     [
@@ -75,6 +76,8 @@ def test_floats_beyond_the_range_are_scaled_for_the_network():
         (np.zeros((4,), np.uint8), "shape"),
         (np.zeros((4, 4, 3), np.int64), "int64"),
         (np.full((4, 4, 3), np.nan, np.float32), "NaN"),
+        (np.float32([[0, np.inf]]), "infinite"),
+        (np.float32([[0, -np.inf]]), "infinite"),
         ([[1, 2]], "numpy"),
     ],
 )
@@ -286,6 +289,12 @@ def test_colours_bleed_under_transparency():
     result = bleed(pixels, alpha)
     assert (result == (200, 100, 50)).all()
     assert bleed(pixels, np.zeros((9, 7), np.uint8)) is pixels
+
+
+def test_bled_colours_are_rounded_half_up():
+    pixels = np.array([[1, 2, 90, 90]], np.uint8)[:, :, None]
+    alpha = np.array([[255, 255, 0, 0]], np.uint8)
+    assert bleed(pixels, alpha).ravel().tolist() == [1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
