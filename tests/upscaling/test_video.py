@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +24,7 @@ from upscaling_helpers import tiny_network
 from video_helpers import STEP, Repeater, content, make_clip, pictures
 
 from drct.errors import Error, MissingDependencyError, OptionError, VideoError
-from drct.upscaling.video import Done, clips, upscale_clip
+from drct.upscaling.video import Clip, Done, clips, upscale_clip
 from drct.upscaling.video.colour import MATRICES, Samples, from_rgb, to_rgb
 
 QUARTER_TURN = (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
@@ -677,3 +679,14 @@ def test_a_pipe_is_no_video(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "in.mp4")
     with pytest.raises(VideoError, match="is not a regular file"):
         upscale_clip(tmp_path / "in.mp4", tmp_path / "out.mp4", Repeater(tiny_network(), device="cpu"))
+
+
+def test_files_are_closed_when_they_have_been_read(tmp_path: Path) -> None:
+    make_clip(tmp_path / "a.mp4", frames=3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        frames = Clip(tmp_path / "a.mp4").decode()
+        next(frames)  # and given up
+        del frames
+        gc.collect()
+    assert [warning for warning in caught if warning.category is ResourceWarning] == []
