@@ -103,7 +103,7 @@ def test_pictures_of_features() -> None:
 
 @pytest.mark.parametrize(
     ("verb", "said"),
-    [(["features"], "->"), (["features", "--show", "pca"], "->"), (["field"], "90% within"), (["cka"], "first to last group")],
+    [(["features"], "->"), (["features", "--show", "pca"], "->"), (["field"], "90% in "), (["cka"], "first to last group")],
 )
 def test_verbs_write_their_figure(
     verb: list[str], said: str, image: Path, models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
