@@ -297,7 +297,7 @@ class Clip:
             "yuv": f"yuv{_SUBSAMPLINGS.get(samples.subsampling)}p{depth}",
         }[samples.kind]
         if re.sub("^yuvj", "yuv", frame.format.name) != wanted:
-            frame = frame.reformat(format=wanted)
+            frame = frame.reformat(format=wanted, threads=1)  # the threads of FFmpeg 8.1 now and then leave a row out
         dtype = np.dtype(samples.dtype).newbyteorder("<")
         shapes = samples.plane_shapes(frame.height, frame.width)
         rows = (np.frombuffer(plane, dtype).reshape(-1, plane.line_size // dtype.itemsize) for plane in frame.planes)
