@@ -143,9 +143,9 @@ def gradients_of_parameters(found: Iterable[Tensor | None], needed: Iterable[boo
         yield gradient.clone(memory_format=torch.contiguous_format) if wanted and gradient is not None else None
 
 
-def only_measured_on_avx2(lanes: int) -> str | None:
+def reason_unmeasured(lanes: int) -> str | None:
     """Why a kernel whose vectors hold this many numbers is not preferred to oneDNN; None where it was measured to be faster."""
-    return None if lanes == 8 else "measured to be faster on processors with AVX2 only"
+    return None if lanes in (8, 16) else "measured to be faster on processors with AVX2 or AVX-512 only"
 
 
 def _load(source: str) -> ctypes.CDLL:

@@ -13,10 +13,10 @@ from torch.autograd.function import once_differentiable
 from drct.engine.native.build import (
     gradients_of_parameters,
     load_library,
-    only_measured_on_avx2,
     plain_floats,
     pointer,
     reason_against,
+    reason_unmeasured,
     run,
 )
 from drct.engine.native.swin_layer import NormStructure
@@ -64,7 +64,7 @@ class FeedForward:
 
 def feed_forward_available() -> str | None:
     """None when the kernel can be used here and has been measured to be the faster way, else the reason why not."""
-    return reason_against(SOURCE) or only_measured_on_avx2(load_library(SOURCE).drct_feed_forward_lanes())
+    return reason_against(SOURCE) or reason_unmeasured(load_library(SOURCE).drct_feed_forward_lanes())
 
 
 def _row(columns: int) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from drct.engine.native.build import load_library, only_measured_on_avx2, reason_against
+from drct.engine.native.build import load_library, reason_against, reason_unmeasured
 
 SOURCE = "linear.c"
 
@@ -31,7 +31,7 @@ class _Product(ctypes.Structure):
 
 def linear_available() -> str | None:
     """None when the kernel can be used here and has been measured to be the faster way, else the reason why not."""
-    return reason_against(SOURCE) or only_measured_on_avx2(load_library(SOURCE).drct_linear_lanes())
+    return reason_against(SOURCE) or reason_unmeasured(load_library(SOURCE).drct_linear_lanes())
 
 
 class PackedLinear:

@@ -14,10 +14,10 @@ from drct.engine.bias_table import expand_table, gradient_of_expanded
 from drct.engine.native.build import (
     gradients_of_parameters,
     load_library,
-    only_measured_on_avx2,
     plain_floats,
     pointer,
     reason_against,
+    reason_unmeasured,
     run,
 )
 from drct.engine.native.swin_layer import NormStructure
@@ -41,7 +41,7 @@ class _Gradients(ctypes.Structure):
 
 def swin_attention_available() -> str | None:
     """None when the kernel can be used here and has been measured to be the faster way, else the reason why not."""
-    return reason_against(SOURCE) or only_measured_on_avx2(load_library(SOURCE).drct_swin_attention_lanes())
+    return reason_against(SOURCE) or reason_unmeasured(load_library(SOURCE).drct_swin_attention_lanes())
 
 
 class _SwinAttention(torch.autograd.Function):

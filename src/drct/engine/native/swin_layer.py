@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from drct.engine.folding import Affine, FoldedSwin, Norm, pad_heads
-from drct.engine.native.build import load_library, only_measured_on_avx2, reason_against
+from drct.engine.native.build import load_library, reason_against, reason_unmeasured
 from drct.engine.native.linear import Matrix, PackedLinear
 from drct.engine.native.window_attention import LOG2E, supports
 from drct.networks.window_attention import MASKED
@@ -46,7 +46,7 @@ class _Maps(ctypes.Structure):
 
 def swin_layer_available() -> str | None:
     """None when the kernel can be used here and has been measured to be the faster way, else the reason why not."""
-    return reason_against(SOURCE) or only_measured_on_avx2(load_library(SOURCE).drct_swin_layer_lanes())
+    return reason_against(SOURCE) or reason_unmeasured(load_library(SOURCE).drct_swin_layer_lanes())
 
 
 class SwinLayerKernel:
