@@ -112,7 +112,7 @@ def test_full_networks_in_all_precisions(name: str, precision: str, build: Build
 @pytest.mark.parametrize("case", ["small", "drct_light", "x2", "own scale of scores", "swinir", "one group of hat"])
 def test_operator_by_operator(case: str, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """What runs where whole blocks in one kernel are not the faster way."""
-    monkeypatch.setattr(blocks.native, "swin_layer_available", lambda: "switched off")
+    monkeypatch.setattr(blocks.native, "swin_layer_available", lambda dtype: "switched off")
     name, options = CASES[case]
     network = build(name, **options)
     program = engine.compile(network)
@@ -135,7 +135,7 @@ def test_small_maps_keep_all_threads_busy(build: Build) -> None:
 
 def test_without_native_kernel(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention.native, "available", lambda: "switched off")
-    monkeypatch.setattr(blocks.native, "swin_layer_available", lambda: "switched off")
+    monkeypatch.setattr(blocks.native, "swin_layer_available", lambda dtype: "switched off")
     for name, options in (CASES["small"], CASES["drct_light"]):
         network = build(name, **options)
         program = engine.compile(network)
@@ -145,15 +145,17 @@ def test_without_native_kernel(build: Build, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_packed_layers(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "packing_available", lambda: "switched off")
-    monkeypatch.setattr(blocks.native, "swin_layer_available", lambda: "switched off")
+    monkeypatch.setattr(blocks.native, "swin_layer_available", lambda dtype: "switched off")
     network = build("drct", **SMALL)
     assert difference(engine.compile(network), network, 1, 33, 50) <= 1e-4
 
 
-@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("native", ["whole blocks", "attention", "nothing"])
 @pytest.mark.parametrize("case", ["drct_light", "small", "one group of drct, x3", "swinir_light", "one group of hat"])
-def test_bf16_is_close(case: str, native: bool, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not native:
+def test_bf16_is_close(case: str, native: str, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    if native != "whole blocks":
+        monkeypatch.setattr(blocks.native, "swin_layer_available", lambda dtype: "switched off")
+    if native == "nothing":
         monkeypatch.setattr(attention.native, "available", lambda: "switched off")
     name, options = CASES[case]
     network = build(name, **options)

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drct.engine.cpu.blocks import Maps, PackedSwinLayer
 from drct.engine.cpu.layout import to_tokens, window_order
 from drct.engine.folding import fold_swin
-from drct.engine.native import SwinLayerKernel
+from drct.engine.native import SwinLayerKernel, swin_layer_available
 from drct.engine.native.build import library_or_reason
 from drct.networks.window_attention import SwinBlock
 
@@ -29,12 +30,21 @@ def kernel() -> None:
         pytest.skip(reason)
 
 
-def make(dim: int, heads: int, window: int, shift: int, ratio: float, out: int | None) -> tuple[SwinBlock, nn.Conv2d | None]:
+@pytest.fixture
+def bf16_kernel() -> None:
+    if (reason := swin_layer_available(torch.bfloat16)) is not None:
+        pytest.skip(reason)
+
+
+def make(
+    dim: int, heads: int, window: int, shift: int, ratio: float, out: int | None, spread: float = 2
+) -> tuple[SwinBlock, nn.Conv2d | None]:
+    """``spread`` is that of the weights' products: with 2, scores lie far from zero, with 0.5 near it."""
     torch.manual_seed(dim)
     block = SwinBlock(dim, heads, window, shift, ratio).eval()
     after = None if out is None else nn.Conv2d(dim, out, 1)
     for name, parameter in block.named_parameters():
-        nn.init.normal_(parameter, std=0.5 if "norm" in name or parameter.dim() == 1 else 2 * parameter.shape[-1] ** -0.5)
+        nn.init.normal_(parameter, std=0.5 if "norm" in name or parameter.dim() == 1 else spread * parameter.shape[-1] ** -0.5)
     return block, after
 
 
@@ -69,6 +79,37 @@ def test_values(shape: tuple[int, int, int, int, float, int | None], slope: floa
     assert (wide[:, shape[0] :] == 7).all()
 
 
+def error(y: Tensor, expected: Tensor) -> float:
+    return float((y - expected).pow(2).mean().sqrt())
+
+
+@pytest.mark.usefixtures("bf16_kernel")
+@pytest.mark.parametrize("spread", [0.5, 2])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@torch.no_grad()
+def test_bf16_is_no_further_off_than_operators(shape: tuple[int, int, int, int, float, int | None], spread: float) -> None:
+    block, after = make(*shape, spread)
+    window, size = block.window, (2, 3 * block.window, 2 * block.window)
+    x = torch.randn(*size, shape[0])
+    expected = expect(block, after, x, 0.2)
+    order = window_order(*size, window, block.shift)
+    folded = fold_swin(block, after)
+    wide = torch.full((len(expected), shape[0] + 5), 7.0)
+    wide[:, : shape[0]] = to_tokens(x.permute(0, 3, 1, 2), window)
+    maps = Maps(wide[:, : shape[0]], torch.full_like(expected, torch.nan), order)
+    PackedSwinLayer(folded, torch.bfloat16, 0.2).run(maps, 0, 12)
+    y = torch.full_like(expected, torch.nan)
+    kernel = SwinLayerKernel(folded, 0.2, torch.bfloat16)
+    for part in ((0, 5), (5, 6), (6, 12)):
+        kernel(maps.source, y, part, order.tokens, order.kinds)
+    assert error(y, expected) < 1.2 * error(maps.target, expected)  # 0.4 to 0.9 times, but for heads of one channel
+    assert error(y, expected) < 0.002 * expected.abs().max()
+    again = y.clone()
+    kernel(maps.source, again, (0, 12), order.tokens, order.kinds, add=True)
+    assert torch.equal(again, y + y)
+    assert (wide[:, shape[0] :] == 7).all()
+
+
 @pytest.mark.parametrize("shift", [0, 8])
 @torch.no_grad()
 def test_in_place_and_added(shift: int) -> None:
@@ -85,32 +126,40 @@ def test_in_place_and_added(shift: int) -> None:
     assert (before - expected).abs().max() < 2e-5 * expected.abs().max()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dim", [36, 35])
 @torch.no_grad()
-def test_a_norm_that_is_there_already() -> None:
-    block, after = make(36, 2, 8, 0, 2.0, 12)
-    x, z = torch.randn(2, 16, 24, 36), torch.randn(2, 16, 24, 36)
+def test_a_norm_that_is_there_already(dim: int, dtype: torch.dtype) -> None:
+    if (reason := swin_layer_available(dtype)) is not None and dtype == torch.bfloat16:
+        pytest.skip(reason)
+    block, after = make(dim, 1, 8, 0, 2.0, 12, 0.5)
+    x, z = torch.randn(2, 16, 24, dim), torch.randn(2, 16, 24, dim)
     block.norm1, norm = nn.Identity(), block.norm1
     swapped = x + block.attention(z)
     swapped = after(to_bchw(swapped + block.mlp(block.norm2(swapped)))) if after else swapped
     block.norm1 = norm
     order = window_order(2, 16, 24, 8, 0, raster=True)
     y = torch.empty(768, 12)
-    kernel = SwinLayerKernel(fold_swin(block, after))
-    kernel(x.view(-1, 36), y, (0, 12), order.tokens, None, normed=z.view(-1, 36))
-    assert (y - swapped.permute(0, 2, 3, 1).reshape(-1, 12)).abs().max() < 2e-5 * swapped.abs().max()
+    kernel = SwinLayerKernel(fold_swin(block, after), dtype=dtype)
+    kernel(x.view(-1, dim), y, (0, 12), order.tokens, None, normed=z.view(-1, dim).to(dtype))
+    bound = 2e-5 if dtype == torch.float32 else 2e-2
+    assert (y - swapped.permute(0, 2, 3, 1).reshape(-1, 12)).abs().max() < bound * swapped.abs().max()
 
 
 def to_bchw(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @torch.no_grad()
-def test_what_is_no_number_stays_in_its_window() -> None:
+def test_what_is_no_number_stays_in_its_window(dtype: torch.dtype) -> None:
+    if (reason := swin_layer_available(dtype)) is not None and dtype == torch.bfloat16:
+        pytest.skip(reason)
     block, after = make(48, 3, 16, 0, 2.0, 16)
     x = torch.randn(1, 16, 32, 48)
     x[0, 3, 20, 7] = torch.nan
     y = torch.zeros(512, 16)
-    SwinLayerKernel(fold_swin(block, after))(to_tokens(x.permute(0, 3, 1, 2), 16), y, (0, 2), None, None)
+    SwinLayerKernel(fold_swin(block, after), dtype=dtype)(to_tokens(x.permute(0, 3, 1, 2), 16), y, (0, 2), None, None)
     assert y[:256].isfinite().all()
     assert y[256:].isnan().any(1).all()
 

@@ -59,6 +59,8 @@ def _libvips() -> dict[str, str]:
 
 
 def _cpu() -> dict[str, str]:
+    import torch
+
     from drct.engine import native
     from drct.engine.cpu.linear import packing_available
     from drct.engine.devices import bf16_instructions, bf16_speedup
@@ -66,6 +68,9 @@ def _cpu() -> dict[str, str]:
 
     packing, attention, blocks = packing_available(), native.available(), native.swin_layer_available()
     halves = native.swin_attention_available() or native.feed_forward_available()
+    ways = (("two native kernels, fp32", halves), ("one native kernel, bf16", native.swin_bf16_available()))
+    training = " and ".join(way for way, reason in ways if reason is None)
+    types = "fp32" if native.swin_layer_available(torch.bfloat16) else "fp32 and bf16"
     instructions = bf16_instructions()
     if instructions:
         bf16 = f"{' '.join(instructions)}: matrix products measured at {bf16_speedup():.1f}x the rate of fp32 (--precision bf16)"
@@ -74,8 +79,8 @@ def _cpu() -> dict[str, str]:
     return {
         "linear layers": "packed by oneDNN" if packing is None else f"plain torch: {packing}",
         "window attention": f"native, built by {find_compiler()}" if attention is None else f"plain torch, slower: {attention}",
-        "Swin blocks": "whole ones in one native kernel, fp32" if blocks is None else f"operator by operator: {blocks}",
-        "training": "Swin blocks in two native kernels, fp32" if halves is None else f"operator by operator: {halves}",
+        "Swin blocks": f"whole ones in one native kernel, {types}" if blocks is None else f"operator by operator: {blocks}",
+        "training": f"Swin blocks in {training}" if training else f"operator by operator: {halves}",
         "kept in": str(cache_folder()),
         "bf16": bf16,
     }

@@ -17,6 +17,15 @@ def expand_table(table: Tensor, window: int) -> Tensor:
     return table.detach().float().t()[:, _expanded_index(window)].contiguous()
 
 
+def shorten(position_bias: Tensor) -> Tensor:
+    """What :func:`expand_table` returns, from the biases ``(heads, N, N)`` of every query and key."""
+    heads, n = position_bias.shape[:2]
+    window = round(n**0.5)
+    pairs = position_bias.view(heads, window, window, window, window)  # heads, query y, query x, key y, key x
+    above = pairs[:, -1, :, :-1]  # of the lowest query: keys from 1 - w to -1 rows below it
+    return torch.cat([above, pairs[:, 0]], 2).contiguous()
+
+
 @functools.cache
 def _expanded_index(window: int) -> Tensor:
     side = 2 * window - 1

@@ -169,12 +169,12 @@ class PackedSwinLayer(SwinLayer):
 
 
 class NativeSwinLayer(SwinLayer):
-    """In one kernel, window by window; float32 only."""
+    """In one kernel, window by window; arguments as :class:`AfterAttention`."""
 
-    def __init__(self, block: FoldedSwin, slope: float | None = None) -> None:
+    def __init__(self, block: FoldedSwin, dtype: torch.dtype, slope: float | None = None) -> None:
         super().__init__(block, "native kernel")
-        self.norm1 = LayerNorm(block.norm1, torch.float32)
-        self.kernel = native.SwinLayerKernel(block, slope)
+        self.norm1 = LayerNorm(block.norm1, dtype)
+        self.kernel = native.SwinLayerKernel(block, slope, dtype)
         self.chunk = max(1, CHUNK_TOKENS // block.window**2)
 
     def room(self, tokens: int) -> int:
@@ -191,8 +191,8 @@ class NativeSwinLayer(SwinLayer):
 
 def swin_layer(block: FoldedSwin, dtype: torch.dtype, slope: float | None = None) -> SwinLayer:
     """The faster of the two that can run here; arguments as :class:`AfterAttention`."""
-    if dtype == torch.float32 and native.swin_layer_available() is None and native.supports(block.window):
-        return NativeSwinLayer(block, slope)
+    if native.swin_layer_available(dtype) is None and native.supports(block.window):
+        return NativeSwinLayer(block, dtype, slope)
     return PackedSwinLayer(block, dtype, slope)
 
 

@@ -4,7 +4,6 @@
 
 #include "memory.h"
 
-#define SHARE 96 /* rows that go through one panel after another while they are in the second cache; a multiple of TALL */
 #if REGISTERS == 32
 #define TALL 12 /* rows of a tile: TALL x 2 sums, and what is multiplied, fill the registers */
 #else

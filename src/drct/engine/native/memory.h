@@ -5,6 +5,7 @@
 #include "simd.h"
 
 #define COLUMNS (2 * LANES) /* of a panel; the last one may be half as wide */
+#define SHARE 96 /* rows that go through one panel after another while they are in the second cache; a multiple of every TALL */
 
 /* Zeros; NULL when memory ran out. */
 static inline void *aligned(int64_t bytes) {

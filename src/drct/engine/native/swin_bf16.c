@@ -11,7 +11,7 @@
  * Channels are padded with zeros to whole vectors wherever rows lie together (C, H, G, Q below are padded counts). Products use the
  * first operand as broadcast pairs and the second as vectors: out[m][n] = sum_k a[m][k] . b[k][n], k counting pairs.
  */
-#include "simd.h"
+#include "bf16.h"
 #ifdef _OPENMP
 #include <omp.h>
 #else
@@ -56,23 +56,11 @@ int drct_swin_bf16_available(void) {
 }
 
 #ifdef BF16_PRODUCTS
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
-
-static inline int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
-
 /* ------------------------------------------------------------------------------------------------ numbers */
 
-INLINE vec dot(vec acc, __m512i a, __m512i b) { return (vec)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b); }
-INLINE __m512i pair(const uint32_t *p) { return _mm512_set1_epi32((int)*p); }
-INLINE __m512i pairs(const uint32_t *p) { return _mm512_loadu_si512(p); }
-INLINE vec widen(const uint16_t *p) {
-    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
-}
 INLINE vec widen_masked(__mmask16 there, const uint16_t *p) {
     return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, p)), 16);
 }
-INLINE void narrow(uint16_t *p, vec x) { _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh((__m512)x)); }
 
 /* 2^x as in simd.h with fewer terms (relative error 3e-6), which bfloat16 does not see. */
 INLINE vec exp2_fast(vec x) {
@@ -205,22 +193,6 @@ PRODUCT(multiply_leaky, LEAKY)
 PRODUCT(multiply_gelu, GELU)
 PRODUCT(multiply_gelu_backward, GELU_BACKWARD)
 
-/* Rows of bfloat16 as pairs of rows: [rows / 2][n]; adds the sums over rows to sums unless NULL. */
-__attribute__((noinline)) static void pair_rows(const uint16_t *in, int64_t ld, int64_t rows, int64_t n, uint32_t *out, float *sums) {
-    const __m512i ones = _mm512_set1_epi32(0x3f803f80);
-    for (int64_t c = 0; c < n; c += LANES) {
-        vec total = splat(0);
-        for (int64_t i = 0; i < rows; i += 2) {
-            __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(in + i * ld + c)));
-            __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(in + (i + 1) * ld + c)));
-            __m512i both = _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
-            _mm512_storeu_si512(out + i / 2 * n + c, both);
-            total = dot(total, both, ones);
-        }
-        if (sums) store(sums + c, load(sums + c) + total);
-    }
-}
-
 /* ------------------------------------------------------------------------------------------------ parameters */
 
 typedef struct {
@@ -261,7 +233,7 @@ static uint32_t rounded_pair(const float *low, const float *high) {
 }
 
 static uint32_t *pack_matrix(Arena *a, const float *w, int64_t out, int64_t in, int backward) {
-    int64_t O = padded(out), I = padded(in);
+    int64_t O = whole(out), I = whole(in);
     uint32_t *to = take(a, O * I * 2);
     if (!a->base || !w) return to;
     if (backward)
@@ -274,7 +246,7 @@ static uint32_t *pack_matrix(Arena *a, const float *w, int64_t out, int64_t in, 
     return to;
 }
 static float *pack_vector(Arena *a, const float *v, int64_t n) {
-    float *to = take(a, 4 * padded(n));
+    float *to = take(a, 4 * whole(n));
     if (a->base && v) memcpy(to, v, 4 * (size_t)n);
     return to;
 }
@@ -283,9 +255,9 @@ static void pack(Arena *a, Packed *p, const Block *s, const Parameters *w, int b
     int64_t c = s->dim;
     p->n = s->window * s->window;
     p->d = s->head_dim;
-    p->dp = padded(p->d);
+    p->dp = whole(p->d);
     p->half = (p->d + 1) / 2;
-    p->C = padded(c), p->H = padded(s->hidden), p->G = padded(s->out), p->Q = padded(3 * c);
+    p->C = whole(c), p->H = whole(s->hidden), p->G = whole(s->out), p->Q = whole(3 * c);
     p->tile = p->n % 128 ? 64 : 128;
     p->norm1 = pack_vector(a, w->norm1, c), p->norm1_bias = pack_vector(a, w->norm1_bias, c);
     p->norm2 = pack_vector(a, w->norm2, c), p->norm2_bias = pack_vector(a, w->norm2_bias, c);

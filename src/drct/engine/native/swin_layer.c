@@ -8,29 +8,7 @@
  */
 #include "attention.h"
 #include "linear.h"
-#include "norm.h"
-
-typedef struct {
-    int64_t window, shift, heads, head_dim, dim, hidden, out;
-    Norm norm1, norm2;
-    Matrix qkv;   /* head after head: queries times scale * log2(e), keys, values, each filled up to whole vectors */
-    Matrix proj;  /* dim to dim */
-    Matrix fc1;   /* dim to hidden */
-    Matrix residual, last; /* dim and hidden to out; without weights `residual` is the identity */
-    float slope;           /* of negative results; 1 leaves them */
-    const float *bias;     /* (heads, N, N), times log2(e) */
-    const Range *ranges;   /* of each head's bias */
-    const float *masks;    /* [kind of window][class of the query][N], see attention.h */
-} Layer;
-
-typedef struct {
-    const float *source, *normed; /* rows of features; what norm1 makes of them, where it is there already, else NULL */
-    float *target;
-    int64_t source_stride, normed_stride, target_stride;
-    const int64_t *order; /* row of each position, window after window; NULL: they lie one after the other */
-    const int32_t *kinds; /* mask of each window; NULL: none */
-    int32_t add;          /* to the target */
-} Maps;
+#include "swin_layer.h"
 
 /* Attention of one window from its normalized rows: (n, dim) to columns of `attended`, head by head. */
 static void attend(Work *w, const Shape *s, const Layer *layer, Rows normed, int kind, float *attended, int64_t stride) {
@@ -45,7 +23,7 @@ static void attend(Work *w, const Shape *s, const Layer *layer, Rows normed, int
         linear(n, normed, &v, normed, NULL, SET, w->vp, COLUMNS, COLUMNS * n, 1);
         transpose(w->k, (int)n, (int)dp, w->kt);
         const Range *range = layer->ranges + head;
-        const float *bias = layer->bias + head * n * n;
+        const float *bias = layer->bias + head * bias_size(s);
         int near = scores_near_zero(w, range);
         for (int i = 0; i < n; i += BLOCK) {
             float inverse[BLOCK], *o = w->q + i * dp; /* these query rows are not needed any more */
@@ -55,20 +33,6 @@ static void attend(Work *w, const Shape *s, const Layer *layer, Rows normed, int
                 for (int64_t c = 0; c < dp; c += LANES)
                     store(attended + (i + r) * stride + head * d + c, load(o + r * dp + c) * splat(inverse[r]));
         }
-    }
-}
-
-static inline void write_row(const Layer *layer, const float *y, float *to, int add) {
-    int64_t c = 0;
-    for (; c + LANES <= layer->out; c += LANES) {
-        vec v = load(y + c), low = v * splat(layer->slope);
-        v = (vec)(((ivec)v & (v > 0)) | ((ivec)low & ~(v > 0)));
-        if (add) v += load(to + c);
-        store(to + c, v);
-    }
-    for (; c < layer->out; c++) {
-        float v = y[c] > 0 ? y[c] : y[c] * layer->slope;
-        to[c] = add ? to[c] + v : v;
     }
 }
 
@@ -99,7 +63,7 @@ int64_t drct_swin_layer_room(const Layer *layer) { return furnish(layer, NULL).c
 
 /* Runs windows 0 to `windows` of the maps, in a room of drct_swin_layer_room floats. */
 void drct_swin_layer(const Layer *layer, const Maps *maps, int64_t windows, float *floats) {
-    Shape shape = {.window = layer->window, .shift = layer->shift};
+    Shape shape = {.window = layer->window, .shift = layer->shift, .short_bias = 1};
     Room room = furnish(layer, floats);
     int64_t n = room.attention.n, dim = layer->dim;
     int folded = layer->residual.weight != NULL;
@@ -111,7 +75,7 @@ void drct_swin_layer(const Layer *layer, const Maps *maps, int64_t windows, floa
 #define ROW(i) (maps->order ? maps->order[window * n + (i)] : window * n + (i))
         for (int64_t i = 0; i < n; i++) {
             if (maps->normed)
-                memcpy(room.normed + i * dim, maps->normed + ROW(i) * maps->normed_stride, sizeof(float) * dim);
+                memcpy(room.normed + i * dim, (const float *)maps->normed + ROW(i) * maps->normed_stride, sizeof(float) * dim);
             else
                 normalize(maps->source + ROW(i) * maps->source_stride, dim, &layer->norm1, room.normed + i * dim);
         }

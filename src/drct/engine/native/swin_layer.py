@@ -1,4 +1,4 @@
-"""A whole Swin block by the C kernel of ``swin_layer.c``: float32 rows on the CPU, no gradient."""
+"""A whole Swin block by the C kernels of ``swin_layer.c`` and ``swin_layer_bf16.c``: float32 rows on the CPU, no gradient."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import ctypes
 import threading
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from drct.engine.bias_table import shorten
 from drct.engine.folding import Affine, FoldedSwin, Norm, pad_heads
 from drct.engine.native.build import load_library, reason_against, reason_unmeasured
 from drct.engine.native.linear import Matrix, PackedLinear
@@ -15,6 +17,8 @@ from drct.engine.native.window_attention import LOG2E, supports
 from drct.networks.window_attention import MASKED
 
 SOURCE = "swin_layer.c"
+SOURCE_BF16 = "swin_layer_bf16.c"
+LANES_BF16 = 16  # of AVX512_BF16, whose products alone it takes
 
 
 class NormStructure(ctypes.Structure):
@@ -44,9 +48,31 @@ class _Maps(ctypes.Structure):
     )
 
 
-def swin_layer_available() -> str | None:
-    """None when the kernel can be used here and has been measured to be the faster way, else the reason why not."""
-    return reason_against(SOURCE) or reason_unmeasured(load_library(SOURCE).drct_swin_layer_lanes())
+def swin_layer_available(dtype: torch.dtype = torch.float32) -> str | None:
+    """None when the kernel with products of this type can be used here and has been measured to be the faster way, else why not."""
+    if dtype == torch.float32:
+        return reason_against(SOURCE) or reason_unmeasured(load_library(SOURCE).drct_swin_layer_lanes())
+    if (reason := reason_against(SOURCE_BF16)) is not None or load_library(SOURCE_BF16).drct_swin_layer_bf16_available():
+        return reason
+    return "the processor has no bfloat16 products (AVX512_BF16)"
+
+
+class PackedPairs:
+    """Weights in bfloat16 with their bias, laid out as ``linear_bf16.h`` takes them.
+
+    Args:
+        weight: ``(out, in)``.
+        bias: ``(out)``; None for none.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        outputs, inputs = weight.shape
+        whole = -(-outputs // LANES_BF16) * LANES_BF16
+        rounded = F.pad(weight, (0, inputs % 2, 0, whole - outputs)).bfloat16()
+        panels = [panel.unflatten(1, (-1, 2)).transpose(0, 1).flatten() for panel in rounded.split(2 * LANES_BF16)]
+        self.weight = torch.cat(panels)
+        self.bias = None if bias is None else F.pad(bias.float(), (0, whole - outputs))
+        self.matrix = Matrix(self.weight.data_ptr(), None if self.bias is None else self.bias.data_ptr(), -(-inputs // 2), whole)
 
 
 class SwinLayerKernel:
@@ -55,15 +81,19 @@ class SwinLayerKernel:
     Args:
         block: with a window that :func:`supports`.
         slope: of a LeakyReLU on the result; None for none.
+        dtype: of the matrix products, float32 or bfloat16; all else is float32.
     """
 
-    def __init__(self, block: FoldedSwin, slope: float | None = None) -> None:
+    def __init__(self, block: FoldedSwin, slope: float | None = None, dtype: torch.dtype = torch.float32) -> None:
         if not supports(block.window):
             raise ValueError(f"the kernel does not take windows of {block.window}")
-        library = load_library(SOURCE)
-        self.function = library.drct_swin_layer
-        lanes = library.drct_swin_layer_lanes()
-        self.window, self.dim, self.out_dim = block.window, block.dim, block.out_dim
+        self.window, self.dim, self.out_dim, self.dtype = block.window, block.dim, block.out_dim, dtype
+        if dtype == torch.float32:
+            library = load_library(SOURCE)
+            self.function, measure, lanes = library.drct_swin_layer, library.drct_swin_layer_room, library.drct_swin_layer_lanes()
+        else:
+            library, lanes = load_library(SOURCE_BF16), LANES_BF16
+            self.function, measure = library.drct_swin_layer_bf16, library.drct_swin_layer_bf16_room
         self.kept: list[object] = []  # what the structure points to
         padded = -(-block.head_dim // lanes) * lanes
         qkv = pad_heads(block.qkv, block.heads, block.head_dim, padded)
@@ -71,7 +101,6 @@ class SwinLayerKernel:
         bias = qkv.bias.view(3, block.heads, padded).transpose(0, 1).contiguous()
         weight[:, 0] *= LOG2E
         bias[:, 0] *= LOG2E
-        parts = [PackedLinear(part).weight for head in weight for part in head]
         residual = block.from_residual
         position_bias = block.position_bias * LOG2E
         own = position_bias.diagonal(dim1=1, dim2=2).amin(1)
@@ -85,17 +114,16 @@ class SwinLayerKernel:
             block.out_dim,
             self._norm(block.norm1),
             self._norm(block.norm2),
-            Matrix(self._keep(torch.cat(parts)), self._keep(bias.flatten()), block.dim, bias.numel()),
+            self._heads(weight, bias),
             self._matrix(block.proj),
             self._matrix(block.fc1),
             Matrix(None, None, 0, 0) if residual is None else self._matrix(residual),
             self._matrix(block.from_hidden),
             1.0 if slope is None else slope,
-            self._keep(position_bias),
+            self._keep(shorten(position_bias)),
             self._keep(torch.stack([position_bias.amax((1, 2)), own], 1)),
             self._keep(_masks(block.window, block.shift)),
         )
-        measure = library.drct_swin_layer_room
         measure.restype = ctypes.c_int64
         self.room: int = measure(ctypes.byref(self.layer))  # floats that a call works in
 
@@ -117,14 +145,14 @@ class SwinLayerKernel:
             windows: first window and the one after the last.
             order: int64, row of each position of all windows; None when they lie one after the other.
             kinds: int32, mask of each window, see :func:`drct.networks.window_attention.shift_masks`; None for no masks.
-            normed: the first norm of ``source`` where it is there already.
+            normed: the first norm of ``source`` where it is there already, in the type of the products.
         """
         start, end = windows
         first = start * self.window**2
         skipped = first if order is None else 0
         maps = _Maps(
             _row(source, skipped),
-            None if normed is None else _row(normed, skipped),
+            None if normed is None else _row(normed, skipped, self.dtype),
             _row(target, skipped),
             source.stride(0),
             0 if normed is None else normed.stride(0),
@@ -145,9 +173,18 @@ class SwinLayerKernel:
         return NormStructure(self._keep(norm.weight), self._keep(norm.bias), norm.eps)
 
     def _matrix(self, layer: Affine) -> Matrix:
-        packed = PackedLinear(layer.weight, layer.bias)
+        packed = (PackedLinear if self.dtype == torch.float32 else PackedPairs)(layer.weight, layer.bias)
         self.kept.append(packed)
         return packed.matrix
+
+    def _heads(self, weight: Tensor, bias: Tensor) -> Matrix:
+        """Queries, keys and values of one head after another, ``(heads, 3, padded, dim)`` and ``(heads, 3, padded)``."""
+        if self.dtype == torch.float32:  # one product for each of the three
+            packed = torch.cat([PackedLinear(part).weight for part in weight.flatten(0, 1)])
+            return Matrix(self._keep(packed), self._keep(bias.flatten()), weight.shape[-1], bias.numel())
+        pairs = [PackedPairs(head).weight for head in weight.flatten(1, 2)]
+        self.kept.append(packed := torch.cat(pairs))
+        return Matrix(packed.data_ptr(), self._keep(bias.flatten()), -(-weight.shape[-1] // 2), bias.numel())
 
 
 class _Rooms(threading.local):
@@ -178,7 +215,7 @@ def _masks(window: int, shift: int) -> Tensor:
     return other.bool() * (MASKED * LOG2E)
 
 
-def _row(rows: Tensor, index: int) -> int:
-    if rows.dtype != torch.float32 or rows.stride(1) != 1:
-        raise ValueError("the kernel takes float32 rows whose columns lie side by side")
-    return rows.data_ptr() + 4 * index * rows.stride(0)
+def _row(rows: Tensor, index: int, dtype: torch.dtype = torch.float32) -> int:
+    if rows.dtype != dtype or rows.stride(1) != 1:
+        raise ValueError(f"the kernel takes {str(dtype).removeprefix('torch.')} rows whose columns lie side by side")
+    return rows.data_ptr() + rows.element_size() * index * rows.stride(0)
