@@ -16,7 +16,7 @@ from drct.networks import SuperResolutionNetwork, create_network
 from drct.weights import ModelCard, find_model, list_models, load_network, models_folder, read_weights, save_network, write_card
 from drct.weights import models as models_module
 from drct.weights.files import file_sha256
-from drct.weights.models import DOWNLOADABLE
+from drct.weights.models import DOWNLOADABLE, family
 
 
 def only(name: str) -> ModelCard:
@@ -108,12 +108,21 @@ def test_a_download_by_hand_counts(tiny: SuperResolutionNetwork, models: Path) -
     assert not [card for card in list_models() if card.location == "local"]
 
 
+def test_of_a_family_what_is_here_goes_before_downloads(tiny: SuperResolutionNetwork, models: Path) -> None:
+    assert [(scale, card.name, card.path) for scale, card in family("drct-l").items()] == [(4, "drct-l-x4", None)]
+    save_network(tiny, mine := models / "DRCT_L-x4.safetensors")
+    save_network(tiny, models / "drct-l-x2.safetensors")
+    assert {scale: card.name for scale, card in family("drct-l").items()} == {4: mine.stem, 2: "drct-l-x2"}
+    assert family("drct-l-x4") == {}
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("drct-l-x5", r"model 'drct-l-x5' is unknown \(did you mean 'drct-l-x4'\?\); 'drct models' lists all"),
         ("DRCT-L_X44", r"did you mean 'drct-l-x4'"),
         ("nonsense", r"model 'nonsense' is unknown; 'drct models'"),
+        ("DRCT_Light", "'DRCT_Light' is a family of networks: name one of drct-light-x2, drct-light-x3, drct-light-x4"),
         ("nowhere/net.pth", r"nowhere.net\.pth does not exist"),
         ("net.safetensors", r"net\.safetensors does not exist"),
         ("", "give the name of a model or a weight file"),

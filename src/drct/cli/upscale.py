@@ -9,14 +9,14 @@ import click
 from drct.cli.console import Console, printable
 from drct.cli.paths import GivenPath
 
-FILES = GivenPath(path_type=None, readable=False)  # those that cannot be read are told of one by one
-
 if TYPE_CHECKING:
     from pathlib import Path
 
     from drct.upscaling import FileResult
     from drct.upscaling.jobs import Job, Jobs
     from drct.upscaling.video import Done
+
+FILES = GivenPath(path_type=None, readable=False)  # those that cannot be read are told of one by one
 
 
 @click.command(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import re
 import sys
 import time
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from drct.networks import SuperResolutionNetwork
 from drct.networks.cost import Cost, count_cost
 from drct.upscaling import Upscaler
 from drct.weights import find_model, list_models, load_network, weights_sha256
-from drct.weights.models import same_name
+from drct.weights.models import family, same_name
 
 INTERPOLATIONS = ("bicubic", "nearest")
 Tile = int | Literal["auto", "off"]
@@ -71,14 +70,12 @@ def locate(model: str, scale: int) -> str | Path:
     """
     if model in INTERPOLATIONS:
         return model
-    names = [] if os.path.isfile(model) else [card.name for card in list_models()]
-    members = [re.fullmatch(r"(.+)-x(\d+)", name, re.IGNORECASE) for name in names]
-    scales = {int(member[2]): member[0] for member in members if member and same_name(member[1], model)}
-    if not scales or any(same_name(name, model) for name in names):
+    members = {} if os.path.isfile(model) else family(model)
+    if not members or any(same_name(card.name, model) for card in list_models()):
         return find_model(model)
-    if scale not in scales:
-        raise OptionError(f"{model} has networks for {', '.join(f'x{s}' for s in sorted(scales))}, not for x{scale}")
-    return find_model(scales[scale])
+    if scale not in members:
+        raise OptionError(f"{model} has networks for {', '.join(f'x{s}' for s in sorted(members))}, not for x{scale}")
+    return find_model(members[scale].name)
 
 
 def open_enlarger(

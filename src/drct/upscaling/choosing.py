@@ -20,7 +20,7 @@ from drct.imaging import Picture
 from drct.networks import SuperResolutionNetwork
 from drct.upscaling.options import AUTO, FIDELITY_MODEL, REAL_MODEL, UpscaleOptions
 from drct.upscaling.passes import Upscaled, UpscaledPicture
-from drct.upscaling.upscaler import STRETCH, Upscaler, check_image, family
+from drct.upscaling.upscaler import STRETCH, Upscaler, check_image, networks_here
 from drct.weights import load_network
 
 
@@ -151,7 +151,7 @@ def blend(clean: SuperResolutionNetwork, real: SuperResolutionNetwork, strength:
 
 def _real_networks(upscaler: Upscaler, strength: float | None) -> dict[int, tuple[str, Any]] | None:
     """By magnification, names and files of the networks for degraded pictures, or the mixed ones; None if there are none here."""
-    found = {scale: (card.name, card.path) for scale, card in family(REAL_MODEL).items() if card.path is not None}
+    found = networks_here(REAL_MODEL)
     if strength is None:
         return found or None
     if not 0 <= strength <= 1:

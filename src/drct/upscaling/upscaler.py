@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import math
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,8 +27,8 @@ from drct.upscaling.options import FIDELITY_MODEL, OVERLAP
 from drct.upscaling.passes import Pass, Plans, Progress, Stages, TilesTooLarge, Upscaled, UpscaledPicture, is_whole, target_size
 from drct.upscaling.strips import Alpha, Colours, Rows, Shares, opacity
 from drct.upscaling.tiles import Program, Source, TilePlan, ladder, plan_tiles, upscale_strips
-from drct.weights import ModelCard, list_models, load_network
-from drct.weights.models import same_name
+from drct.weights import load_network
+from drct.weights.models import family
 
 DEFAULT_SCALE = 4
 STRETCH = 1.02  # an exact size this little beyond a network's is reached by the resize, not by another pass through a network
@@ -105,9 +104,8 @@ class Upscaler:
         """Networks by scale. A single model is loaded at once, since only its file knows its scale."""
         if isinstance(model, SuperResolutionNetwork):
             return {model.scale: (model.architecture, model)}
-        found = {} if os.path.isfile(model) else family(str(model))
-        if found:
-            return {scale: (card.name, card.path) for scale, card in found.items() if card.path is not None}
+        if not os.path.isfile(model) and (here := networks_here(str(model))):
+            return here
         network = self._load(model)
         return {network.scale: (str(model), network)}
 
@@ -606,14 +604,9 @@ def _digest(network: SuperResolutionNetwork) -> str:
     return digest.hexdigest()
 
 
-def family(name: str) -> dict[int, ModelCard]:
-    """By scale, the models ``NAME-x2``, ``NAME-x3``, ... that lie on this machine."""
-    found: dict[int, ModelCard] = {}
-    for card in list_models():
-        match = re.fullmatch(r"(.+)-x(\d+)", card.name, re.IGNORECASE)
-        if match and same_name(match[1], name) and card.path is not None:
-            found.setdefault(int(match[2]), card)
-    return found
+def networks_here(name: str) -> dict[int, tuple[str, Any]]:
+    """By magnification, names and files of the models ``NAME-x2``, ``NAME-x3``, ... that lie on this machine."""
+    return {scale: (card.name, card.path) for scale, card in family(name).items() if card.path is not None}
 
 
 def check_image(image: np.ndarray) -> None:

@@ -173,7 +173,19 @@ def find_model(
         raise ModelNotFoundError(f"{path} is a folder: give a weight file, or a name that 'drct models' lists")
     if path.suffix.lower() in SUFFIXES or path.name != name:
         raise ModelNotFoundError(f"{path} does not exist: give a weight file, or a name that 'drct models' lists")
+    if members := [card.name for _, card in sorted(family(name).items())]:
+        raise ModelNotFoundError(f"'{name}' is a family of networks: name one of {', '.join(members)}")
     raise ModelNotFoundError(f"model '{name}' is unknown{did_you_mean(name.lower(), here)}; 'drct models' lists all")
+
+
+def family(name: str) -> dict[int, ModelCard]:
+    """By scale, the models ``NAME-x2``, ``NAME-x3``, ...; without ``path`` are those that would have to be downloaded."""
+    found: dict[int, ModelCard] = {}
+    for card in sorted(list_models(), key=lambda card: card.path is None):  # what is here goes first
+        match = re.fullmatch(r"(.+)-x(\d+)", card.name, re.IGNORECASE)
+        if match and same_name(match[1], name):
+            found.setdefault(int(match[2]), card)
+    return found
 
 
 def read_card(path: Path, location: Literal["bundled", "local"] = "local") -> ModelCard:
