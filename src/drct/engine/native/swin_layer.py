@@ -117,7 +117,7 @@ class SwinLayerKernel:
             self._heads(weight, bias),
             self._matrix(block.proj),
             self._matrix(block.fc1),
-            Matrix(None, None, 0, 0) if residual is None else self._matrix(residual),
+            Matrix(None, None, 0, 0) if residual is None else self._matrix(self._twice(residual)),
             self._matrix(block.from_hidden),
             1.0 if slope is None else slope,
             self._keep(shorten(position_bias)),
@@ -176,6 +176,13 @@ class SwinLayerKernel:
         packed = (PackedLinear if self.dtype == torch.float32 else PackedPairs)(layer.weight, layer.bias)
         self.kept.append(packed)
         return packed.matrix
+
+    def _twice(self, layer: Affine) -> Affine:
+        """In bfloat16 the residual comes as what it is rounded to and what the rounding lost: its channels may be hundreds."""
+        if self.dtype == torch.float32:
+            return layer
+        even = F.pad(layer.weight, (0, layer.weight.shape[1] % 2))
+        return Affine(torch.cat([even, even], 1), layer.bias)
 
     def _heads(self, weight: Tensor, bias: Tensor) -> Matrix:
         """Queries, keys and values of one head after another, ``(heads, 3, padded, dim)`` and ``(heads, 3, padded)``."""

@@ -38,18 +38,22 @@ static Room furnish(const Layer *layer, float *at) {
     r.kt = (uint32_t *)take(&cursor, n * dp / 2), r.vr = (uint32_t *)take(&cursor, n * dp / 2);
     r.scores = take(&cursor, BLOCK * n);
     r.u = take(&cursor, SHARE * r.f_stride), r.y = take(&cursor, SHARE * r.y_stride);
-    r.rounded = take_halves(&cursor, SHARE * r.x_stride), r.z = take_halves(&cursor, SHARE * r.x_stride);
+    r.rounded = take_halves(&cursor, SHARE * 2 * r.x_stride), r.z = take_halves(&cursor, SHARE * r.x_stride);
     r.h = take_halves(&cursor, SHARE * r.h_stride);
     r.count = cursor - at;
     return r;
 }
 
-/* float32 to bfloat16, filled up with a zero to a whole pair. */
-static inline void round_row(const float *x, int64_t count, uint16_t *y) {
+/* float32 to bfloat16, and behind that what the rounding lost, each filled up with a zero to whole pairs of numbers. */
+static inline void split_row(const float *x, int64_t count, uint16_t *y) {
+    uint16_t *lost = y + count + count % 2;
     int64_t c = 0;
-    for (; c + LANES <= count; c += LANES) narrow(y + c, load(x + c));
-    for (; c < count; c++) y[c] = to_bf16(x[c]);
-    if (count % 2) y[count] = 0;
+    for (; c + LANES <= count; c += LANES) {
+        narrow(y + c, load(x + c));
+        narrow(lost + c, load(x + c) - widen(y + c));
+    }
+    for (; c < count; c++) y[c] = to_bf16(x[c]), lost[c] = to_bf16(x[c] - from_bf16(y[c]));
+    if (count % 2) y[count] = lost[count] = 0;
 }
 
 /* As normalize() of norm.h, into bfloat16. */
@@ -200,7 +204,7 @@ void drct_swin_layer_bf16(const Layer *layer, const Maps *maps, int64_t windows,
     int folded = layer->residual.weight != NULL;
     float *result = folded ? room.y : room.u;
     int64_t stride = folded ? room.y_stride : room.f_stride;
-    Rows none = {NULL, 0}, of_u = {(uint32_t *)room.rounded, room.x_stride / 2}, of_z = {(uint32_t *)room.z, room.x_stride / 2},
+    Rows none = {NULL, 0}, of_u = {(uint32_t *)room.rounded, room.x_stride}, of_z = {(uint32_t *)room.z, room.x_stride / 2},
          of_h = {(uint32_t *)room.h, room.h_stride / 2};
     memset(room.u, 0, sizeof(float) * SHARE * room.f_stride); /* columns beyond dim are added to and never read */
     for (int64_t window = 0; window < windows; window++) {
@@ -225,7 +229,7 @@ void drct_swin_layer_bf16(const Layer *layer, const Maps *maps, int64_t windows,
             for (int64_t r = 0; r < rows; r++) {
                 const float *u = room.u + r * room.f_stride;
                 normalize_rounded(u, dim, &layer->norm2, room.z + r * room.x_stride);
-                if (folded) round_row(u, dim, room.rounded + r * room.x_stride);
+                if (folded) split_row(u, dim, room.rounded + r * 2 * room.x_stride);
             }
             linear(rows, of_z, &layer->fc1, none, NULL, GELU, room.h, room.h_stride);
             linear(rows, of_h, &layer->last, of_u, folded ? &layer->residual : NULL, folded ? SET : ADD, result, stride);
