@@ -104,7 +104,7 @@ def test_a_batch_too_large_for_one_step_costs_a_line(load, tmp_path, monkeypatch
     monkeypatch.setattr(training, "step_function", step_function)
     monkeypatch.setattr(training, "loader_rate", loader_rate)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    options = ["--batch", "1", "2", "--patch", "8", "--pairs", "2", "--device", "cpu", "--json", str(target)]
+    options = ["--batch", "1", "2", "--patch", "8", "--pairs", "2", "--device", "cpu", "--precision", "fp32", "--json", str(target)]
     monkeypatch.setattr(sys, "argv", ["training.py", *options])
     training.main()
     lines = capsys.readouterr().out.splitlines()
