@@ -110,6 +110,21 @@ def test_bf16_is_no_further_off_than_operators(shape: tuple[int, int, int, int, 
     assert (wide[:, shape[0] :] == 7).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@torch.no_grad()
+def test_biases_far_below_the_others(dtype: torch.dtype) -> None:
+    """Scores near zero, but for pairs of positions that all but exclude each other."""
+    if (reason := swin_layer_available(dtype)) is not None and dtype == torch.bfloat16:
+        pytest.skip(reason)
+    block, after = make(48, 3, 16, 0, 2.0, 16, 0.2)
+    block.attn.relative_position_bias_table[::7] = -300
+    x = torch.randn(1, 16, 32, 48)
+    expected = expect(block, after, x, None)
+    y = torch.empty_like(expected)
+    SwinLayerKernel(fold_swin(block, after), dtype=dtype)(to_tokens(x.permute(0, 3, 1, 2), 16), y, (0, 2), None, None)
+    assert error(y, expected) < (1e-6 if dtype == torch.float32 else 0.002) * expected.abs().max()
+
+
 @pytest.mark.parametrize("shift", [0, 8])
 @torch.no_grad()
 def test_in_place_and_added(shift: int) -> None:

@@ -188,10 +188,11 @@ static inline float longest(const float *rows, int n, int dp) {
 }
 
 /* Whether no power of two of a score leaves float32: none is above 60, and every row has one above -60, that of the query itself,
- * which no mask covers. */
+ * which no mask covers. `most` bounds the products of queries and keys. */
+static inline int near_zero(float most, const Range *bias) { return most + bias->highest <= 60 && most - bias->lowest_own <= 60; }
+
 static inline int scores_near_zero(const Work *w, const Range *bias) {
-    float most = longest(w->q, w->n, w->dp) * longest(w->k, w->n, w->dp);
-    return most + bias->highest <= 60 && most - bias->lowest_own <= 60;
+    return near_zero(longest(w->q, w->n, w->dp) * longest(w->k, w->n, w->dp), bias);
 }
 
 /* Which pixel of the map each position of a window is. */

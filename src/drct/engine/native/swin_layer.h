@@ -13,7 +13,7 @@ typedef struct {
     Matrix residual, last; /* dim and hidden to out; without weights `residual` is the identity */
     float slope;           /* of negative results; 1 leaves them */
     const float *bias;     /* of each head, the short one of attention.h, times log2(e) */
-    const Range *ranges;   /* of each head's bias */
+    const Range *ranges;   /* of each head's bias; in bfloat16 the lowest of all stands for that of a query itself */
     const float *masks;    /* [kind of window][class of the query][N], see attention.h */
 } Layer;
 

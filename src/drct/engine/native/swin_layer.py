@@ -103,7 +103,8 @@ class SwinLayerKernel:
         bias[:, 0] *= LOG2E
         residual = block.from_residual
         position_bias = block.position_bias * LOG2E
-        own = position_bias.diagonal(dim1=1, dim2=2).amin(1)
+        # in bfloat16 powers are taken without a look at where they end, so no bias may be far from zero, not only a query's own
+        own = position_bias.diagonal(dim1=1, dim2=2) if dtype == torch.float32 else position_bias.flatten(1)
         self.layer = _Layer(
             block.window,
             block.shift,
@@ -121,7 +122,7 @@ class SwinLayerKernel:
             self._matrix(block.from_hidden),
             1.0 if slope is None else slope,
             self._keep(shorten(position_bias)),
-            self._keep(torch.stack([position_bias.amax((1, 2)), own], 1)),
+            self._keep(torch.stack([position_bias.amax((1, 2)), own.amin(1)], 1)),
             self._keep(_masks(block.window, block.shift)),
         )
         measure.restype = ctypes.c_int64

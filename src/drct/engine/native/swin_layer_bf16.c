@@ -165,9 +165,8 @@ INLINE void attend_head(const Layer *layer, const Room *room, int64_t n, int64_t
     pair_rows(room->qkv + 2 * dp, stride, n, dp, room->vr, NULL);
     const Shape shape = {.window = layer->window, .short_bias = 1};
     int64_t step = bias_step(&shape);
-    const Range *range = layer->ranges + head;
     float most = longest_rounded(room->qkv, stride, room) * longest_rounded(room->qkv + dp, stride, room);
-    int near = most + range->highest <= 60 && most - range->lowest_own <= 60; /* see scores_near_zero() */
+    int near = near_zero(most, layer->ranges + head);
     for (int64_t i = 0; i < n; i += BLOCK) {
         float inverse[BLOCK];
         const float *biases[BLOCK / ROWS], *masks[BLOCK];
