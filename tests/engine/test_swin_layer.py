@@ -116,7 +116,7 @@ def test_biases_far_below_the_others(dtype: torch.dtype) -> None:
     """Scores near zero, but for pairs of positions that all but exclude each other."""
     if (reason := swin_layer_available(dtype)) is not None and dtype == torch.bfloat16:
         pytest.skip(reason)
-    block, after = make(48, 3, 16, 0, 2.0, 16, 0.2)
+    block, after = make(48, 3, 16, 0, 2.0, 16, 1.0)
     block.attn.relative_position_bias_table[::7] = -300
     x = torch.randn(1, 16, 32, 48)
     expected = expect(block, after, x, None)
