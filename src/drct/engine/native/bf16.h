@@ -10,7 +10,11 @@
 #define UNROLL _Pragma("GCC unroll 16")
 
 INLINE vec dot(vec acc, __m512i a, __m512i b) { return (vec)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b); }
-INLINE __m512i pair(const uint32_t *p) { return _mm512_set1_epi32((int)*p); }
+INLINE __m512i pair(const uint32_t *p) {
+    int both;
+    memcpy(&both, p, 4); /* the numbers were written one by one, as another type */
+    return _mm512_set1_epi32(both);
+}
 INLINE __m512i pairs(const uint32_t *p) { return _mm512_loadu_si512(p); }
 INLINE vec widen(const uint16_t *p) {
     return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
