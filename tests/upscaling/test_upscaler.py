@@ -207,17 +207,6 @@ def test_one_step_down_when_memory_runs_out():
     assert again.passes[0].plan == plan
 
 
-def test_what_progress_raises_is_no_full_memory():
-    upscaler = Upscaler(Nearest(2), device="cpu")
-
-    def stop(part: float) -> None:
-        raise MemoryError("of the caller")
-
-    with pytest.raises(MemoryError, match="of the caller"):
-        upscaler.upscale(smooth_image(200, 280), progress=stop)
-    assert upscaler.upscale(smooth_image(200, 280)).passes[0].plan.tile_width == 280  # no smaller tiles from then on
-
-
 def test_when_memory_runs_out_programs_give_up_what_they_keep(monkeypatch):
     upscaler = Upscaler(Nearest(2, limit=128 * 128), device="cpu")
     released = []

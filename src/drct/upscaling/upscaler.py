@@ -420,23 +420,21 @@ class Upscaler:
         _check_room(shape, dtype)
         result = np.empty(shape, dtype)
         plan, tile = self._plan(program, height, width, notices, plans)
-        hear = None if progress is None else shielded(progress)
-        with delivered():  # what progress raises is no full memory
-            while True:
-                try:
-                    self._fill(result, program, pixels, plan, hear)
-                    return result, plan
-                except (OutOfMemoryError, torch.OutOfMemoryError, MemoryError) as error:
-                    smaller = self._smaller(program, tile, height, width)
-                    if smaller is None:
-                        raise _out_of_memory(tile, height, width) from error
-                # outside of the handler, whose exception would keep the tensors alive
-                notices.append(f"memory ran out with {_tile_name(tile)}: went on with tiles of {smaller}")
-                tile = smaller
-                self.use_smaller_tiles(scale, smaller)
-                plan = self._cut(program, height, width, tile)
-                if plans is not None:
-                    plans.choose(plan)
+        while True:
+            try:
+                self._fill(result, program, pixels, plan, progress)
+                return result, plan
+            except (OutOfMemoryError, torch.OutOfMemoryError, MemoryError) as error:
+                smaller = self._smaller(program, tile, height, width)
+                if smaller is None:
+                    raise _out_of_memory(tile, height, width) from error
+            # outside of the handler, whose exception would keep the tensors alive
+            notices.append(f"memory ran out with {_tile_name(tile)}: went on with tiles of {smaller}")
+            tile = smaller
+            self.use_smaller_tiles(scale, smaller)
+            plan = self._cut(program, height, width, tile)
+            if plans is not None:
+                plans.choose(plan)
 
     def use_smaller_tiles(self, scale: int, tile: int) -> None:
         """Memory ran out at this magnification: from now on take tiles of this size."""
