@@ -5,6 +5,15 @@
 
 #include "simd.h"
 
+/* Of every library that includes this file: whether it was built for a processor with such products. */
+int drct_bf16_products(void) {
+#ifdef BF16_PRODUCTS
+    return 1;
+#else
+    return 0;
+#endif
+}
+
 #ifdef BF16_PRODUCTS
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")

@@ -47,14 +47,6 @@ typedef struct {
         *adjust_bias, *bias;
 } Sums;
 
-int drct_swin_bf16_available(void) {
-#ifdef BF16_PRODUCTS
-    return 1;
-#else
-    return 0;
-#endif
-}
-
 #ifdef BF16_PRODUCTS
 /* ------------------------------------------------------------------------------------------------ numbers */
 

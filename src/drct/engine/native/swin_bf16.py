@@ -81,7 +81,7 @@ class _Kept(ctypes.Structure):
 def swin_bf16_available() -> str | None:
     """None when the kernel can be used here, else the reason why not."""
     try:
-        if load_library(SOURCE).drct_swin_bf16_available():
+        if load_library(SOURCE).drct_bf16_products():
             return None
     except DeviceError as error:
         return str(error)

@@ -52,7 +52,7 @@ def swin_layer_available(dtype: torch.dtype = torch.float32) -> str | None:
     """None when the kernel with products of this type can be used here and has been measured to be the faster way, else why not."""
     if dtype == torch.float32:
         return reason_against(SOURCE) or reason_unmeasured(load_library(SOURCE).drct_swin_layer_lanes())
-    if (reason := reason_against(SOURCE_BF16)) is not None or load_library(SOURCE_BF16).drct_swin_layer_bf16_available():
+    if (reason := reason_against(SOURCE_BF16)) is not None or load_library(SOURCE_BF16).drct_bf16_products():
         return reason
     return "the processor has no bfloat16 products (AVX512_BF16)"
 

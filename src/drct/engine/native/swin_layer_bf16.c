@@ -4,14 +4,6 @@
 #include "attention.h"
 #include "linear_bf16.h"
 
-int drct_swin_layer_bf16_available(void) {
-#ifdef BF16_PRODUCTS
-    return 1;
-#else
-    return 0;
-#endif
-}
-
 #ifdef BF16_PRODUCTS
 #include "swin_layer.h"
 
