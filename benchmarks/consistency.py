@@ -3,9 +3,11 @@
     python benchmarks/consistency.py --data IMAGES [--models bicubic drct-light-x4] [--side 96] [--json FILE]
 
 The middle of each image is enlarged and shrunk again by the MATLAB bicubic; what differs, averaged over 4 x 4 pixels so that lost
-detail does not count, is printed in levels of 255: the mean, and the worst 4 x 4 pixels of all images with the image they lie in.
-Beside the image as it is come its tones at a fifth of their contrast, near black, middle grey and white: large surfaces there are
-rare in what networks are trained on, and common in photographs of goods on white paper and of the night.
+detail does not count, is printed in levels of 255: the mean, the share of blocks that are more than 6 away, and the worst block of
+all images with the image it lies in. Beside the image as it is come its tones at a fifth of their contrast, near black, middle grey
+and white: large surfaces there are rare in what networks are trained on, and common in photographs of goods on white paper and of
+the night. Last come drawings, clean and with noise, sharpening and JPEG errors: dead leaves as training with leaves_share has them,
+from a seed of their own.
 """
 
 from __future__ import annotations
@@ -22,11 +24,16 @@ from torch import Tensor
 
 from drct import Upscaler
 from drct.datasets.sources import ImageSource, open_source
+from drct.degradation.draws import Draws
 from drct.imaging import resize
+from drct.training.dead_leaves import dead_leaves
+from drct.training.faults import add_faults
 from real_world import enlarger
 
 CONTRAST = 0.2
 BLOCK = 4  # side of what is averaged, in pixels of the small image
+OFF = 6  # of 255: blocks that differ more are seen
+DRAWINGS = 24
 TONES: dict[str, Callable[[Tensor], Tensor]] = {
     "as it is": lambda x: x,
     "near black": lambda x: CONTRAST * x,
@@ -37,9 +44,10 @@ TONES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclasses.dataclass
 class Deviation:
-    """Of many images, in levels of 255."""
+    """Of many images: mean and worst in levels of 255, ``off`` in percent of all blocks."""
 
     mean: float
+    off: float
     worst: float
     image: str
 
@@ -60,22 +68,38 @@ def middle(images: ImageSource, i: int, side: int) -> Tensor:
     return torch.from_numpy(image[top : top + side, left : left + side].copy()).permute(2, 0, 1)[None] / 255
 
 
-def measure(data: Path, models: list[str], side: int = 96, count: int | None = None) -> dict[str, dict[str, Deviation]]:
-    """By model and tones."""
+def photographs(data: Path, side: int, count: int | None) -> dict[str, dict[str, Tensor]]:
+    """By tones and name: the middles of images, with 8 bits."""
     images = open_source(data)
+    middles = {images.name(i): middle(images, i, side) for i in range(min(len(images), count or len(images)))}
+    return {kind: {name: (tones(x) * 255).round() / 255 for name, x in middles.items()} for kind, tones in TONES.items()}
+
+
+def drawings(side: int, count: int) -> dict[str, dict[str, Tensor]]:
+    """By kind and number: dead leaves four times as large, shrunk."""
+    generator = torch.Generator().manual_seed(128)
+    gt = dead_leaves(count, 4 * side, Draws(generator), torch.device("cpu"))
+    lq = (resize(gt, scale=1 / 4) * 255).round() / 255
+    faulty, _ = add_faults(lq, gt, 1.0, generator)
+    kinds = {"drawn": lq, "drawn, faulty": faulty.clamp(0, 1)}
+    return {kind: {str(i): images[i : i + 1] for i in range(count)} for kind, images in kinds.items()}
+
+
+def measure(data: Path, models: list[str], side: int = 96, count: int | None = None) -> dict[str, dict[str, Deviation]]:
+    """By model and kind of images."""
+    kinds = photographs(data, side, count) | drawings(side, count or DRAWINGS)
     found: dict[str, dict[str, Deviation]] = {}
     for model in models:
         scale = 4 if model == "bicubic" else Upscaler(model, device="cpu").default_scale
         enlarge = enlarger(model, scale)
         found[model] = {}
-        for name, tones in TONES.items():
-            means, worst = [], (0.0, "")
-            for i in range(min(len(images), count or len(images))):
-                lq = (tones(middle(images, i, side)) * 255).round() / 255
-                blocks = deviations(lq, enlarge, scale)
-                means.append(float(blocks.mean()))
-                worst = max(worst, (float(blocks.max()), images.name(i)))
-            found[model][name] = Deviation(sum(means) / len(means), *worst)
+        for kind, images in kinds.items():
+            blocks = {name: deviations(lq, enlarge, scale) for name, lq in images.items()}
+            worst = max(blocks, key=lambda name: float(blocks[name].max()))
+            # a block is off where one of its channels is
+            off = torch.cat([(b.amax(1) > OFF).flatten() for b in blocks.values()]).float().mean()
+            mean = sum(float(b.mean()) for b in blocks.values()) / len(blocks)
+            found[model][kind] = Deviation(mean, 100 * float(off), float(blocks[worst].max()), worst)
     return found
 
 
@@ -84,17 +108,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="images, a folder or a pack")
     parser.add_argument("--models", nargs="+", default=["bicubic", "drct-light-x4"])
     parser.add_argument("--side", type=int, default=96, help="side of what is cut from the middle of each image, in pixels")
-    parser.add_argument("--count", type=int, help="the first so many images only")
+    parser.add_argument("--count", type=int, help="the first so many images only, and so many drawings")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     found = measure(arguments.data, arguments.models, arguments.side, arguments.count)
-    print("| model | tones | mean | worst | in |\n|---|---|---:|---:|---|")
-    for model, by_tones in found.items():
-        for name, deviation in by_tones.items():
-            print(f"| {model} | {name} | {deviation.mean:.2f} | {deviation.worst:.1f} | {deviation.image} |")
+    print("| model | images | mean | off, % | worst | in |\n|---|---|---:|---:|---:|---|")
+    for model, by_kind in found.items():
+        for kind, d in by_kind.items():
+            print(f"| {model} | {kind} | {d.mean:.2f} | {d.off:.2f} | {d.worst:.1f} | {d.image} |")
     if arguments.json:
         arguments.json.write_text(
-            json.dumps({m: {name: dataclasses.asdict(d) for name, d in by.items()} for m, by in found.items()}, indent=2)
+            json.dumps({m: {kind: dataclasses.asdict(d) for kind, d in by.items()} for m, by in found.items()}, indent=2)
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch import Tensor
 from training_helpers import run, states_equal
 
 from drct.degradation import degrade, usm_sharpen
@@ -21,6 +22,7 @@ from drct.evaluation import perceptual
 from drct.imaging import read_size, resize
 from drct.training.adversarial import GANLoss
 from drct.training.checkpoint import list_states, load_state
+from drct.training.dead_leaves import add_leaves_to_degrade
 from drct.training.log import read_log
 from drct.training.loop import Run, TrainingError, build_network
 from drct.training.options import TrainOptions, ValSet, parse_options
@@ -105,6 +107,27 @@ def test_some_pairs_stay_clean(gan_dict: Make) -> None:
     mixed = where(some(raw, CPU, (0, 1)))
     assert 1 <= sum(kind == {"reduced"} for kind in mixed) <= 7
     assert all(len(kind) == 1 for kind in mixed)
+
+
+def test_some_images_give_way_to_dead_leaves_before_they_are_degraded(gan_dict: Make) -> None:
+    data = gan_dict()
+    data["datasets"]["train"]["leaves_share"] = 0.5
+    pairs = open_pairs(parse_options(data)[0])
+    raw = pairs.patches.raw_batch(range(8))
+    files = pairs.patches.ground_truth(raw, CPU)
+    batch = pairs(raw, CPU, (0, 1))
+    source = add_leaves_to_degrade(files, 0.5, seeded(0, 1))
+    cuts = [(y, x) for y in range(0, 18, 2) for x in range(0, 18, 2)]
+
+    def cut_from(images: Tensor) -> list[bool]:
+        return [
+            any(torch.equal(gt, whole[:, y : y + 32, x : x + 32]) for y, x in cuts)
+            for gt, whole in zip(batch.gt, images, strict=True)
+        ]
+
+    assert all(cut_from(source))
+    assert 1 <= sum(cut_from(files)) <= 7
+    assert torch.equal(add_leaves_to_degrade(files, 0.0, seeded(0, 1)), files)
 
 
 def test_sharpening_follows_the_stage(gan_dict: Make) -> None:

@@ -514,9 +514,9 @@ def fingerprint(options: TrainOptions, older: bool = False) -> str:
     fixed["datasets"].pop("num_worker_per_gpu")
     for free in ("total_iter", "scheduler", "compile", "precision"):
         fixed["train"].pop(free)
-    # tones, faults, clean pairs and the options of the GAN and of the real world came later: they count where they play a part,
-    # and older checkpoints stay valid
-    for name in ("tone_share", "fault_share", "clean_share"):
+    # tones, faults, leaves, clean pairs and the options of the GAN and of the real world came later: they count where they play a
+    # part, and older checkpoints stay valid
+    for name in ("tone_share", "fault_share", "leaves_share", "clean_share"):
         if not fixed["datasets"][name]:
             fixed["datasets"].pop(name)
     if options.network_d is None:

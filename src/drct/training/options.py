@@ -95,6 +95,9 @@ class TrainSet(Options):
     fault_share: float = Field(
         0.0, ge=0, le=1, description="(ours) how many of all pairs may get noise, sharpening and JPEG errors, in LR and in GT alike"
     )
+    leaves_share: float = Field(
+        0.0, ge=0, le=1, description="(ours) how many of all patches are dead leaves: random discs and rectangles of plain colours"
+    )
     clean_share: float = Field(
         0.0, ge=0, le=1, description="(ours) RealESRGANDataset: how many of all pairs are only reduced, not degraded"
     )
@@ -107,6 +110,8 @@ class TrainSet(Options):
     def _additions_fit(self) -> TrainSet:
         if self.tone_share and self.dataroot_lq is not None:
             raise ValueError("tone_share and dataroot_lq exclude each other: tones are moved before LR is made and rounded")
+        if self.leaves_share and self.dataroot_lq is not None:
+            raise ValueError("leaves_share and dataroot_lq exclude each other: there are no LR files of dead leaves")
         if self.fault_share and self.type == "RealESRGANDataset":
             raise ValueError("fault_share is for clean pairs: a RealESRGANDataset is degraded already")
         if self.clean_share and self.type != "RealESRGANDataset":

@@ -13,6 +13,7 @@ from drct.datasets.loader import PatchSet, RawBatch
 from drct.datasets.sources import EnlargedSource, at_option, check_pairs, listed_names, open_source, pair_up
 from drct.degradation import DegradationOptions, PairPool, degrade, usm_sharpen
 from drct.imaging import resize
+from drct.training.dead_leaves import add_leaves, add_leaves_to_degrade
 from drct.training.faults import add_faults
 from drct.training.options import TrainOptions
 
@@ -47,17 +48,27 @@ class Pairs(Protocol):
 
 
 class CleanPairs:
-    """LR as it stands in the files, or made by the MATLAB bicubic; a share of the pairs may get faults (:mod:`.faults`)."""
+    """LR as it stands in the files, or made by the MATLAB bicubic.
 
-    def __init__(self, patches: PatchSet, fault_share: float = 0.0) -> None:
+    Args:
+        patches: LR and ground truth.
+        fault_share: how many pairs, 0..1, may get faults (:mod:`.faults`).
+        leaves_share: how many pairs, 0..1, give way to dead leaves (:mod:`.dead_leaves`).
+    """
+
+    def __init__(self, patches: PatchSet, fault_share: float = 0.0, leaves_share: float = 0.0) -> None:
         self.patches = patches
         self.fault_share = fault_share
+        self.leaves_share = leaves_share
 
     @torch.no_grad()
     def __call__(self, raw: RawBatch, device: torch.device, seed: tuple[int, ...]) -> Batch:
         lq, gt = self.patches.finish(raw, device)
+        generator = seeded(*seed)
         if self.fault_share:
-            lq, gt = add_faults(lq, gt, self.fault_share, seeded(*seed))
+            lq, gt = add_faults(lq, gt, self.fault_share, generator)
+        if self.leaves_share:
+            lq, gt = add_leaves(lq, gt, self.leaves_share, generator)
         return Batch(lq, gt, gt)
 
     def state(self) -> dict[str, Any]:
@@ -83,6 +94,7 @@ class RealPairs:
         sharpen_target: compute :attr:`Batch.sharp`.
         clean_share: how many pairs, 0..1, are reduced by the bicubic alone. Noise is clipped at white, so degraded pale surfaces
             are darker than they were, and a network that has seen no clean ones brightens those, too.
+        leaves_share: how many images, 0..1, give way to dead leaves (:mod:`.dead_leaves`).
     """
 
     def __init__(
@@ -95,6 +107,7 @@ class RealPairs:
         sharpen_source: bool = True,
         sharpen_target: bool = True,
         clean_share: float = 0.0,
+        leaves_share: float = 0.0,
     ) -> None:
         self.patches = patches
         self.degradation = degradation
@@ -102,11 +115,14 @@ class RealPairs:
         self.pool = PairPool(pool)
         self.sharpen_source, self.sharpen_target = sharpen_source, sharpen_target
         self.clean_share = clean_share
+        self.leaves_share = leaves_share
 
     @torch.no_grad()
     def __call__(self, raw: RawBatch, device: torch.device, seed: tuple[int, ...]) -> Batch:
         generator = seeded(*seed)  # a GPU would be waited for at every number that is drawn
         gt = self.patches.ground_truth(raw, device)
+        if self.leaves_share:
+            gt = add_leaves_to_degrade(gt, self.leaves_share, generator)
         scale = self.patches.scale
         source = usm_sharpen(gt) if self.sharpen_source else gt
         lq = degrade(source, self.degradation, scale=scale, generator=generator)
@@ -171,10 +187,10 @@ def open_pairs(options: TrainOptions) -> Pairs:
         gt_only=real is not None,
     )
     if data.type == "ImageNetPairedDataset" or real is not None:
-        return CleanPairs(patches, data.fault_share) if real is None else _real_pairs(patches, options, real)
+        return CleanPairs(patches, data.fault_share, data.leaves_share) if real is None else _real_pairs(patches, options, real)
     with at_option("datasets.train"):
         patches.check()
-    return CleanPairs(patches, data.fault_share)
+    return CleanPairs(patches, data.fault_share, data.leaves_share)
 
 
 def _real_pairs(patches: PatchSet, options: TrainOptions, degradation: DegradationOptions) -> RealPairs:
@@ -188,4 +204,5 @@ def _real_pairs(patches: PatchSet, options: TrainOptions, degradation: Degradati
         sharpen_source=gan or options.gt_usm,
         sharpen_target=options.l1_gt_usm or options.percep_gt_usm or options.gan_gt_usm if gan else options.gt_usm,
         clean_share=options.train_set.clean_share,
+        leaves_share=options.train_set.leaves_share,
     )

@@ -1,0 +1,123 @@
+"""Dead leaves in place of photographs: discs and rectangles of plain colours that fall on each other.
+
+Plain surfaces with sharp outlines are rare in photographs; drawings, charts, screens and scans consist of them. A network that has
+not seen them may take some for something else and paint whole windows black. Random ones are known to teach restoration even by
+themselves (Achddou, Gousseau, Ladjal: Synthetic images as a regularity prior for image restoration neural networks, SSVM 2021).
+The model with its power law of sizes is that of Lee, Mumford and Huang (Occlusion models for natural images, IJCV 2001).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from drct.degradation.draws import Draws
+from drct.imaging import resize
+from drct.training.faults import add_faults
+
+LEAVES = (4.0, 40.0)  # how many lie in an image; this and what follows in equal parts of a logarithmic scale
+SMALLEST = (0.02, 0.2)  # radius of the smallest leaves that an image can have, of its side; the largest are as wide as the image
+ASPECT = (0.1, 1.0)  # of a leaf: its width by its length
+SOFTNESS = (0.5, 3.0)  # width of outlines in pixels
+SHADING = 0.2  # how much of the range a leaf may change over the side of the image
+FAULTS = 0.75  # how many get the faults of :mod:`.faults`: most drawings of the web are compressed or scanned
+
+
+def dead_leaves(count: int, side: int, draws: Draws, device: torch.device) -> Tensor:
+    """Draw images.
+
+    Args:
+        count: number of images.
+        side: their side in pixels.
+        draws: random numbers.
+        device: where they are made.
+
+    Returns:
+        ``(count, 3, side, side)`` float32 in 0..1, in steps of 1/255.
+    """
+    most = int(LEAVES[1])
+
+    def uniform(low: float, high: float, leaves: int = most) -> Tensor:
+        """``(count, leaves, 1, 1)``"""
+        return draws.uniform((low, high), count * leaves).float().reshape(count, leaves, 1, 1)
+
+    def logarithmic(range_: tuple[float, float], leaves: int = most) -> Tensor:
+        return uniform(math.log(range_[0]), math.log(range_[1]), leaves).exp()
+
+    present = torch.arange(most).reshape(1, -1, 1, 1) < logarithmic(LEAVES, 1)
+    smallest = logarithmic(SMALLEST, 1)
+    # areas of all sizes cover equally much: the density of radii falls with their third power
+    radius = side * (smallest**-2 + uniform(0, 1) * (1 - smallest**-2)).rsqrt()
+    width = radius * logarithmic(ASPECT)
+    angle = uniform(0, 2 * math.pi)
+    x, y = uniform(0, side), uniform(0, side)
+    disc = uniform(0, 1) < 0.5
+    softness = logarithmic(SOFTNESS, 1)
+    colour = _colours(count, most + 1, draws)
+    slope = SHADING / side * torch.cat([uniform(-1, 1), uniform(-1, 1)], -1) * (uniform(0, 1) < 0.5)
+
+    present, radius, width, angle, x, y, disc, softness, colour, slope = (
+        v.to(device, non_blocking=True) for v in (present, radius, width, angle, x, y, disc, softness, colour, slope)
+    )
+    rows = torch.arange(side, device=device).reshape(1, -1, 1)
+    columns = torch.arange(side, device=device).reshape(1, 1, -1)
+    image = colour[:, -1].expand(-1, -1, side, side)
+    for i in range(most):
+        dx, dy = columns - x[:, i], rows - y[:, i]
+        along = dx * angle[:, i].cos() + dy * angle[:, i].sin()
+        across = dy * angle[:, i].cos() - dx * angle[:, i].sin()
+        of_disc = (torch.hypot(along / radius[:, i], across / width[:, i]) - 1) * width[:, i]
+        of_rectangle = torch.maximum(along.abs() - radius[:, i], across.abs() - width[:, i])
+        outside = torch.where(disc[:, i], of_disc, of_rectangle)  # distance to the outline, roughly for flat discs
+        covered = ((0.5 - outside / softness[:, 0]).clamp(0, 1) * present[:, i])[:, None]
+        shading = (dx * slope[:, i, :, :1] + dy * slope[:, i, :, 1:])[:, None]
+        image = image + covered * ((colour[:, i] + shading).clamp(0, 1) - image)
+    return (image * 255).round() / 255
+
+
+def _colours(count: int, leaves: int, draws: Draws) -> Tensor:
+    """``(count, leaves, 3, 1, 1)`` in 0..1: half of the images are grey, a third each mostly dark, light, of all tones."""
+    colour = draws.uniform((0, 1), count * leaves * 3).float().reshape(count, leaves, 3)
+    grey = draws.chances(0.5, count).reshape(-1, 1, 1)
+    colour = torch.where(grey, colour[..., :1], colour)
+    tones = draws.indices((1, 1, 1), count).reshape(-1, 1, 1)
+    colour = torch.where(tones == 0, colour**2, torch.where(tones == 1, 1 - colour**2, colour))
+    return colour[..., None, None]
+
+
+def add_leaves(lq: Tensor, gt: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Put dead leaves in the place of some pairs of a batch: LR made by the MATLAB bicubic, :data:`FAULTS` of them faulty.
+
+    Args:
+        lq: ``(N, 3, h, h)`` float32 in 0..1.
+        gt: ``(N, 3, H, H)`` float32 in 0..1, a whole number of times larger.
+        share: how many of all pairs, 0..1.
+        generator: on the CPU.
+
+    Returns:
+        ``lq`` and ``gt``, new where a pair was replaced.
+    """
+    draws = Draws(generator)
+    chosen = _chosen(len(gt), share, draws, gt.device)
+    if not len(chosen):
+        return lq, gt
+    scale = gt.shape[-1] // lq.shape[-1]
+    border = 2  # the kernel of the bicubic reaches 2 LR pixels to each side
+    leaves = dead_leaves(len(chosen), gt.shape[-1] + 2 * border * scale, draws, gt.device)
+    reduced = resize(255 * leaves, scale=1 / scale, rounding="uint8_per_pass") / 255
+    leaves = leaves[..., border * scale : -border * scale, border * scale : -border * scale]
+    reduced, leaves = add_faults(reduced[..., border:-border, border:-border], leaves, FAULTS, generator)
+    return lq.index_copy(0, chosen, reduced), gt.index_copy(0, chosen, leaves)
+
+
+def add_leaves_to_degrade(gt: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Put dead leaves in the place of some images ``(N, 3, H, H)`` that have no LR yet; the rest as in :func:`add_leaves`."""
+    draws = Draws(generator)
+    chosen = _chosen(len(gt), share, draws, gt.device)
+    return gt.index_copy(0, chosen, dead_leaves(len(chosen), gt.shape[-1], draws, gt.device)) if len(chosen) else gt
+
+
+def _chosen(count: int, share: float, draws: Draws, device: torch.device) -> Tensor:
+    return draws.chances(share, count).nonzero()[:, 0].to(device, non_blocking=True)
