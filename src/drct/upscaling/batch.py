@@ -25,7 +25,7 @@ import torch
 from drct.errors import Error, ImageError
 from drct.imaging import FORMATS, Picture, PictureInfo, StripReader, format_of, read, read_info, remove_stale_parts, write
 from drct.upscaling import memory
-from drct.upscaling.callbacks import delivered, shielded
+from drct.upscaling.callbacks import shielded
 from drct.upscaling.choosing import create_upscaler
 from drct.upscaling.desk import ONLY_FOR_IMAGES, ONLY_FOR_VIDEOS, POLL, Desk, Taken, failure, same_file
 from drct.upscaling.files import result_size, upscale_file, way_of
@@ -164,8 +164,8 @@ class Session:
         return _Worker(self._options, upscaler, self._desk, self._cleaned)
 
     def _alone(self, listener: Listener, told: Callable[[], None]) -> Results:
-        with delivered():
-            yield from self._worker(self.upscaler).results(shielded(functools.partial(_tell, listener)), told)
+        with shielded(functools.partial(_tell, listener)) as tell:
+            yield from self._worker(self.upscaler).results(tell, told)
 
     def _together(self, count: int, listener: Listener, told: Callable[[], None]) -> Results:
         """One thread for each device; all that they have to say comes out of this one."""

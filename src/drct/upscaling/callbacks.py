@@ -1,4 +1,4 @@
-"""Callbacks of those who call: what they raise is theirs, and is never taken for an error of the file in work."""
+"""Callbacks of those who call: what they raise is theirs, and is never taken for an error of the work they hear of."""
 
 from __future__ import annotations
 
@@ -11,33 +11,36 @@ _P = ParamSpec("_P")
 
 
 class _Raised(BaseException):
-    """Carries what a callback raised past the handlers of files, which take care of ``Exception`` at most."""
+    """Carries what a callback raised past all handlers that take care of ``Exception`` at most, to the shield it came through."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: Exception, shield: object) -> None:
         super().__init__(error)
         self.error = error
+        self.shield = shield
 
 
-def shielded(callback: Callable[_P, None]) -> Callable[_P, None]:
-    """A callback whose errors are seen by nothing but the :func:`delivered` around its call."""
+@contextlib.contextmanager
+def shielded(callback: Callable[_P, None]) -> Iterator[Callable[_P, None]]:
+    """Gives a callback whose errors are raised at the end of the block, and are seen by no handler within. Blocks may be nested."""
+    shield = object()
 
     @functools.wraps(callback)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
             callback(*args, **kwargs)
         except Exception as error:
-            raise _Raised(error) from error
+            raise _Raised(error, shield) from error
 
-    return call
-
-
-@contextlib.contextmanager
-def delivered() -> Iterator[None]:
-    """Raises here what a :func:`shielded` callback raised inside."""
     error: Exception | None = None
     try:
-        yield
+        yield call
     except _Raised as raised:
+        if raised.shield is not shield:
+            raise
         error = raised.error
     if error is not None:  # outside of the handler, so that nothing is added to its context
         raise error
+
+
+def nothing_told(_: float) -> None:
+    """Progress that nobody listens to."""

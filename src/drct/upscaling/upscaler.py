@@ -21,7 +21,7 @@ from drct.imaging import Encoding, Picture, resize, resize_rows, to_depth, visib
 from drct.networks import SuperResolutionNetwork
 from drct.upscaling import memory
 from drct.upscaling.alpha import bleed
-from drct.upscaling.callbacks import delivered, shielded
+from drct.upscaling.callbacks import nothing_told, shielded
 from drct.upscaling.files import UpscaledFile, upscale_file
 from drct.upscaling.options import FIDELITY_MODEL, OVERLAP
 from drct.upscaling.passes import Pass, Plans, Progress, Stages, TilesTooLarge, Upscaled, UpscaledPicture, is_whole, target_size
@@ -239,7 +239,8 @@ class Upscaler:
         """
         check_image(image)
         pixels = image[:, :, None] if image.ndim == 2 else image
-        result = self._within_range(pixels, scale, width, height, _range(pixels), progress, plans)
+        with shielded(progress or nothing_told) as tell:
+            result = self._within_range(pixels, scale, width, height, _range(pixels), tell, plans)
         return dataclasses.replace(result, pixels=result.pixels[:, :, 0]) if image.ndim == 2 else result
 
     def _within_range(
@@ -286,7 +287,8 @@ class Upscaler:
         # Alpha costs what a grey image costs, which is what a colour image costs.
         by_network = alpha is not None and self.alpha == "network" and not _constant(alpha)
         parts = 2 if by_network else 1
-        colours = self._within_range(pixels, scale, width, height, values, _part(progress, 0, parts), plans)
+        with shielded(_part(progress, 0, parts) or nothing_told) as tell:
+            colours = self._within_range(pixels, scale, width, height, values, tell, plans)
         passes, notices = list(colours.passes), list(colours.notices)
         size = colours.pixels.shape[:2]
         new_alpha: np.ndarray | None = None
@@ -352,9 +354,8 @@ class Upscaler:
         encoding = encoding or Encoding(**encode)
         sides = {"scale": scale, "width": width, "height": height}
         files = Path(source), Path(target)
-        hear = None if progress is None else shielded(progress)
-        with delivered():
-            return upscale_file(self, *files, sides, format, encoding, strips=strips, progress=hear, plans=plans)
+        with shielded(progress or nothing_told) as tell:
+            return upscale_file(self, *files, sides, format, encoding, strips=strips, progress=tell, plans=plans)
 
     def compare_whole(self, image: np.ndarray) -> tuple[float, float]:
         """Mean and largest absolute difference between the tiled and the whole result of the first network, in values 0..1.
