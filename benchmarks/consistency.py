@@ -6,8 +6,8 @@ The middle of each image is enlarged and shrunk again by the MATLAB bicubic; wha
 detail does not count, is printed in levels of 255: the mean, the share of blocks that are more than 6 away, and the worst block of
 all images with the image it lies in. Beside the image as it is come its tones at a fifth of their contrast, near black, middle grey
 and white: large surfaces there are rare in what networks are trained on, and common in photographs of goods on white paper and of
-the night. Last come drawings, clean and with noise, sharpening and JPEG errors: dead leaves as training with leaves_share has them,
-from a seed of their own.
+the night. Last come drawings, clean, with weak noise, and with noise, sharpening and JPEG errors: dead leaves as training with
+leaves_share has them, from a seed of their own.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from drct import Upscaler
 from drct.datasets.sources import ImageSource, open_source
 from drct.degradation.draws import Draws
 from drct.imaging import resize
-from drct.training.dead_leaves import dead_leaves
-from drct.training.faults import add_faults
+from drct.training.dead_leaves import SIGMA, dead_leaves
+from drct.training.faults import add_faults, add_grain
 from real_world import enlarger
 
 CONTRAST = 0.2
@@ -80,8 +80,9 @@ def drawings(side: int, count: int) -> dict[str, dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(128)
     gt = dead_leaves(count, 4 * side, Draws(generator), torch.device("cpu"))
     lq = (resize(gt, scale=1 / 4) * 255).round() / 255
+    grainy, _ = add_grain(lq, gt, 1.0, SIGMA, generator)
     faulty, _ = add_faults(lq, gt, 1.0, generator)
-    kinds = {"drawn": lq, "drawn, faulty": faulty.clamp(0, 1)}
+    kinds = {"drawn": lq, "drawn, grainy": grainy, "drawn, faulty": faulty}
     return {kind: {str(i): images[i : i + 1] for i in range(count)} for kind, images in kinds.items()}
 
 

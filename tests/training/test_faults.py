@@ -16,7 +16,7 @@ from drct.errors import OptionError
 from drct.imaging import resize
 from drct.training import faults
 from drct.training.checkpoint import list_states
-from drct.training.faults import add_faults
+from drct.training.faults import add_faults, add_grain
 from drct.training.options import parse_options
 from drct.training.pairs import open_pairs, seeded
 
@@ -101,6 +101,22 @@ def test_weak_noise_is_as_frequent_as_strong_noise(monkeypatch: pytest.MonkeyPat
     assert 1 <= sigma.min() < 1.1
     assert 28 < sigma.max() <= 30
     assert sigma.median() == pytest.approx(30**0.5, rel=0.15)
+
+
+def test_grain_is_noise_alone(pairs: tuple[Tensor, Tensor]) -> None:
+    lq, gt = pairs
+    grainy, target = add_grain(lq, gt, 0.5, (2.0, 4.0), seeded(8))
+    change = 255 * (grainy - lq)
+    some = change.flatten(1).any(1)
+    assert 22 <= some.sum() <= 42
+    assert torch.equal(target[~some], gt[~some])
+    assert ((target - gt - resize(grainy - lq, scale=4)).abs()).max() < 1e-6
+    deviations = change[some].std((1, 2, 3))
+    assert (deviations > 1.8).all()
+    assert (deviations < 4.4).all()
+    assert change.mean().abs() < 0.1
+    grey = (change[some] - change[some][:, :1]).abs().amax((1, 2, 3)) < 1.5  # but for the rounding
+    assert 8 <= grey.sum() <= 24
 
 
 def test_all_three_kinds_come() -> None:

@@ -15,14 +15,16 @@ from torch import Tensor
 
 from drct.degradation.draws import Draws
 from drct.imaging import resize
-from drct.training.faults import add_faults
+from drct.training.faults import add_faults, add_grain
 
 LEAVES = (4.0, 40.0)  # how many lie in an image; this and what follows in equal parts of a logarithmic scale
 SMALLEST = (0.02, 0.2)  # radius of the smallest leaves that an image can have, of its side; the largest are as wide as the image
 ASPECT = (0.1, 1.0)  # of a leaf: its width by its length
 SOFTNESS = (0.5, 3.0)  # width of outlines in pixels
 SHADING = 0.2  # how much of the range a leaf may change over the side of the image
-FAULTS = 0.75  # how many get the faults of :mod:`.faults`: most drawings of the web are compressed or scanned
+GRAIN = 0.5  # how many get weak noise: it is on plain surfaces that networks take it for something else
+SIGMA = (0.5, 8.0)  # its standard deviation, of 255
+FAULTS = 0.5  # how many get the faults of :mod:`.faults`: many drawings of the web are compressed or scanned
 
 
 def dead_leaves(count: int, side: int, draws: Draws, device: torch.device) -> Tensor:
@@ -88,7 +90,7 @@ def _colours(count: int, leaves: int, draws: Draws) -> Tensor:
 
 
 def add_leaves(lq: Tensor, gt: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Put dead leaves in the place of some pairs of a batch: LR made by the MATLAB bicubic, :data:`FAULTS` of them faulty.
+    """Put dead leaves in the place of some pairs of a batch: LR made by the MATLAB bicubic, some with noise and faults.
 
     Args:
         lq: ``(N, 3, h, h)`` float32 in 0..1.
@@ -108,7 +110,8 @@ def add_leaves(lq: Tensor, gt: Tensor, share: float, generator: torch.Generator)
     leaves = dead_leaves(len(chosen), gt.shape[-1] + 2 * border * scale, draws, gt.device)
     reduced = resize(255 * leaves, scale=1 / scale, rounding="uint8_per_pass") / 255
     leaves = leaves[..., border * scale : -border * scale, border * scale : -border * scale]
-    reduced, leaves = add_faults(reduced[..., border:-border, border:-border], leaves, FAULTS, generator)
+    reduced, leaves = add_grain(reduced[..., border:-border, border:-border], leaves, GRAIN, SIGMA, generator)
+    reduced, leaves = add_faults(reduced, leaves, FAULTS, generator)
     return lq.index_copy(0, chosen, reduced), gt.index_copy(0, chosen, leaves)
 
 

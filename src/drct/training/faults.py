@@ -45,7 +45,27 @@ def add_faults(lq: Tensor, gt: Tensor, share: float, generator: torch.Generator)
     faulty = (faulty + gaussian_noise(faulty, sigma, draws.chances(0.5, count), draws)).clamp(0, 1)
     compressed = jpeg(faulty, draws.uniform(QUALITY, count))
     faulty = torch.where(_column(draws.chances(EACH, count), lq).bool(), compressed, faulty)
-    faulty = torch.where(_column(chosen, lq).bool(), (faulty * 255).round() / 255, lq)
+    return passed_on(torch.where(_column(chosen, lq).bool(), faulty, lq), lq, gt)
+
+
+def add_grain(
+    lq: Tensor, gt: Tensor, share: float, range_: tuple[float, float], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Give some pairs Gaussian noise alone, grey in half of them; arguments and result as those of :func:`add_faults`.
+
+    ``range_``: standard deviation, of 255; in equal parts of a logarithmic scale.
+    """
+    draws = Draws(generator)
+    count = len(lq)
+    low, high = torch.tensor(range_).log().tolist()
+    sigma = draws.uniform((low, high), count).exp() * draws.chances(share, count)
+    noise = gaussian_noise(lq, sigma, draws.chances(0.5, count), draws)
+    return passed_on((lq + noise).clamp(0, 1), lq, gt)
+
+
+def passed_on(faulty: Tensor, lq: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
+    """LR with faults, rounded to 8 bits, and GT with the same ones, enlarged by the bicubic."""
+    faulty = (faulty * 255).round() / 255
     return faulty, (gt + resize(faulty - lq, size=(gt.shape[-2], gt.shape[-1]))).clamp(0, 1)
 
 
