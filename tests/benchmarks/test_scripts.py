@@ -178,9 +178,13 @@ def test_results_that_do_not_shrink_back_are_found(load, tmp_path: Path) -> None
     assert blotched.max() > 20
 
 
-def test_the_bundled_network_paints_no_blotches(load, shared: Path, tmp_path: Path) -> None:
-    """Sharpened and compressed images whose dark parts earlier weights turned black, by up to 39 of 255."""
-    for name in ("painting.png", "comic2.png"):
+@pytest.mark.parametrize(("names", "side", "count"), [(("painting.png", "comic2.png"), 64, 6), (("computer.png",), 128, 1)])
+def test_the_bundled_network_paints_no_blotches(
+    load, shared: Path, tmp_path: Path, names: tuple[str, ...], side: int, count: int
+) -> None:
+    """Sharpened, compressed, dark and drawn images, parts of which earlier weights turned black, by up to 44 of 255."""
+    for name in names:
         shutil.copy(shared / "data" / "real" / name, tmp_path)
-    found = load("consistency").measure(tmp_path, ["drct-light-x4"], side=64)["drct-light-x4"]
-    assert max(found[tones].worst for tones in ("as it is", "near black", "near grey")) < 8
+    found = load("consistency").measure(tmp_path, ["drct-light-x4"], side, count)["drct-light-x4"]
+    assert all(deviation.off < 0.5 for deviation in found.values())
+    assert all(found[kind].worst < 8 for kind in found if kind != "drawn, faulty")  # there edges of noise and JPEG count, too

@@ -17,7 +17,7 @@ from drct.degradation.draws import Draws
 from drct.imaging import resize
 from drct.training.faults import add_faults, add_grain
 
-LEAVES = (4.0, 40.0)  # how many lie in an image; this and what follows in equal parts of a logarithmic scale
+LEAVES = (2.0, 40.0)  # how many lie in an image; this and what follows in equal parts of a logarithmic scale
 SMALLEST = (0.02, 0.2)  # radius of the smallest leaves that an image can have, of its side; the largest are as wide as the image
 ASPECT = (0.1, 1.0)  # of a leaf: its width by its length
 SOFTNESS = (0.5, 3.0)  # width of outlines in pixels
