@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from drct.weights import load_network, save_network
 from drct.weights.models import BUNDLED, write_card
 
 ROOT = Path(__file__).resolve().parents[1]
+RECORDS = ROOT / "docs" / "training"
 SETS = "Set5,Set14,BSD100"
 DEGRADED = "validation images, preset real"
 
@@ -54,18 +56,20 @@ def said_before(name: str) -> str:
 
 
 def went_on(before: str, iterations: int, recipe: str) -> str:
-    """The line with a run that began from those weights added, unless it was the last that it speaks of."""
-    counts = before.removesuffix(f" of {recipe}")
-    if counts == before:
-        return f"{before}, then {iterations} of {recipe}"
-    return before if counts.endswith(f" {iterations}") else f"{counts} and {iterations} of {recipe}"
+    """That line with the iterations of one more run, which began from those weights."""
+    counted = re.search(r"(\d+) iterations(?: in (\d+) runs)?", before)
+    if counted is None:
+        sys.exit(f"'{before}' names no iterations to add to")
+    total, runs = int(counted[1]) + iterations, int(counted[2] or 1) + 1
+    line = f"{before[: counted.start()]}{total} iterations in {runs} runs{before[counted.end() :]}"
+    return line if recipe in line else f"{line}, {recipe}"
 
 
-def describe(run: Path, options: TrainOptions, iterations: int, name: str) -> str:
-    """One line on how a network was made."""
+def describe(run: Path, options: TrainOptions, iterations: int, before: str | None) -> str:
+    """One line on how a network was made; ``before`` is that on the bundled weights where they went on."""
     recipe = f"options/train/{run.name}.yml"
-    if options.path.pretrain_network_g == name:  # the bundled weights went on: what was said of them stays true
-        return went_on(said_before(name), iterations, recipe)
+    if before is not None:
+        return went_on(before, iterations, recipe)
     if options.degradation is None:
         return f"L1, bicubic LR, {iterations} iterations, {recipe}"
     losses = "L1"
@@ -80,7 +84,7 @@ def describe(run: Path, options: TrainOptions, iterations: int, name: str) -> st
 
 def keep_record(run: Path, name: str, *, continued: bool) -> None:
     """Log, curve and last sheet of validation crops, small enough to keep; of the runs before it in ``1``, ``2`` ..."""
-    folder = ROOT / "docs" / "training" / name
+    folder = RECORDS / name
     if continued:
         earlier = folder / str(1 + sum(entry.is_dir() for entry in folder.iterdir()))
         earlier.mkdir()
@@ -106,8 +110,12 @@ def main() -> None:
     records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     iterations = max(r["iteration"] for r in records)
     options, _ = read_options(ROOT / "options" / "train" / f"{run.name}.yml")
-    training = describe(run, options, iterations, name)
-    continued = options.path.pretrain_network_g == name and training != said_before(name)
+    goes_on = options.path.pretrain_network_g == name
+    record = RECORDS / name / "log.jsonl"
+    again = (
+        goes_on and record.exists() and record.read_bytes() == (run / "log.jsonl").read_bytes()
+    )  # another choice of one run's weights
+    training = said_before(name) if again else describe(run, options, iterations, said_before(name) if goes_on else None)
     BUNDLED.mkdir(exist_ok=True)
     target = BUNDLED / f"{name}.safetensors"
     save_network(network, target, licence="Apache-2.0", training=training, dtype=torch.float16)
@@ -117,7 +125,7 @@ def main() -> None:
     else:
         scores, lpips = measure_degraded(target, arguments.degraded)
     write_card(target, source="trained by this project", scores=scores, lpips=lpips)
-    keep_record(run, name, continued=continued)
+    keep_record(run, name, continued=goes_on and not again)
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, PSNR {scores}, LPIPS {lpips or 'not measured'}")
 
 
