@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from training_helpers import run, states_equal
+from training_helpers import assert_resumes_exactly
 
 from drct.degradation.draws import Draws
 from drct.errors import OptionError
 from drct.imaging import resize
 from drct.training import dead_leaves as module
-from drct.training.checkpoint import list_states
 from drct.training.dead_leaves import add_leaves, dead_leaves
 from drct.training.options import parse_options
 from drct.training.pairs import open_pairs, seeded
@@ -128,12 +127,7 @@ def test_runs_with_leaves_resume_exactly(option_dict: Callable[..., dict[str, An
     _, gt = loaded.patches.finish(raw, torch.device("cpu"))
     same = (loaded(raw, torch.device("cpu"), (0, 0)).gt == gt).flatten(1).all(1)
     assert 0 < same.sum() < 8
-    whole = run(data(), tmp_path / "whole", stop_after=10)
-    halves = run(data(), tmp_path / "halves", stop_after=5)
-    run(data(), halves, resume="auto", stop_after=5)
-    assert states_equal(list_states(whole)[-1], list_states(halves)[-1])
-    plain = run(option_dict(), tmp_path / "plain", stop_after=10)
-    assert not states_equal(list_states(whole)[-1], list_states(plain)[-1])
+    assert_resumes_exactly(data, option_dict, tmp_path)
 
 
 def test_sets_with_lr_files_take_no_leaves(option_dict: Callable[..., dict[str, Any]]) -> None:

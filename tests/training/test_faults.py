@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from training_helpers import run, states_equal
+from training_helpers import assert_resumes_exactly
 
 from drct.errors import OptionError
 from drct.imaging import resize
 from drct.training import faults
-from drct.training.checkpoint import list_states
 from drct.training.faults import add_faults, add_grain
 from drct.training.options import parse_options
 from drct.training.pairs import open_pairs, seeded
@@ -140,12 +139,7 @@ def test_runs_with_tones_and_faults_resume_exactly(option_dict: Callable[..., di
     assert not torch.equal(batch.lq, lq)
     assert not torch.equal(batch.gt, gt)
     assert any(p.tones for p in raw.patches)
-    whole = run(data(), tmp_path / "whole", stop_after=10)
-    halves = run(data(), tmp_path / "halves", stop_after=5)
-    run(data(), halves, resume="auto", stop_after=5)
-    assert states_equal(list_states(whole)[-1], list_states(halves)[-1])
-    plain = run(option_dict(), tmp_path / "plain", stop_after=10)
-    assert not states_equal(list_states(whole)[-1], list_states(plain)[-1])
+    assert_resumes_exactly(data, option_dict, tmp_path)
 
 
 def test_degraded_sets_take_no_faults(option_dict: Callable[..., dict[str, Any]]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from drct.training.checkpoint import load_state
+from drct.training.checkpoint import list_states, load_state
 from drct.training.loop import train
 from drct.training.options import parse_options
 
@@ -30,3 +31,13 @@ def states_equal(a: Path, b: Path) -> bool:
         return bool(x == y)
 
     return same(vars(one), vars(two))
+
+
+def assert_resumes_exactly(data: Callable[[], dict[str, Any]], plain: Callable[[], dict[str, Any]], folder: Path) -> None:
+    """Ten steps in one go equal five and five; those of the ``plain`` options are others."""
+    whole = run(data(), folder / "whole", stop_after=10)
+    halves = run(data(), folder / "halves", stop_after=5)
+    run(data(), halves, resume="auto", stop_after=5)
+    assert states_equal(list_states(whole)[-1], list_states(halves)[-1])
+    other = run(plain(), folder / "plain", stop_after=10)
+    assert not states_equal(list_states(whole)[-1], list_states(other)[-1])
