@@ -11,7 +11,7 @@ import torch
 
 from drct.engine import native
 from drct.engine.accelerate import accelerate
-from drct.engine.native.build import cache_folder, compiler_command, library_or_reason
+from drct.engine.native.build import compiler_command, kernels_folder, library_or_reason
 from drct.errors import DeviceError
 from drct.networks import create_network
 from drct.networks.window_attention import WindowAttention, relative_position_index, window_partition, window_reverse
@@ -253,12 +253,12 @@ def test_without_a_home_kernels_are_kept_where_temporary_files_are(tmp_path: Pat
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = cache_folder()
+    folder = kernels_folder()
     assert folder.parent == tmp_path
     assert folder.is_dir()
     folder.chmod(0o777)
     with pytest.raises(DeviceError, match="which others can write to"):
-        cache_folder()
+        kernels_folder()
 
 
 def test_gradients_of_gradients_are_refused() -> None:

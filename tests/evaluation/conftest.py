@@ -61,7 +61,7 @@ def need(metric_weights: Path) -> Callable[..., None]:
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A place of the test's own for unfinished runs; compiled kernels stay where they are."""
-    monkeypatch.setattr(benchmark, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(benchmark, "cache_folder", lambda kind: tmp_path / "cache")
     return tmp_path / "cache"
 
 

@@ -150,9 +150,3 @@ def test_addresses_and_hashes_are_well_formed() -> None:
     for name in ("alexnet_features", "vgg16_features"):  # torchvision puts the first digits into the name
         asset = ASSETS[f"{name}.safetensors"]
         assert asset.url.endswith(f"-{asset.sha256[:8]}.pth")
-
-
-def test_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("DRCT_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert metric_weights.cache_folder() == tmp_path / "drct" / "metrics"

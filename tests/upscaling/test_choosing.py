@@ -212,6 +212,25 @@ def test_verified_tiles_are_those_of_the_chosen_network(bundled, dirty) -> None:
     assert auto.compare_whole(dirty) == real.compare_whole(dirty)
 
 
+def test_verified_tiles_are_those_of_the_size_that_was_asked_for(bundled, clean, tmp_path) -> None:
+    how = {"device": "cpu", "tile": 16, "overlap": 8}
+    one, two = Upscaler(CLEAN, **how), Upscaler(f"{CLEAN}-x2", **how)
+    write(tmp_path / "a.png", clean)
+    for upscaler in (one, two):
+        assert upscaler.compare_whole(clean, scale=2) == two.compare_whole(clean)
+    assert one.compare_whole(clean) != two.compare_whole(clean)
+    options = UpscaleOptions(inputs=(tmp_path / "a.png",), model=CLEAN, scale=2, verify_tiles=True, **how)
+    assert upscale(options).results[0].tile_difference == two.compare_whole(clean)
+
+
+def test_a_file_that_is_judged_by_its_quality_has_the_tiles_verified_that_it_got(bundled, clean, tmp_path) -> None:
+    write(tmp_path / "a.jpg", clean, quality=60)  # clean, by its pixels
+    how = {"device": "cpu", "tile": 16, "overlap": 8}
+    (result,) = upscale(UpscaleOptions(inputs=(tmp_path / "a.jpg",), verify_tiles=True, **how)).results
+    assert result.choice.startswith(f"{REAL}: JPEG quality 60")
+    assert result.tile_difference == Upscaler(f"{REAL}-x4", **how).compare_whole(read(tmp_path / "a.jpg"))
+
+
 @pytest.mark.parametrize("array", [np.zeros((8, 8, 3)), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8), bool)])
 def test_what_is_no_image_is_refused_before_it_is_looked_at(array: np.ndarray, both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "BUNDLED", both)

@@ -237,6 +237,19 @@ def test_tiled_and_whole_are_compared(network):
     assert Upscaler(network, device="cpu", tile="off").compare_whole(smooth_image(20, 20)) == (0, 0)
 
 
+def test_what_is_compared_is_what_the_network_is_given(network):
+    upscaler = Upscaler(network, device="cpu", tile=32, overlap=8)
+    image = smooth_image(60, 70).astype(np.float32)
+    image = (image - image.min()) / (image.max() - image.min())
+    expected = upscaler.compare_whole(image)
+    assert upscaler.compare_whole(image * 40 - 3) == pytest.approx(expected, rel=0.01)
+    hidden = image.copy()
+    hidden[20:40, 20:40] = 1 - hidden[20:40, 20:40]
+    alpha = np.ones((60, 70), np.float32)
+    alpha[20:40, 20:40] = 0
+    assert upscaler.compare_whole(Picture(hidden, alpha=alpha)) == upscaler.compare_whole(Picture(image, alpha=alpha))
+
+
 def test_progress_only_grows_and_ends_at_one(family):
     seen: list[float] = []
     Upscaler(family, device="cpu", tile=32).upscale(smooth_image(40, 40), scale=8, progress=seen.append)

@@ -64,7 +64,7 @@ def _cpu() -> dict[str, str]:
     from drct.engine import native
     from drct.engine.cpu.linear import packing_available
     from drct.engine.devices import bf16_instructions, bf16_speedup
-    from drct.engine.native.build import cache_folder, find_compiler
+    from drct.engine.native.build import find_compiler, kernels_folder
 
     packing, attention, blocks = packing_available(), native.available(), native.swin_layer_available()
     halves = native.swin_attention_available() or native.feed_forward_available()
@@ -81,7 +81,7 @@ def _cpu() -> dict[str, str]:
         "window attention": f"native, built by {find_compiler()}" if attention is None else f"plain torch, slower: {attention}",
         "Swin blocks": f"whole ones in one native kernel, {types}" if blocks is None else f"operator by operator: {blocks}",
         "training": f"Swin blocks in {training}" if training else f"operator by operator: {halves}",
-        "kept in": str(cache_folder()),
+        "kept in": str(kernels_folder()),
         "bf16": bf16,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -27,6 +28,11 @@ class Draws:
         low, high = range_
         unit = torch.rand(count, generator=self._generator, device=self._generator.device, dtype=torch.float64).cpu()
         return low + unit * (high - low)
+
+    def logarithmic(self, range_: tuple[float, float], count: int) -> Tensor:
+        """``(count,)`` float64 on the CPU, in equal parts of a logarithmic scale between the positive ends of a range."""
+        low, high = range_
+        return self.uniform((math.log(low), math.log(high)), count).exp()
 
     def number(self, range_: tuple[float, float]) -> float:
         """One number between the ends of a range."""

@@ -21,6 +21,7 @@ from drct.evaluation.measures import Convention, check_convention, check_measure
 from drct.evaluation.report import ImageResult, LeftOut, ModelResult, Notice, Report
 from drct.evaluation.suites import Item, Pair, Suite, load_pair
 from drct.imaging import format_of, read, replacing_text, write
+from drct.places import cache_folder
 
 try:
     import fcntl
@@ -232,7 +233,7 @@ class Run:
             **enlarger.identity,
         }
         digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
-        return cache_folder() / digest[:24]
+        return cache_folder("test") / digest[:24]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -341,17 +342,10 @@ def write_text(path: Path, text: str) -> None:
         raise OptionError(f"{path} cannot be written ({error.strerror}): choose another file") from error
 
 
-def cache_folder() -> Path:
-    """Where unfinished runs are kept: ``$DRCT_CACHE/test`` or ``drct/test`` in the user's cache folder."""
-    if root := os.environ.get("DRCT_CACHE"):
-        return Path(root).expanduser() / "test"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "drct" / "test"
-
-
 def forget_old_runs() -> None:
     """Remove unfinished runs that nobody went on with for so long."""
     oldest = time.time() - KEPT_DAYS * 24 * 3600
-    for path in cache_folder().glob(f"*/{RECORDS}"):
+    for path in cache_folder("test").glob(f"*/{RECORDS}"):
         with contextlib.suppress(OSError):  # another process forgets, too
             if path.stat().st_mtime < oldest:
                 shutil.rmtree(path.parent, ignore_errors=True)

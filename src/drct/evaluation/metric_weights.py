@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from drct.errors import CheckpointError, DownloadError
+from drct.places import cache_folder
 from drct.weights import ModelCard, read_weights
 from drct.weights.downloads import download, locked
 
@@ -106,17 +107,10 @@ def load_metric_weights(name: str) -> dict[str, Tensor]:
         for path in (folder / name, folder / original):
             if path.is_file():
                 return _read(path, asset)
-    cached = cache_folder() / name
+    cached = cache_folder("metrics") / name
     if not cached.is_file():
         _download(name, asset, cached)
     return _read(cached, asset)
-
-
-def cache_folder() -> Path:
-    """Where downloaded metric weights are kept: ``$DRCT_CACHE/metrics`` or ``drct/metrics`` in the user's cache folder."""
-    if root := os.environ.get("DRCT_CACHE"):
-        return Path(root).expanduser() / "metrics"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "drct" / "metrics"
 
 
 def _download(name: str, asset: Asset, target: Path) -> None:

@@ -46,7 +46,7 @@ def dead_leaves(count: int, side: int, draws: Draws, device: torch.device) -> Te
         return draws.uniform((low, high), count * leaves).float().reshape(count, leaves, 1, 1)
 
     def logarithmic(range_: tuple[float, float], leaves: int = most) -> Tensor:
-        return uniform(math.log(range_[0]), math.log(range_[1]), leaves).exp()
+        return draws.logarithmic(range_, count * leaves).float().reshape(count, leaves, 1, 1)
 
     present = torch.arange(most).reshape(1, -1, 1, 1) < logarithmic(LEAVES, 1)
     smallest = logarithmic(SMALLEST, 1)

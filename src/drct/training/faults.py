@@ -40,8 +40,7 @@ def add_faults(lq: Tensor, gt: Tensor, share: float, generator: torch.Generator)
     faulty = lq
     weight = draws.uniform(SHARPENING, count) * draws.chances(EACH, count)
     faulty = faulty + _column(weight, lq) * (faulty - blur(faulty, 1.0, 7))
-    low, high = torch.tensor(NOISE).log().tolist()
-    sigma = draws.uniform((low, high), count).exp() * draws.chances(EACH, count)
+    sigma = draws.logarithmic(NOISE, count) * draws.chances(EACH, count)
     faulty = (faulty + gaussian_noise(faulty, sigma, draws.chances(0.5, count), draws)).clamp(0, 1)
     compressed = jpeg(faulty, draws.uniform(QUALITY, count))
     faulty = torch.where(_column(draws.chances(EACH, count), lq).bool(), compressed, faulty)
@@ -57,8 +56,7 @@ def add_grain(
     """
     draws = Draws(generator)
     count = len(lq)
-    low, high = torch.tensor(range_).log().tolist()
-    sigma = draws.uniform((low, high), count).exp() * draws.chances(share, count)
+    sigma = draws.logarithmic(range_, count) * draws.chances(share, count)
     noise = gaussian_noise(lq, sigma, draws.chances(0.5, count), draws)
     return passed_on((lq + noise).clamp(0, 1), lq, gt)
 

@@ -359,7 +359,7 @@ class _Worker:
             )
             seconds = time.perf_counter() - start
             self._remember_tiles(input)
-            difference = self._upscaler.compare_whole(picture.pixels) if options.verify_tiles else None
+            difference = self._upscaler.compare_whole(picture, **self._sides) if options.verify_tiles else None
         except (Error, MemoryError) as error:
             return _fail(input.taken, error)
         result = FileResult(
@@ -388,7 +388,7 @@ class _Worker:
             way: dict[str, Any] = {"strips": options.strips, "progress": hear, "plans": plans}
             made = upscale_file(self._upscaler, job.source, target, self._sides, None, options.encoding, **way)
             self._remember_tiles(input)
-            difference = self._upscaler.compare_whole(read(job.source).pixels) if options.verify_tiles else None
+            difference = self._upscaler.compare_whole(read(job.source), **self._sides) if options.verify_tiles else None
         except (Error, OSError, MemoryError) as error:
             return _fail(input.taken, error)
         result = FileResult(

@@ -84,9 +84,10 @@ class AutoUpscaler(Upscaler):
         suited, choice = self.suited(picture)
         return dataclasses.replace(suited.picture(picture, **how), choice=choice)
 
-    def compare_whole(self, image: np.ndarray) -> tuple[float, float]:
+    def compare_whole(self, image: np.ndarray | Picture, **sides: Any) -> tuple[float, float]:
         """As :meth:`Upscaler.compare_whole`, with the network that suits the image."""
-        return self.suited(Picture(image))[0].compare_whole(image)
+        picture = image if isinstance(image, Picture) else Picture(image)
+        return self.suited(picture)[0].compare_whole(picture, **sides)
 
     def scales_for(
         self, rows: int, columns: int, *, scale: float | None = None, width: int | None = None, height: int | None = None

@@ -257,9 +257,7 @@ class Upscaler:
         rows, columns = pixels.shape[:2]
         size = self._result_size(rows, columns, scale, width, height)
         low, span = values
-        if (low, span) != (0.0, 1.0):
-            pixels = (pixels - np.float32(low)) / np.float32(span)
-        result, passes, notices = self._to_size(pixels, size, progress, plans)
+        result, passes, notices = self._to_size(_normalized(pixels, values), size, progress, plans)
         if (low, span) != (0.0, 1.0):
             result = result * np.float32(span) + np.float32(low)
         return Upscaled(result, tuple(passes), tuple(notices))
@@ -357,18 +355,28 @@ class Upscaler:
         with shielded(progress or nothing_told) as tell:
             return upscale_file(self, *files, sides, format, encoding, strips=strips, progress=tell, plans=plans)
 
-    def compare_whole(self, image: np.ndarray) -> tuple[float, float]:
+    def compare_whole(
+        self,
+        image: np.ndarray | Picture,
+        *,
+        scale: float | None = None,
+        width: int | None = None,
+        height: int | None = None,
+    ) -> tuple[float, float]:
         """Mean and largest absolute difference between the tiled and the whole result of the first network, in values 0..1.
 
-        Needs the memory of the whole image.
+        Needs the memory of the whole image. Arguments and errors are those of :meth:`upscale` and :meth:`picture`.
         """
-        check_image(image)
-        pixels = image[:, :, None] if image.ndim == 2 else image
-        scale = self._passes(self.default_scale)[0]
-        program = self.program(scale)
-        tiled, _ = self._run(pixels, scale, np.dtype(np.float32), None, [], None)
+        picture = image if isinstance(image, Picture) else Picture(image)
+        check_image(picture.pixels)
+        pixels = picture.pixels if picture.alpha is None else bleed(picture.pixels, picture.alpha)
+        pixels = _normalized(pixels, _range(picture.pixels, picture.alpha))
+        pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+        first = self.scales_for(*pixels.shape[:2], scale=scale, width=width, height=height)[0]
+        program = self.program(first)
+        tiled, _ = self._run(pixels, first, np.dtype(np.float32), None, [], None)
         plan = plan_tiles(*pixels.shape[:2], tile=None, pad_multiple=program.pad_multiple)
-        (whole,) = upscale_strips(self._steps(program), pixels, plan, scale=scale, dtype=np.float32)
+        (whole,) = upscale_strips(self._steps(program), pixels, plan, scale=first, dtype=np.float32)
         difference = np.abs(whole - tiled)
         return float(difference.mean(dtype=np.float64)), float(difference.max())
 
@@ -629,6 +637,12 @@ def _range(pixels: np.ndarray, alpha: np.ndarray | None = None) -> tuple[float, 
     low, high = visible_range(pixels, alpha)
     low, high = min(low, 0.0), max(high, 1.0)
     return low, high - low
+
+
+def _normalized(pixels: np.ndarray, values: tuple[float, float]) -> np.ndarray:
+    """Pixels less a lowest value, divided by a span."""
+    low, span = values
+    return pixels if (low, span) == (0.0, 1.0) else (pixels - np.float32(low)) / np.float32(span)
 
 
 def _constant(plane: np.ndarray) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from drct.errors import CheckpointError
+from drct.places import platform_caches
 
 CHECKSUMS = "checksums.json"  # in the models folder: what each download turned out to be
 
@@ -66,17 +66,9 @@ class ModelCard(BaseModel):
 
 def models_folder() -> Path:
     """Where downloads and the user's own models lie: ``DRCT_MODELS``, else ``drct/models`` in the platform's cache folder."""
-    # unlike Path.home, expanduser does not fail for a user without a home: there is nothing in its folder then
-    home = Path(os.path.expanduser("~"))
     if chosen := os.environ.get("DRCT_MODELS"):
         return Path(os.path.expanduser(chosen))
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = home / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    return base / "drct" / "models"
+    return platform_caches() / "drct" / "models"
 
 
 def recorded_checksums(folder: Path) -> dict[str, tuple[int, str]]:

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drct.errors import DeviceError
+from drct.errors import DeviceError, OptionError
+from drct.places import cache_folder
 
 FOLDER = Path(__file__).parent
 # no -ffast-math: rounding by adding a large number must survive the optimizer
@@ -42,7 +43,7 @@ def compiler_command() -> list[str]:
     return next(([path, *rest] for name, *rest in commands if (path := shutil.which(name))), [])
 
 
-def cache_folder() -> Path:
+def kernels_folder() -> Path:
     """Where built kernels are kept: ``$DRCT_CACHE/native``, else the platform's cache folder, else one for temporary files.
 
     The last is for users without a home, or with one that cannot be written.
@@ -50,14 +51,14 @@ def cache_folder() -> Path:
     Raises:
         DeviceError: there is no place for them.
     """
-    if chosen := os.environ.get("DRCT_CACHE"):
-        return Path(chosen) / "native"
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "drct/native"
+        folder = cache_folder("native")
+        if os.environ.get("DRCT_CACHE"):
+            return folder
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK | os.X_OK):
             return folder
-    except (OSError, RuntimeError):  # RuntimeError: nobody knows a home
+    except (OSError, OptionError):
         pass
     return _private_folder()
 
@@ -156,7 +157,7 @@ def _load(source: str) -> ctypes.CDLL:
         raise DeviceError("native kernels need a C compiler (gcc or clang) and none was found")
     code = [path.read_bytes() for path in (FOLDER / source, *sorted(FOLDER.glob("*.h")))]
     digest = hashlib.sha256(b"\0".join([*code, " ".join(FLAGS).encode(), " ".join(compiler).encode(), _processor().encode()]))
-    target = cache_folder() / f"{Path(source).stem}-{digest.hexdigest()[:16]}.so"
+    target = kernels_folder() / f"{Path(source).stem}-{digest.hexdigest()[:16]}.so"
     if not _is_whole(target):  # also where the folder may not be read, which the build then says
         _build(compiler, source, target)
     try:
