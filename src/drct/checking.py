@@ -46,6 +46,21 @@ def first_problem(
     return f"{where} is {first['input']!r}: {(expected or {}).get(where, message)}"
 
 
+def name_template(value: str) -> str:
+    """Check a template for names of LR images, with one {} for the name of the GT image; to be used by pydantic.
+
+    Raises:
+        ValueError: it holds none, several, or other braces.
+    """
+    try:
+        fits = value.count("{}") == 1 and "name" in value.format("name")
+    except (IndexError, KeyError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError("must hold {} once, where the name of the GT image stands without its suffix, for example {}x4")
+    return value
+
+
 def read_option_file(path: Path) -> Any:
     """What an option file (YAML, UTF-8) holds.
 

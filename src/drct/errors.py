@@ -63,7 +63,7 @@ class DeviceError(Error):
 
 
 class OutOfMemoryError(Error):
-    """The smallest tile does not fit into the memory of the device."""
+    """The device or the computer has not enough memory: for the smallest tile, an image, a result, or a step of training."""
 
     code = "out_of_memory"
 

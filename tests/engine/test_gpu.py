@@ -93,6 +93,13 @@ def test_norms_read_and_write_columns_of_wider_buffers(kernels: object) -> None:
     z = kernels.add_layer_norm(x, branch, total[:, :24], weight, bias, 1e-5, torch.float32)
     assert torch.equal(total[:, :24], x + branch)
     assert not total[:, 24:].any()
+    wide = torch.full((37, 32), 7.0, device=DEVICE)
+    padded = kernels.add_layer_norm(x, branch, wide, weight, bias, 1e-5, torch.float32, 40)
+    assert torch.equal(wide[:, :24], x + branch)
+    assert not wide[:, 24:].any()
+    assert (padded[:, :24] - F.layer_norm(x + branch, (24,), weight, bias)).abs().max() < 1e-5
+    assert padded.shape == (37, 40)
+    assert not padded[:, 24:].any()
     assert (z - F.layer_norm(x + branch, (24,), weight, bias)).abs().max() < 1e-5
     half = kernels.layer_norm(x, weight, bias, 1e-5, torch.bfloat16)
     assert half.dtype == torch.bfloat16
@@ -109,15 +116,25 @@ def test_elementwise_kernels(kernels: object) -> None:
     assert (buffer[:, 4:24] - F.leaky_relu(x, 0.2)).abs().max() < 1e-6
     kernels.add_into(x, buffer[:, 4:24])
     assert (buffer[:, 4:24] - F.leaky_relu(x, 0.2) - x).abs().max() < 1e-6
+    kernels.leaky_relu_into(x, buffer[:, 4:20], 0.2)  # columns of x beyond are left out
+    kernels.add_into(x, buffer[:, 4:20])
+    assert (buffer[:, 4:20] - F.leaky_relu(x, 0.2)[:, :16] - x[:, :16]).abs().max() < 1e-6
+    assert (buffer[:, 20:24] - F.leaky_relu(x, 0.2)[:, 16:] - x[:, 16:]).abs().max() < 1e-6
     assert (buffer[:, :4] == 1).all()
     assert (buffer[:, 24:] == 1).all()
 
 
-@pytest.mark.parametrize(("options", "upscale"), [({}, 2), ({"resi_connection": "identity", "patch_norm": False}, 3)])
+# widths that are no multiples of what matrix products are fastest with, as DRCT's own
+ODD = {"embed_dim": 22, "gc": 6, "block_heads": [2] * 5}
+
+
+@pytest.mark.parametrize(
+    ("options", "upscale"), [({}, 2), ({"resi_connection": "identity", "patch_norm": False}, 3), (ODD, 2)]
+)
 def test_program(options: dict, upscale: int, build: Callable[..., SuperResolutionNetwork], kernels: object) -> None:
     from drct.engine.gpu.drct import GPUDRCTProgram
 
-    network = build("drct", **TINY, **options, scale=upscale)
+    network = build("drct", **(TINY | options), scale=upscale)
     program = GPUDRCTProgram(network, DEVICE, HALF, graphs=DEVICE.type == "cuda")
     x = torch.rand(2, 3, 9, 16)
     y = program(x).cpu()
@@ -142,11 +159,14 @@ def programs() -> dict[str, tuple[Callable[..., object], dict[str, object]]]:
         "swinir_real_large": (GPUSwinIRProgram, small | {"scale": 2}),
         "hat": (GPUHATProgram, small | {"squeeze_factor": 6, "overlap_ratio": 0.5}),
         "hat_s": (GPUHATProgram, small | {"resi_connection": "identity", "scale": 3}),
+        "drct_l": (GPUDRCTProgram, TINY | ODD),
+        "swinir_light": (GPUSwinIRProgram, small | {"embed_dim": 22}),
+        "hat_l": (GPUHATProgram, small | {"embed_dim": 22, "squeeze_factor": 6}),
     }
 
 
 @pytest.mark.with_tf32
-@pytest.mark.parametrize("name", ["drct", "swinir", "swinir_real_large", "hat", "hat_s"])
+@pytest.mark.parametrize("name", ["drct", "swinir", "swinir_real_large", "hat", "hat_s", "drct_l", "swinir_light", "hat_l"])
 def test_programs_in_float32_have_the_values_of_the_network(
     name: str, build: Callable[..., SuperResolutionNetwork], kernels: object
 ) -> None:

@@ -69,6 +69,17 @@ def test_values_and_gradients(
         assert (g - wanted).abs().max() < 1e-4 * wanted.abs().max().clamp(min=1)
 
 
+def test_a_table_that_needs_no_gradient_costs_none(attention: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    qkv = torch.randn(1, 4, 4, 3 * 8, device=DEVICE, requires_grad=True)
+    table = torch.randn(49, 1, device=DEVICE)
+    given = (qkv, table, relative_position_index(4).to(DEVICE), 4, 2, 0.5)
+    monkeypatch.setattr(attention, "table_gradient", None)  # would be called
+    (ours,) = torch.autograd.grad(attention.window_attention(*given).sin().sum(), qkv)
+    (expected,) = torch.autograd.grad(formula(*given).sin().sum(), qkv)
+    assert (ours - expected).abs().max() < 1e-4
+
+
 def test_an_accelerated_network_has_the_same_values_and_gradients(attention: ModuleType) -> None:
     """Through the replacement that training on a GPU makes, with gradients down to the bias tables."""
     from drct.engine.accelerate import _FastAttention

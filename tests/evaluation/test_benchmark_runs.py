@@ -69,6 +69,19 @@ def test_bicubic_on_bsd100(shared: Path) -> None:
     assert report.mean("bicubic", "BSD100", "ssim") == pytest.approx(0.6675, abs=0.001)
 
 
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        (("psnr", "ssim"), ["PSNR and SSIM on Y (convention float), 4 pixels cut from each side."]),
+        (("ssim",), ["SSIM on Y (convention float), 4 pixels cut from each side."]),
+        (("psnr_rgb",), ["4 pixels cut from each side."]),
+    ],
+)
+def test_the_table_tells_what_was_measured(data: Path, metrics: tuple[str, ...], expected: list[str]) -> None:
+    report = evaluate(EvaluationOptions(models=["bicubic"], data=data, metrics=metrics), say=quiet)
+    assert [line for line in report.footnotes() if "cut" in line] == expected
+
+
 def test_a_network_beside_interpolation(data: Path, tiny_model: Path, tmp_path: Path) -> None:
     options = EvaluationOptions(
         models=["bicubic", str(tiny_model)],

@@ -124,6 +124,17 @@ def test_options_of_the_command_line_add_to_the_file(options: dict[str, Any], tm
     assert not Path("results").exists()
 
 
+def test_the_template_says_which_lr_belongs_to_which_hr(options: dict[str, Any]) -> None:
+    for name in ("a", "b"):
+        (path,) = Path("LRbicx4").glob(f"{name}*")
+        path.rename(path.with_name(f"lr_{name}_small{path.suffix}"))
+    options["datasets"]["test_1"]["filename_tmpl"] = "lr_{}_small"
+    assert run(options).images("Set2") == ["a", "b"]
+    options["datasets"]["test_1"]["filename_tmpl"] = "{}_small"
+    with pytest.raises(DataError, match=r"a\.png: .* has no LR image for it, which filename_tmpl calls a_small"):
+        run(options)
+
+
 def test_rgb_metrics(options: dict[str, Any]) -> None:
     options["val"]["metrics"]["psnr"]["test_y_channel"] = False
     assert run(options).metrics == ("psnr_rgb", "ssim")
@@ -137,6 +148,7 @@ def test_rgb_metrics(options: dict[str, Any]) -> None:
         ({"network_g": {**NETWORK, "embed_dims": 3}}, OptionError, r"'embed_dims' is unknown.*did you mean 'embed_dim'"),
         ({"network_g": {**NETWORK, "type": "DCRT"}}, OptionError, "'dcrt' is unknown"),
         ({"network_g": {"upscale": 4}}, OptionError, "no 'type'"),
+        ({"datasets": {"t": {"name": "t", "dataroot_gt": "GTmod4", "filename_tmpl": "{}{}"}}}, OptionError, "must hold {} once"),
         ({"network_g": {**NETWORK, "upscale": 2}}, OptionError, "scale is 4 but upscale is 2"),
         ({"network_g": {**NETWORK, "embed_dim": 24}}, CheckpointError, "embed_dim|shape"),
         ({"path": {}}, OptionError, "'path.pretrain_network_g' is missing"),

@@ -463,16 +463,19 @@ def test_a_training_set_that_has_grown_is_told(option_dict: Make, tmp_path: Path
     assert "trained on 4 images, and there are 5 now" in warning
 
 
-def test_saving_memory_does_not_end_a_run(option_dict: Make) -> None:
+def test_options_that_change_no_weights_do_not_end_a_run(option_dict: Make) -> None:
     data = option_dict(precision="bf16")
     data["network_g"]["use_checkpoint"] = True
+    data["network_g"]["compress_ratio"] = 3
+    data["datasets"]["train"] |= {"name": "another", "dataset_enlarge_ratio": 7}
     assert fingerprint(parse_options(data)[0]) == fingerprint(parse_options(option_dict())[0])
 
 
-def test_states_of_before_paths_were_left_out_still_resume(option_dict: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("earlier", [1, 2])
+def test_earlier_states_still_resume(option_dict: Make, tmp_path: Path, earlier: int) -> None:
     folder = run(option_dict(), tmp_path / "run", stop_after=5)
     state = load_state(list_states(folder)[-1])
-    state.options_sha256 = fingerprint(parse_options(option_dict())[0], older=True)
+    state.options_sha256 = fingerprint(parse_options(option_dict())[0], earlier)
     checkpoint.save_state(state, folder)
     run(option_dict(), folder, resume="auto", stop_after=1)
     assert names(folder) == ["05.state", "06.state"]

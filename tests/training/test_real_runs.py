@@ -375,6 +375,7 @@ def changed(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("queue_size", 0, "queue_size.*greater than 0"),
         ("queue_size", 7, "queue_size 7 is not a multiple of batch_size_per_gpu 2"),
         ("gt_size", 28, "gt_size 28 is not a multiple of 8"),
+        ("gt_size", 31, "gt_size 31 is not a multiple of scale 2"),
         ("network_d", None, r"train\.gan_opt needs network_d"),
         ("train.gan_opt", None, r"network_d needs train\.gan_opt"),
         ("train.gan_opt.gan_type", "wgan", "gan_type is 'wgan': .*'vanilla'"),
@@ -396,6 +397,12 @@ def test_mistakes_in_option_files_are_named(gan_dict: Make, path: str, value: An
         parse_options(changed(gan_dict(), path, value), "file.yml")
     assert str(caught.value).startswith("file.yml: ")
     assert "\n" not in str(caught.value)
+
+
+def test_the_patch_size_that_counts_is_the_one_checked(gan_dict: Make) -> None:
+    data = gan_dict()
+    data["datasets"]["train"]["gt_size"] = 31  # what counts stands at the top
+    assert parse_options(data)[0].patch_size == 32
 
 
 def test_an_optimizer_without_its_network_warns(gan_dict: Make) -> None:

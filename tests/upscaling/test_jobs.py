@@ -125,8 +125,9 @@ def test_output_file_and_output_folder(tree):
 @pytest.mark.parametrize(
     ("inputs", "output", "options", "message"),
     [
-        (("photos/a.jpg", "photos/b.PNG"), "out.png", {}, "several images"),
-        (("photos",), "out.png", {}, "several images"),
+        (("photos/a.jpg", "photos/b.PNG"), "out.png", {}, "several files"),
+        (("photos",), "out.png", {}, "several files"),
+        (("photos",), "out.mp4", {}, "several files"),
         (("photos/a.jpg", "photos/b.PNG"), "photos/notes.txt", {}, "is a file"),
         (("photos/a.jpg",), "out.bmp", {}, "suffix that is not written"),
         (("photos/a.jpg",), "out.heic", {}, "suffix that is not written"),

@@ -569,6 +569,7 @@ def test_frames_that_are_missing_are_told(tmp_path: Path, repeater: Repeater) ->
         ("out.mkv", {"codec": "ffv1", "crf": 5}, "lossless"),
         ("out.mp4", {"preset": "fat"}, r"preset 'fat' is not one of h264: .* \(did you mean 'fast'\?\)"),
         ("out.mp4", {"scale": 17}, "scale is 17"),
+        ("in.mp4", {}, "would replace the input"),
     ],
 )
 def test_options_that_do_not_go(tmp_path: Path, repeater: Repeater, target: str, options: dict, message: str) -> None:
@@ -576,6 +577,17 @@ def test_options_that_do_not_go(tmp_path: Path, repeater: Repeater, target: str,
     with pytest.raises(OptionError, match=message):
         upscale_clip(source, tmp_path / target, repeater, **options)
     assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize(("size", "larger", "name"), [((16, 640), 1280, "BT.601"), ((16, 1280), 640, "BT.709")])
+def test_a_matrix_that_was_left_open_is_named(
+    tmp_path: Path, repeater: Repeater, size: tuple[int, int], larger: int, name: str
+) -> None:
+    source = make_clip(tmp_path / "in.mp4", frames=1, size=size, codes=(1, 2, 2, 2))
+    notices = upscale_clip(source, tmp_path / "out.mp4", repeater, width=larger).notices
+    assert [line for line in notices if "matrix" in line] == [
+        f"the video names no colour matrix: {name} is taken, as players do for its size, and written"
+    ]
 
 
 def test_without_pyav(tmp_path: Path, repeater: Repeater, monkeypatch: pytest.MonkeyPatch) -> None:

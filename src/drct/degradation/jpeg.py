@@ -53,13 +53,13 @@ def jpeg(x: Tensor, quality: Tensor | float, differentiable: bool = False) -> Te
     """
     n, _, h, w = x.shape
     factor = _factor(quality, n).to(x.device, x.dtype, non_blocking=True).reshape(n, 1, 1, 1, 1, 1)
-    ycbcr = torch.einsum("ij,njhw->nihw", x.new_tensor(TO_YCBCR), x * 255)
+    to_ycbcr, to_rgb, luma_table, chroma_table, cosines = _constants(x.device, x.dtype)
+    ycbcr = torch.einsum("ij,njhw->nihw", to_ycbcr, x * 255)
     ycbcr = F.pad(ycbcr, (0, -w % 16, 0, -h % 16), mode="replicate")
-    # The published maths applies table K.1 with its axes swapped; networks were trained on that, so it is kept.
-    luma = _coded(ycbcr[:, :1] - 128, factor, x.new_tensor(LUMA).T, differentiable)
-    chroma = _coded(F.avg_pool2d(ycbcr[:, 1:], 2), factor, x.new_tensor(CHROMA), differentiable)
+    luma = _coded(ycbcr[:, :1] - 128, factor, luma_table, cosines, differentiable)
+    chroma = _coded(F.avg_pool2d(ycbcr[:, 1:], 2), factor, chroma_table, cosines, differentiable)
     planes = torch.cat([luma + 128, chroma.repeat_interleave(2, -2).repeat_interleave(2, -1)], 1)[..., :h, :w]
-    return torch.einsum("ij,njhw->nihw", x.new_tensor(TO_RGB), planes).div(255).clamp(0, 1)
+    return torch.einsum("ij,njhw->nihw", to_rgb, planes).div(255).clamp(0, 1)
 
 
 def _factor(quality: Tensor | float, count: int) -> Tensor:
@@ -70,10 +70,9 @@ def _factor(quality: Tensor | float, count: int) -> Tensor:
     return torch.where(q < 50, 50 / q, 2 - q / 50)
 
 
-def _coded(planes: Tensor, factor: Tensor, table: Tensor, differentiable: bool) -> Tensor:
+def _coded(planes: Tensor, factor: Tensor, table: Tensor, cosines: Tensor, differentiable: bool) -> Tensor:
     """Planes ``(N, C, H, W)`` after the transform of their 8 x 8 blocks, quantization and the way back."""
     n, c, h, w = planes.shape
-    cosines = _cosines().to(planes.device, planes.dtype)
     blocks = planes.reshape(n, c, h // 8, 8, w // 8, 8).transpose(3, 4)
     steps = (table * factor).clamp(min=1)
     scaled = cosines @ blocks @ cosines.T / steps
@@ -85,6 +84,14 @@ def _coded(planes: Tensor, factor: Tensor, table: Tensor, differentiable: bool) 
 
 
 @functools.cache
+def _constants(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Matrices to YCbCr and back, tables of luma and chroma, and the transform; on a device once, since copying makes it wait."""
+    # The published maths applies table K.1 with its axes swapped; networks were trained on that, so it is kept.
+    with torch.inference_mode(False):  # they may be kept for a backward pass
+        values = torch.tensor(TO_YCBCR), torch.tensor(TO_RGB), torch.tensor(LUMA).T, torch.tensor(CHROMA), _cosines()
+        return tuple(value.to(device, dtype) for value in values)
+
+
 def _cosines() -> Tensor:
     """The orthonormal 8-point discrete cosine transform as a matrix."""
     frequency, place = torch.arange(8, dtype=torch.float64).reshape(-1, 1), torch.arange(8, dtype=torch.float64)

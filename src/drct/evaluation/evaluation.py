@@ -20,7 +20,7 @@ from drct.evaluation.report import Report, number
 from drct.evaluation.suites import Suite, find_suites, load_pair, pair_folders
 from drct.imaging import resize
 from drct.networks import SuperResolutionNetwork, create_network
-from drct.networks.registry import find_family
+from drct.networks.registry import options_without_effect
 from drct.weights import find_model, load_into, read_weights
 
 
@@ -55,10 +55,17 @@ def evaluate_file(path: Path, options: RunOptions | None = None, *, say: Say = p
     """
     options = options or RunOptions()
     file, warnings = read_test_file(path)
-    for warning in [*warnings, *_dead_network_keys(path, file)]:
+    dead = [f"{path}: 'network_g.{key}' has no effect (the network never read it)" for key in options_without_effect(file.network_g)]
+    for warning in [*warnings, *dead]:
         say(warning)
     suites = [
-        pair_folders(data.name, None if data.type == "SingleImageDataset" else data.dataroot_gt, data.dataroot_lq, file.scale)
+        pair_folders(
+            data.name,
+            None if data.type == "SingleImageDataset" else data.dataroot_gt,
+            data.dataroot_lq,
+            file.scale,
+            data.filename_tmpl,
+        )
         for data in file.datasets.values()
     ]
     metrics = tuple(metric.measure for metric in file.val.metrics.values())
@@ -163,10 +170,3 @@ def _network(path: Path, file: TestFile) -> SuperResolutionNetwork:
     load_into(network, weights, strict=file.path.strict_load_g)
     return network.eval()
 
-
-def _dead_network_keys(path: Path, file: TestFile) -> list[str]:
-    kind = file.network_g.get("type")
-    if not isinstance(kind, str):
-        return []
-    dead = find_family(kind.lower()).dead_options
-    return [f"{path}: 'network_g.{key}' has no effect (the network never read it)" for key in file.network_g if key in dead]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from drct.checking import first_problem, read_option_file
+from drct.checking import first_problem, name_template, read_option_file
 from drct.errors import OptionError
 from drct.evaluation.measures import Convention
 
@@ -72,7 +72,7 @@ class DataSetGroup(Group):
     type: Literal["PairedImageDataset", "SingleImageDataset"] = "PairedImageDataset"
     dataroot_gt: Path | None = None
     dataroot_lq: Path | None = None
-    filename_tmpl: str = "{}"
+    filename_tmpl: Annotated[str, AfterValidator(name_template)] = "{}"
 
 
 class TileGroup(Group):

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from drct.evaluation.measures import MEASURES
+from drct.evaluation.measures import MEASURES, ON_Y
 
 DASH = "–"
 
@@ -209,11 +209,9 @@ class Report:
 
     def footnotes(self) -> list[str]:
         """What the table's reader must know: conventions, images that were left out and why, notices."""
-        lines = (
-            [f"PSNR and SSIM on Y (convention {self.convention}), {self.crop} pixels cut from each side."]
-            if "psnr" in self.metrics
-            else []
-        )
+        cut = f"{self.crop} pixels cut from each side."
+        on_y = [MEASURES[metric].label for metric in self.metrics if metric in ON_Y]
+        lines = [f"{' and '.join(on_y)} on Y (convention {self.convention}), {cut}" if on_y else cut] if self.metrics else []
         if any(model.multiply_adds for model in self.models):
             lines.append(
                 f"Multiply-adds for an LR image of {self.cost_size} x {self.cost_size}; time and memory on {self._places()}."

@@ -111,8 +111,12 @@ def find_suites(data: Path, names: Sequence[str], scale: int) -> list[Suite]:
     return [_pair_found(folder.name, folder, scale) for folder in sets]
 
 
-def pair_folders(name: str, hr: Path | None, lr: Path | None, scale: int) -> Suite:
+def pair_folders(name: str, hr: Path | None, lr: Path | None, scale: int, template: str = "{}") -> Suite:
     """Make a set of an HR and an LR folder, or of one of them.
+
+    Args:
+        template: ``filename_tmpl`` of BasicSR: the LR name made from that of HR, both without their suffixes. ``{}`` is no template:
+            names belong together that are the same without what tells HR from LR.
 
     Raises:
         DataError: a folder does not exist.
@@ -122,6 +126,8 @@ def pair_folders(name: str, hr: Path | None, lr: Path | None, scale: int) -> Sui
             raise DataError(f"{folder} is not a folder: the set '{name}' needs one")
     hr_images = {} if hr is None else _keyed(hr, scale, "lr" if hr == lr else None)
     lr_images = {} if lr is None else _keyed(lr, scale, "hr" if hr == lr else None)
+    if template != "{}" and hr is not None and lr is not None:
+        lr_images = {path.stem: path for path in _images(lr)}
     if hr is None:
         items = [Item(key, None, path) for key, path in sorted(lr_images.items())]
         return Suite(name, scale, tuple(items), () if items else ((str(lr), "the folder holds no images"),))
@@ -131,12 +137,14 @@ def pair_folders(name: str, hr: Path | None, lr: Path | None, scale: int) -> Sui
         return Suite(name, scale, (), ((str(lr), "the folder holds no images"),))
     items, left_out = [], []
     for key, path in sorted(hr_images.items()):
+        wanted = key if template == "{}" else template.format(path.stem)
         if lr is None:
             items.append(Item(key, path, None))
-        elif key in lr_images:
-            items.append(Item(key, path, lr_images[key]))
+        elif wanted in lr_images:
+            items.append(Item(key, path, lr_images[wanted]))
         else:
-            left_out.append((str(path), f"{lr} has no LR image for it"))
+            called = "" if template == "{}" else f", which filename_tmpl calls {wanted}"
+            left_out.append((str(path), f"{lr} has no LR image for it{called}"))
     return Suite(name, scale, tuple(items), tuple(left_out))
 
 

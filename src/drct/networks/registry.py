@@ -51,6 +51,13 @@ def find_family(name: str) -> Family:
     raise OptionError(f"network '{name}' is unknown{did_you_mean(name, list_networks())}; known: {', '.join(list_networks())}")
 
 
+def options_without_effect(network: Mapping[str, Any]) -> list[str]:
+    """Names among the options of an option file's ``network_g`` that its network never reads."""
+    kind = str(network.get("type")).lower()
+    dead = {option for family in FAMILIES if kind in family.configurations for option in family.dead_options}
+    return [name for name in network if name in dead]
+
+
 def create_network(name: str, *, scale: int | None = None, **options: Any) -> SuperResolutionNetwork:
     """Build a network with fresh weights, in training mode.
 

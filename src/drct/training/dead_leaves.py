@@ -24,6 +24,7 @@ SOFTNESS = (0.5, 3.0)  # width of outlines in pixels
 SHADING = 0.2  # how much of the range a leaf may change over the side of the image
 GRAIN = 0.5  # how many get weak noise: it is on plain surfaces that networks take it for something else
 SIGMA = (0.5, 8.0)  # its standard deviation, of 255
+AT_ONCE = 8  # leaves that a GPU draws side by side: one by one, it would wait for most of its launches; a CPU's cache is too small
 FAULTS = 0.5  # how many get the faults of :mod:`.faults`: many drawings of the web are compressed or scanned
 
 
@@ -60,23 +61,53 @@ def dead_leaves(count: int, side: int, draws: Draws, device: torch.device) -> Te
     colour = _colours(count, most + 1, draws)
     slope = SHADING / side * torch.cat([uniform(-1, 1), uniform(-1, 1)], -1) * (uniform(0, 1) < 0.5)
 
-    present, radius, width, angle, x, y, disc, softness, colour, slope = (
-        v.to(device, non_blocking=True) for v in (present, radius, width, angle, x, y, disc, softness, colour, slope)
-    )
-    rows = torch.arange(side, device=device).reshape(1, -1, 1)
-    columns = torch.arange(side, device=device).reshape(1, 1, -1)
-    image = colour[:, -1].expand(-1, -1, side, side)
-    for i in range(most):
-        dx, dy = columns - x[:, i], rows - y[:, i]
-        along = dx * angle[:, i].cos() + dy * angle[:, i].sin()
-        across = dy * angle[:, i].cos() - dx * angle[:, i].sin()
-        of_disc = (torch.hypot(along / radius[:, i], across / width[:, i]) - 1) * width[:, i]
-        of_rectangle = torch.maximum(along.abs() - radius[:, i], across.abs() - width[:, i])
-        outside = torch.where(disc[:, i], of_disc, of_rectangle)  # distance to the outline, roughly for flat discs
-        covered = ((0.5 - outside / softness[:, 0]).clamp(0, 1) * present[:, i])[:, None]
-        shading = (dx * slope[:, i, :, :1] + dy * slope[:, i, :, 1:])[:, None]
-        image = image + covered * ((colour[:, i] + shading).clamp(0, 1) - image)
+    values = present, radius, width, angle, x, y, disc, softness.expand(-1, most, -1, -1), colour[:, :-1], slope
+    at_once = 1 if device.type == "cpu" else AT_ONCE
+    fallen = [v.to(device, non_blocking=True).split(at_once, 1) for v in values]
+    image = colour[:, -1].to(device, non_blocking=True).expand(-1, -1, side, side)
+    for some in zip(*fallen, strict=True):
+        image = _fall(image, *some)
     return (image * 255).round() / 255
+
+
+def _fall(
+    image: Tensor,
+    present: Tensor,
+    radius: Tensor,
+    width: Tensor,
+    angle: Tensor,
+    x: Tensor,
+    y: Tensor,
+    disc: Tensor,
+    softness: Tensor,
+    colour: Tensor,
+    slope: Tensor,
+) -> Tensor:
+    """Let some leaves fall on images, ``(N, 3, S, S)``. Of the leaves, ``(N, some, 1, 1)`` each but for the last two:
+
+    Args:
+        present: whether there is one.
+        radius, width: half its length and half its width in pixels.
+        angle: in which it lies.
+        x, y: its centre.
+        disc: or rectangle.
+        softness: width of its outline.
+        colour: ``(N, some, 3, 1, 1)``.
+        slope: ``(N, some, 1, 2)``, change of colour per pixel to the right and down.
+    """
+    at = torch.arange(image.shape[-1], device=image.device)
+    dx, dy = at - x, at[:, None] - y
+    along = dx * angle.cos() + dy * angle.sin()
+    across = dy * angle.cos() - dx * angle.sin()
+    of_disc = (torch.hypot(along / radius, across / width) - 1) * width
+    of_rectangle = torch.maximum(along.abs() - radius, across.abs() - width)
+    outside = torch.where(disc, of_disc, of_rectangle)  # distance to the outline, roughly for flat discs
+    covered = ((0.5 - outside / softness).clamp_(0, 1) * present)[:, :, None]
+    shading = (dx * slope[..., :1] + dy * slope[..., 1:])[:, :, None]
+    shaded = (colour + shading).clamp_(0, 1)
+    for i in range(x.shape[1]):
+        image = torch.lerp(image, shaded[:, i], covered[:, i])
+    return image
 
 
 def _colours(count: int, leaves: int, draws: Draws) -> Tensor:

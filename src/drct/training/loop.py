@@ -22,11 +22,12 @@ from drct.engine.devices import bf16_instructions
 from drct.errors import CheckpointError, Error, OptionError, OutOfMemoryError
 from drct.networks import SuperResolutionNetwork, create_network
 from drct.networks.defaults import usual_defaults
+from drct.networks.registry import options_without_effect
 from drct.training.checkpoint import State, list_states, load_state, newer_states, save_state, set_aside
 from drct.training.ema import EMA
 from drct.training.linear_start import linear_start, resample_tail
 from drct.training.log import Log, draw_curve, read_log
-from drct.training.options import Path_, TrainOptions
+from drct.training.options import REAL_KEYS, Path_, TrainOptions
 from drct.training.pairs import Batch, open_pairs
 from drct.training.processes import Process, StopSignals, processes
 from drct.training.schedule import Schedule
@@ -394,7 +395,7 @@ class Run:
 
     def _read_state(self, where: Path) -> None:
         state = load_state(where)
-        if state.options_sha256 not in (fingerprint(self.options), fingerprint(self.options, older=True)):
+        if state.options_sha256 not in [fingerprint(self.options, earlier) for earlier in range(3)]:
             raise CheckpointError(
                 f"{where} was made with other options for network, data or optimizer: resume with the same option file"
             )
@@ -504,10 +505,12 @@ def build_network(options: TrainOptions, say: Callable[[str], None]) -> SuperRes
     return network
 
 
-def fingerprint(options: TrainOptions, older: bool = False) -> str:
+def fingerprint(options: TrainOptions, earlier: int = 0) -> str:
     """Hash of the options that a resumed run must share with the one it continues.
 
-    Where files lie is left out, and what changes no value. With ``older`` both count, as they did in earlier checkpoints.
+    Left out is where files lie, what has no effect on the network's weights, and what may be changed on the way: length and
+    schedule, precision and compilation. In checkpoints of ``earlier`` generations more counted: in those of 1 also what has no effect
+    at all, in those of 2 besides where files lie.
     """
     fixed: dict[str, Any] = options.model_dump(mode="json", include={"scale", "manual_seed", "network_g", "datasets", "train"})
     fixed["datasets"] = fixed["datasets"]["train"]
@@ -527,15 +530,20 @@ def fingerprint(options: TrainOptions, older: bool = False) -> str:
             fixed["train"].pop(name)
     if options.degradation is None:
         fixed["datasets"].pop("crop_size")
-    real = {"degradation", "gt_size", "queue_size", "gt_usm", "l1_gt_usm", "percep_gt_usm", "gan_gt_usm"}
+    real = {"degradation", *REAL_KEYS}
     late = (real if options.degradation is not None else set()) | ({"network_d"} if options.network_d is not None else set())
     fixed |= options.model_dump(mode="json", include=late)
-    if not older:
+    if earlier < 2:
         for name in ("dataroot_gt", "dataroot_lq", "meta_info_file"):
             fixed["datasets"][name] = fixed["datasets"][name] is not None
         if fixed["train"].get("perceptual_opt"):
             fixed["train"]["perceptual_opt"].pop("path")
         fixed["network_g"].pop("use_checkpoint", None)
+    if earlier < 1:
+        for name in ("name", "dataset_enlarge_ratio"):
+            fixed["datasets"].pop(name)
+        for name in options_without_effect(options.network_g):
+            fixed["network_g"].pop(name)
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 

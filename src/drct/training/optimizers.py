@@ -54,39 +54,48 @@ class Muon(torch.optim.Optimizer):
         """One step along the gradients at hand; ``closure`` is not used."""
         for group in self.param_groups:
             ready = [p for p in group["params"] if p.grad is not None]
-            for p in ready:
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-            (self._orthogonal if group["orthogonal"] else self._adam)(ready, group)
+            gradients = [p.grad for p in ready if p.grad is not None]
+            if not ready:
+                continue
+            if group["weight_decay"]:
+                torch._foreach_mul_(ready, 1 - group["lr"] * group["weight_decay"])
+            (self._orthogonal if group["orthogonal"] else self._adam)(ready, gradients, group)
 
-    def _orthogonal(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
-        # matrices of one shape share their products: some hundred small ones would else be bound by overhead
-        by_shape: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
+    # Many small tensors at a time: one by one, a GPU would spend more time on launches than on forward and backward.
+
+    def _orthogonal(self, parameters: list[nn.Parameter], gradients: list[Tensor], group: dict[str, Any]) -> None:
         for p in parameters:
-            assert p.grad is not None
-            state = self.state[p]
-            if not state:
-                state["momentum"] = torch.zeros_like(p)
-            state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
-            ahead = p.grad.lerp(state["momentum"], MOMENTUM).flatten(1)
-            by_shape[(ahead.shape[0], ahead.shape[1])].append((p, ahead))
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        momenta = [self.state[p]["momentum"] for p in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
+        # matrices of one shape share their products
+        by_shape: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
+        for p, direction in zip(parameters, ahead, strict=True):
+            matrix = direction.flatten(1)
+            by_shape[(matrix.shape[0], matrix.shape[1])].append((p, matrix))
         for shape, members in by_shape.items():
-            steps = orthogonalise(torch.stack([ahead for _, ahead in members]))
+            steps = orthogonalise(torch.stack([matrix for _, matrix in members]))
             size = group["lr"] * ADAM_LIKE * math.sqrt(max(shape))
-            for (p, _), step in zip(members, steps, strict=True):
-                p.add_(step.view_as(p), alpha=-size)
+            alike = [step.view_as(p) for (p, _), step in zip(members, steps, strict=True)]
+            torch._foreach_add_([p for p, _ in members], alike, alpha=-size)
 
-    def _adam(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+    def _adam(self, parameters: list[nn.Parameter], gradients: list[Tensor], group: dict[str, Any]) -> None:
         first, second = group["betas"]
         for p in parameters:
-            assert p.grad is not None
-            state = self.state[p]
-            if not state:
-                state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
-            state["step"] += 1
-            state["mean"].lerp_(p.grad, 1 - first)
-            state["square"].mul_(second).addcmul_(p.grad, p.grad, value=1 - second)
-            scale = (state["square"] / (1 - second ** state["step"])).sqrt_().add_(1e-8)
-            p.addcdiv_(state["mean"], scale, value=-group["lr"] / (1 - first ** state["step"]))
+            if not self.state[p]:
+                self.state[p].update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
+            self.state[p]["step"] += 1
+        states = [self.state[p] for p in parameters]
+        means, squares = [state["mean"] for state in states], [state["square"] for state in states]
+        torch._foreach_lerp_(means, gradients, 1 - first)
+        torch._foreach_mul_(squares, second)
+        torch._foreach_addcmul_(squares, gradients, gradients, value=1 - second)
+        scales = torch._foreach_div(squares, [1 - second ** state["step"] for state in states])
+        torch._foreach_sqrt_(scales)
+        torch._foreach_add_(scales, 1e-8)
+        torch._foreach_addcdiv_(parameters, means, scales, [-group["lr"] / (1 - first ** state["step"]) for state in states])
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
@@ -96,7 +105,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     a, b, c = QUINTIC
     for _ in range(REPETITIONS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if matrices.shape[1] > matrices.shape[2] else x
 
 

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
-from drct.checking import first_problem, read_option_file
+from drct.checking import first_problem, name_template, read_option_file
 from drct.degradation import DegradationOptions
 from drct.errors import OptionError
+from drct.networks.registry import options_without_effect
 from drct.training.perceptual import PUBLISHED_WEIGHTS, check_layers
 
 # stand in published files and change nothing here, wherever they appear
@@ -30,6 +31,9 @@ DEAD_KEYS: dict[str, str] = {
     "print_network": "use 'drct explain cost'",
     "find_unused_parameters": "all parameters are used",
 }
+
+# of a RealESRGANDataset, though they stand at the top of the published files
+REAL_KEYS = ("gt_size", "queue_size", "gt_usm", "l1_gt_usm", "percep_gt_usm", "gan_gt_usm")
 
 
 def _numbers(value: Any) -> Any:
@@ -60,18 +64,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _template(value: str) -> str:
-    """A template for names of LR images, with one {} for the name of the GT image."""
-    try:
-        fits = value.count("{}") == 1 and "name" in value.format("name")
-    except (IndexError, KeyError, ValueError):
-        fits = False
-    if not fits:
-        raise ValueError("must hold {} once, where the name of the GT image stands without its suffix, for example {}x4")
-    return value
-
-
-Template = Annotated[str, AfterValidator(_template)]
+Template = Annotated[str, AfterValidator(name_template)]
 
 
 class TrainSet(Options):
@@ -230,7 +223,7 @@ class GANLossOptions(Options):
 
 class Discriminator(Options):
     type: Literal["UNetDiscriminatorSN"] = "UNetDiscriminatorSN"
-    num_in_ch: int = Field(3, gt=0)
+    num_in_ch: Literal[3] = 3
     num_feat: int = Field(64, gt=0)
     skip_connection: bool = True
 
@@ -355,8 +348,8 @@ class TrainOptions(Options):
             raise ValueError(
                 f"{' and '.join(repeated)} have one name, '{self.val_sets[repeated[0]].name}': give each its own 'name'"
             )
-        if self.train_set.gt_size % self.scale:
-            raise ValueError(f"gt_size {self.train_set.gt_size} is not a multiple of scale {self.scale}")
+        if self.patch_size % self.scale:
+            raise ValueError(f"gt_size {self.patch_size} is not a multiple of scale {self.scale}")
         if "type" not in self.network_g:
             raise ValueError("network_g has no 'type'")
         self._fits_network()
@@ -384,11 +377,11 @@ class TrainOptions(Options):
         if self.model_type is not None and self.model_type.startswith("Real") != real:
             raise ValueError(f"model_type {self.model_type} does not go with datasets.train.type {data.type}")
         if not real:
+            if given := [key for key in REAL_KEYS if key in self.model_fields_set]:
+                raise ValueError(f"'{given[0]}' at the top needs datasets.train.type RealESRGANDataset")
             return
         if data.dataroot_lq is not None:
             raise ValueError("a RealESRGANDataset makes its LQ: remove datasets.train.dataroot_lq")
-        if self.patch_size % self.scale:
-            raise ValueError(f"gt_size {self.patch_size} is not a multiple of scale {self.scale}")
         if data.crop_size % self.scale or data.crop_size < self.patch_size:
             raise ValueError(
                 f"crop_size {data.crop_size} must be a multiple of scale {self.scale} and at least gt_size {self.patch_size}"
@@ -433,6 +426,8 @@ def parse_options(data: Any, source: str = "options") -> tuple[TrainOptions, lis
         raise OptionError(f"{source}: {error}") from None
     if options.network_d is None and "optim_d" in options.train.model_fields_set:
         warnings.append("'train.optim_d' has no effect (there is no network_d)")
+    for key in options_without_effect(options.network_g):
+        warnings.append(f"'network_g.{key}' has no effect (the network never read it)")
     # published files hold these two, mostly switched off
     if options.val.save_img:
         warnings.append("'val.save_img' has no effect (each validation writes a sheet of crops; 'drct test' saves whole images)")

@@ -126,7 +126,7 @@ def validate(
 
     PSNR counts up to 100 dB: of one image without any error the mean would be infinite, and no later weights better.
     """
-    if dataset.gt is None:
+    if dataset.gt is None or not metrics:
         return {}
     sums = dict.fromkeys(metrics, 0.0)
     for i in range(len(dataset)):

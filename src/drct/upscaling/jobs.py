@@ -101,7 +101,7 @@ def plan_jobs(options: UpscaleOptions, default_scale: float) -> Jobs:
 
     folder = None if options.output is None else Path(options.output)
     if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
-        raise OptionError(f"output {folder} is a file: a folder is needed for the results of several images")
+        raise OptionError(f"output {folder} is a file: a folder is needed for the results of several files")
     found: list[_Found] = []
     for source in options.inputs:
         if not os.path.isdir(source):
@@ -140,9 +140,9 @@ def _file_target(options: UpscaleOptions) -> Path | None:
     if os.path.isdir(target) or not named_as_file:
         return None
     if len(options.inputs) > 1 or os.path.isdir(options.inputs[0]):
-        if format_of(target) is None:
+        if format_of(target) is None and target.suffix.lower() not in CONTAINERS:
             return None
-        raise OptionError(f"output {target} is a file name: a folder is needed for the results of several images")
+        raise OptionError(f"output {target} is a file name: a folder is needed for the results of several files")
     if is_video_file(options.inputs[0]):
         if target.suffix.lower() not in CONTAINERS:
             raise OptionError(f"output {target} has a suffix that is not written for videos: use {', '.join(CONTAINERS)}")

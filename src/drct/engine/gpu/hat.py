@@ -42,7 +42,7 @@ class GPUHATProgram(GPUBodyProgram):
             x = rows.clone()
             for layer, channels in hybrids:
                 normed = layer.norm1(x)
-                convolved, factors = channels(as_map(normed, size))
+                convolved, factors = channels(as_map(normed[:, : layer.dim], size))
                 as_map(x, size).addcmul_(convolved, factors)
                 del convolved
                 layer.update(x, size, normed)

@@ -22,38 +22,53 @@ MASKED = -100.0 * LOG2E
 @triton.jit
 def _norm_kernel(
     x, x_stride, branch, branch_stride, total, total_stride, y, y_stride, weight, bias, eps, rows,
-    C: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, ADD: tl.constexpr,
+    C: tl.constexpr, TOTAL_C: tl.constexpr, Y_C: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
+    """``TOTAL_C``, ``Y_C``: columns that are written; those beyond C are zeros."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
-    inside = (row < rows)[:, None] & (column < C)[None, :]
+    exists = (row < rows)[:, None]
     row = row.to(tl.int64)[:, None]
     column = column[None, :]
+    inside = exists & (column < C)
     values = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
     if ADD:
         values += tl.load(branch + row * branch_stride + column, mask=inside, other=0.0).to(tl.float32)
-        tl.store(total + row * total_stride + column, values.to(total.dtype.element_ty), mask=inside)
+        tl.store(total + row * total_stride + column, values.to(total.dtype.element_ty), mask=exists & (column < TOTAL_C))
     mean = tl.sum(values, 1) / C
     centred = tl.where(inside, values - mean[:, None], 0.0)
     variance = tl.sum(centred * centred, 1) / C
     g = tl.load(weight + column, mask=column < C, other=0.0)
     b = tl.load(bias + column, mask=column < C, other=0.0)
     result = centred * (1.0 / tl.sqrt(variance + eps))[:, None] * g + b
-    tl.store(y + row * y_stride + column, result.to(y.dtype.element_ty), mask=inside)
+    tl.store(y + row * y_stride + column, result.to(y.dtype.element_ty), mask=exists & (column < Y_C))
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """LayerNorm of rows ``(T, C)``, which may be columns of a wider buffer, as new contiguous rows of ``dtype``."""
-    y = torch.empty(x.shape, dtype=dtype, device=x.device)
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype, width: int | None = None) -> Tensor:
+    """LayerNorm of rows ``(T, C)``, which may be columns of a wider buffer, as new contiguous rows ``(T, width)`` of ``dtype``.
+
+    ``width`` is C by default; further columns are zeros.
+    """
+    y = torch.empty(len(x), width or x.shape[1], dtype=dtype, device=x.device)
     _norm(x, None, None, y, weight, bias, eps)
     return y
 
 
 def add_layer_norm(
-    x: Tensor, branch: Tensor, total: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
+    x: Tensor,
+    branch: Tensor,
+    total: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    dtype: torch.dtype,
+    width: int | None = None,
 ) -> Tensor:
-    """Write ``x + branch`` to ``total`` and return its LayerNorm; the sum stays float32 in between."""
-    y = torch.empty(x.shape, dtype=dtype, device=x.device)
+    """Write ``x + branch`` to ``total`` and return its LayerNorm, as :func:`layer_norm`; the sum stays float32 in between.
+
+    ``branch`` and ``total`` may have more columns than x: those of ``branch`` are not read, those of ``total`` become zeros.
+    """
+    y = torch.empty(len(x), width or x.shape[1], dtype=dtype, device=x.device)
     _norm(x, branch, total, y, weight, bias, eps)
     return y
 
@@ -61,11 +76,12 @@ def add_layer_norm(
 def _norm(x: Tensor, branch: Tensor | None, total: Tensor | None, y: Tensor, weight: Tensor, bias: Tensor, eps: float) -> None:
     t, c = x.shape
     assert all(rows is None or rows.stride(1) == 1 for rows in (x, branch, total, y))
-    block = triton.next_power_of_2(c)
+    written = [c if result is None else result.shape[1] for result in (total, y)]
+    block = triton.next_power_of_2(max(c, *written))
     rows = max(1, 2048 // block)
     _norm_kernel[(triton.cdiv(t, rows),)](
         x, x.stride(0), branch, 0 if branch is None else branch.stride(0), total, 0 if total is None else total.stride(0),
-        y, y.stride(0), weight, bias, eps, t, c, block, rows, branch is not None,
+        y, y.stride(0), weight, bias, eps, t, c, *written, block, rows, branch is not None,
     )  # fmt: skip
 
 
@@ -151,13 +167,18 @@ class Launch(NamedTuple):
     stages: int = 2
 
 
-TILE_BYTES = 16384  # of queries or keys at most: with more, wide heads in float32 exceed the shared memory of most GPUs (99 KiB)
+# Of queries or keys at most, by the bytes of a value: with more, wide heads exceed the shared memory of most GPUs (99 KiB), and in
+# float32 their registers.
+TILE_BYTES = {2: 16384, 4: 8192}
 LAUNCH = Launch()  # the sums that a kernel rounds depend on it, so it is fixed; benchmarks/inference.py --tune measures others
 
 
-def tile_size(wanted: int, positions: int, channels: int, dtype: torch.dtype, limit: int = TILE_BYTES) -> int:
-    """Queries or keys that a program works on at once: as wanted, if there are so many and they take ``limit`` bytes at most."""
-    return max(16, min(wanted, limit // (channels * dtype.itemsize), triton.next_power_of_2(positions)))
+def tile_size(wanted: int, positions: int, channels: int, dtype: torch.dtype, limit: int | None = None) -> int:
+    """Queries or keys that a program works on at once: as wanted, if there are so many and they take ``limit`` bytes at most.
+
+    The limit is :data:`TILE_BYTES` by default.
+    """
+    return max(16, min(wanted, (limit or TILE_BYTES[dtype.itemsize]) // (channels * dtype.itemsize), triton.next_power_of_2(positions)))
 
 
 def window_attention(
@@ -221,9 +242,11 @@ def gelu_into(x: Tensor, y: Tensor) -> None:
 
 
 @triton.jit
-def _append_kernel(x, y, y_stride, elements, slope, C: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr):
+def _append_kernel(
+    x, y, y_stride, elements, slope, C: tl.constexpr, Y_C: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr
+):  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < elements
+    inside = (at < elements) & (at % C < Y_C)
     values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     to = y + (at // C) * y_stride + at % C
     if ADD:
@@ -234,10 +257,19 @@ def _append_kernel(x, y, y_stride, elements, slope, C: tl.constexpr, BLOCK: tl.c
 
 
 def leaky_relu_into(x: Tensor, y: Tensor, slope: float) -> None:
-    """LeakyReLU of contiguous rows ``x``, written to ``y``, which may be columns of a wider buffer."""
-    _append_kernel[(triton.cdiv(x.numel(), 1024),)](x, y, y.stride(0), x.numel(), slope, x.shape[1], 1024, False)
+    """LeakyReLU of contiguous rows ``x``, written to ``y``, which may be columns of a wider buffer.
+
+    Where ``x`` is wider than ``y``, its further columns are left out.
+    """
+    _append(x, y, slope, False)
 
 
 def add_into(x: Tensor, y: Tensor) -> None:
-    """``y += x`` for contiguous rows ``x``; ``y`` may be columns of a wider buffer."""
-    _append_kernel[(triton.cdiv(x.numel(), 1024),)](x, y, y.stride(0), x.numel(), 1.0, x.shape[1], 1024, True)
+    """``y += x`` for contiguous rows ``x``; ``y`` and further columns of ``x`` as in :func:`leaky_relu_into`."""
+    _append(x, y, 1.0, True)
+
+
+def _append(x: Tensor, y: Tensor, slope: float, add: bool) -> None:
+    block = 1024
+    grid = (triton.cdiv(x.numel(), block),)
+    _append_kernel[grid](x, y, y.stride(0), x.numel(), slope, x.shape[1], y.shape[1], block, add)

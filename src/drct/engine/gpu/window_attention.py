@@ -190,7 +190,6 @@ class _WindowAttention(torch.autograd.Function):
         # of each query: the mean of the gradients of its probabilities, weighted by these
         mean = (dout.float() * out.float()).view(-1, heads, d).sum(-1)
         dqkv = torch.empty_like(qkv)
-        dbias = bias.new_empty(SHARES, heads, n, n)
         down, across = h // window, w // window
         windows, block_d = b * down * across, max(16, triton.next_power_of_2(d))
         block = tile_size(BLOCK, n, block_d, qkv.dtype, TILE_BYTES)
@@ -199,9 +198,13 @@ class _WindowAttention(torch.autograd.Function):
         sizes = (heads, d, block_d, window, shift, block, MASKED)
         for kernel in (_query_gradients_kernel, _key_gradients_kernel):
             kernel[(windows, heads, parts)](*given, dqkv, scale * LOG2E, scale, *place, *sizes, num_stages=STAGES)
-        grid = (parts**2, heads, SHARES)
-        _bias_gradients_kernel[grid](*given, dbias, scale * LOG2E, *place, windows, *sizes, SHARES, num_stages=STAGES)
-        return dqkv, table_gradient(dbias.sum(0), window), None, None, None, None
+        dtable = None
+        if ctx.needs_input_grad[1]:  # attribution asks for that of the image alone
+            dbias = bias.new_empty(SHARES, heads, n, n)
+            grid = (parts**2, heads, SHARES)
+            _bias_gradients_kernel[grid](*given, dbias, scale * LOG2E, *place, windows, *sizes, SHARES, num_stages=STAGES)
+            dtable = table_gradient(dbias.sum(0), window)
+        return dqkv, dtable, None, None, None, None
 
 
 def window_attention(qkv: Tensor, table: Tensor, index: Tensor, window: int, shift: int, scale: float) -> Tensor:

@@ -120,7 +120,7 @@ def upscale_clip(
         progress: called after each frame.
 
     Raises:
-        OptionError: options that do not go together, or a value that is not possible.
+        OptionError: options that do not go together, a value that is not possible, or ``target`` is ``source``.
         VideoError: a file cannot be read or written; the message names it and the cause.
         MissingDependencyError: PyAV is not installed.
         OutOfMemoryError: even the smallest tile does not fit.
@@ -129,6 +129,8 @@ def upscale_clip(
     if target.suffix.lower() not in CONTAINERS:
         raise OptionError(f"{target}: videos are written to {', '.join(CONTAINERS)}")
     clip = source if isinstance(source, Clip) else Clip(source)
+    if os.path.realpath(clip.path) == os.path.realpath(target):
+        raise OptionError(f"{target} would replace the input: give another output")
     notices = list(clip.notices)
     span = clip.span(start, duration)
     upscaler, choice = _chosen(clip, upscaler, span)

@@ -178,7 +178,8 @@ def plan_encoding(
     if clip.samples.kind == "yuv" and colour.matrix == UNSPECIFIED and assumed_matrix(*size) != samples.matrix:
         # left open, players would take another one for the larger size than for the original
         colour = dataclasses.replace(colour, matrix=samples.matrix)
-        notices.append("the video names no colour matrix: BT.601 is taken, as players do for its size, and written")
+        name = "BT.709" if samples.matrix == BT709 else "BT.601"
+        notices.append(f"the video names no colour matrix: {name} is taken, as players do for its size, and written")
     if container in ("matroska", "webm") and (clip.time_base / MILLISECONDS).denominator != 1:
         notices.append("timestamps rounded to milliseconds, the finest that Matroska and WebM hold (MP4 keeps them)")
     return Encoding(
