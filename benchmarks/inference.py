@@ -36,6 +36,7 @@ from torch import Tensor
 from drct import engine
 from drct.cli.bench import parse_size, report
 from drct.engine import resolve_device
+from drct.engine.folding import fold_swin
 from drct.engine.measure import benchmark, environment
 from drct.engine.peers import spandrel_drct
 from drct.networks import SuperResolutionNetwork, create_network
@@ -157,17 +158,18 @@ def tune(network: SuperResolutionNetwork, device: torch.device, height: int, wid
     Returns them by shape. The fastest is worth a look at ``drct.engine.gpu.kernels.LAUNCH``: nothing is changed here.
     """
     from drct.engine.gpu import kernels
+    from drct.engine.gpu.blocks import GPULayer
 
     window = network.options.window_size
     height, width = -(-height // window) * window, -(-width // window) * window
-    shapes = sorted({(block.attn.num_heads, block.attn.dim // block.attn.num_heads) for block in swin_blocks(network)})
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    layers = {GPULayer(fold_swin(block), torch.device("cpu"), dtype) for block in swin_blocks(network)}
     results: dict[str, Any] = {}
-    for heads, head_dim in shapes:
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    for heads, head_dim in sorted({(len(layer.bias), layer.proj[0].shape[1] // len(layer.bias)) for layer in layers}):
         qkv = torch.randn(height * width, 3 * heads * head_dim, device=device).to(dtype)
         bias = torch.randn(heads, window**2, window**2, device=device).to(dtype)
         runs: dict[str, Callable[[], object]] = {}
-        for launch in launches(window):
+        for launch in launches(window, head_dim, qkv.dtype):
             runs[str(launch)] = functools.partial(kernels.window_attention, qkv, bias, (1, height, width), window, 0, launch=launch)
         runs["torch"] = functools.partial(torch_attention, qkv, bias)
         times: dict[str, list[float]] = {}
@@ -191,19 +193,21 @@ def tune(network: SuperResolutionNetwork, device: torch.device, height: int, wid
     return results
 
 
-def launches(window: int) -> list[Launch]:
-    """Cuts of the attention kernel that are worth a try; each takes seconds to compile."""
-    from drct.engine.gpu.kernels import Launch
+def launches(window: int, head_dim: int, dtype: torch.dtype) -> list[Launch]:
+    """Cuts of the attention kernel that are worth a try and differ; each takes seconds to compile."""
+    from drct.engine.gpu.kernels import Launch, tile_size
 
-    blocks = [block for block in (64, 128) if block <= max(64, window**2)]
+    channels = max(16, 1 << (head_dim - 1).bit_length())
+    blocks = sorted({tile_size(block, window**2, channels, dtype) for block in (64, 128)})
     return [Launch(m, n, warps, stages) for m in blocks for n in blocks for warps in (4, 8) for stages in (2, 3)]
 
 
 def torch_attention(qkv: Tensor, bias: Tensor) -> Tensor:
-    """torch's fused attention on rows that are in window order already."""
+    """torch's fused attention on rows that are in window order already, heads widened to what its kernels ask for."""
     heads, n, _ = bias.shape
     q, k, v = qkv.view(-1, n, 3, heads, qkv.shape[1] // 3 // heads).permute(2, 0, 3, 1, 4)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+    wide = (F.pad(part, (0, -part.shape[-1] % 8)) for part in (q, k, v))
+    return F.scaled_dot_product_attention(*wide, attn_mask=bias, scale=1.0)[..., : q.shape[-1]]
 
 
 def triton_error() -> type[Exception]:

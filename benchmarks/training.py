@@ -5,9 +5,9 @@
 
 The first line is for a GPU, the second for a CPU with 24 GB. The two steps take turns, so that whatever else the machine does meets
 both; medians and the median of the ratios are printed. A batch too large for one of them costs a line; the JSON file is written
-after every batch size. The published step is float32 without compilation and runs the published network's operations. Ours is what
-``drct train`` runs on this device with ``precision: auto``. The loader is timed alone, on a pack of random images, over the same
-batches.
+after every batch size. The published step is float32 without compilation and runs the published network's operations. Ours is the
+step of ``drct train`` with ``precision: auto``, its checks and its log's numbers included; both with Adam. The loader is timed
+alone, on a pack of random images, over the same batches.
 
 ``--micro N`` cuts a batch into pieces of N images whose gradients add up, in both loops, where the memory does not hold the
 activations of a whole batch (the published loop needs about 3 GB for each image of DRCT). ``--processor-time`` counts the time of
@@ -17,19 +17,20 @@ the processor instead of the clock's, for machines that others use at the same t
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from drct.datasets.loader import PatchSet, batches
 from drct.datasets.pack import Pack, write_pack
@@ -37,50 +38,78 @@ from drct.engine import resolve_precision
 from drct.engine.accelerate import accelerate
 from drct.engine.program import DEVICE_FULL
 from drct.networks import create_network
-from inference import published_forward
+from drct.training.ema import EMA
+from drct.training.loop import build_network, repeatable
+from drct.training.options import parse_options
+from drct.training.pairs import Batch
+from drct.training.steps import build_step
+from inference import kept_mask, published_forward
 
 SCALE = 4
 
-Step = Callable[[torch.Tensor, torch.Tensor], None]
+Step = Callable[[Tensor, Tensor], None]
 
 
-def step_function(model: str, device: torch.device, contestant: str, precision: str, micro: int | None) -> Step:
-    """One optimizer step with EMA, as a function of a batch, whose gradients add up over pieces of ``micro`` images."""
-    ours = contestant != "published"
+def published_step(model: str, device: torch.device, micro: int | None) -> Step:
+    """The published loop's: its network's operations in float32, Adam, EMA parameter by parameter; masks as they are kept there."""
     torch.manual_seed(0)
     network: Any = create_network(model, scale=SCALE, drop_path_rate=0.0).to(device)
-    if ours:
-        print(f"  {contestant}:", *accelerate(network, blocks=contestant == "ours"))
     average = [p.detach().clone() for p in network.parameters()]
-    optimizer = torch.optim.Adam(network.parameters(), 2e-4, betas=(0.9, 0.99), fused=True if ours else None)
+    optimizer = torch.optim.Adam(network.parameters(), 2e-4, betas=(0.9, 0.99))
 
-    def step(lq: torch.Tensor, gt: torch.Tensor) -> None:
+    def step(lq: Tensor, gt: Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
         for lq_part, gt_part in zip(lq.split(micro or len(lq)), gt.split(micro or len(lq)), strict=True):
-            with torch.autocast(device.type, torch.bfloat16, enabled=ours and precision == "bf16"):
-                sr = network(lq_part) if ours else published_forward(network, lq_part)
-            (F.l1_loss(sr.float(), gt_part) * (len(lq_part) / len(lq))).backward()
+            sr = published_forward(network, lq_part, kept_mask)
+            (F.l1_loss(sr, gt_part) * (len(lq_part) / len(lq))).backward()
         optimizer.step()
         with torch.no_grad():
-            if ours:
-                torch._foreach_lerp_(average, list(network.parameters()), 0.001)
-            else:
-                for held, p in zip(average, network.parameters(), strict=True):
-                    held.mul_(0.999).add_(p, alpha=0.001)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+            for held, p in zip(average, network.parameters(), strict=True):
+                held.mul_(0.999).add_(p, alpha=0.001)
 
     return step
 
 
-def timed(function: Callable[[], Any], clock: Callable[[], float]) -> float:
+def our_step(model: str, device: torch.device, precision: str, micro: int | None, batch: int, *, blocks: bool = True) -> Step:
+    """The step of ``drct train`` with Adam; ``blocks``: with the kernels of whole blocks, not of attention alone."""
+    options, _ = parse_options(
+        {
+            "name": "benchmark",
+            "scale": SCALE,
+            "datasets": {"train": {"dataroot_gt": "none"}},
+            "network_g": {"type": model, "drop_path_rate": 0.0},
+            "train": {"precision": precision, "accumulate": -(-batch // (micro or batch))},
+        }
+    )
+    torch.manual_seed(0)
+    network = build_network(options, lambda line: None).to(device)
+    print("  ours:", *accelerate(network, blocks=blocks))
+    average = EMA(network, options.train.ema_decay)
+    one = build_step(options, network, device)
+    one.train()
+
+    def step(lq: Tensor, gt: Tensor) -> None:
+        parts = zip(lq.split(micro or len(lq)), gt.split(micro or len(lq)), strict=True)
+        with repeatable(device):
+            one.gradients((Batch(*part, part[1]) for part in parts), 0)
+            assert one.clip()
+            one.update(1.0)
+        average.update(network)
+
+    return step
+
+
+def timed(function: Callable[[], Any], clock: Callable[[], float], device: torch.device) -> float:
+    """Seconds that a call takes, what it leaves to a GPU included."""
     start = clock()
     function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return clock() - start
 
 
 def take_turns(
-    steps: dict[str, Step], lq: torch.Tensor, gt: torch.Tensor, turns: int, clock: Callable[[], float], unit: str
+    steps: dict[str, Step], lq: Tensor, gt: Tensor, turns: int, clock: Callable[[], float], unit: str
 ) -> dict[str, list[float]]:
     """Seconds of each contestant in each turn; none at all of one that ran out of memory, whom the others do not wait for."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -89,7 +118,7 @@ def take_turns(
     for turn in range(warming + turns):
         for name, step in list(running.items()):
             try:
-                seconds[name].append(timed(partial(step, lq, gt), clock))
+                seconds[name].append(timed(functools.partial(step, lq, gt), clock, lq.device))
                 continue
             except RuntimeError as error:
                 if not any(words in str(error) for words in DEVICE_FULL):
@@ -100,7 +129,7 @@ def take_turns(
             print(f"  {name}: out of memory with {len(lq)} images", flush=True)
             torch.cuda.empty_cache()
         if running and turn >= warming:
-            times = ", ".join(f"{name} {seconds[name][-1]:.2f} {unit}" for name in running)
+            times = ", ".join(f"{name} {seconds[name][-1]:.3f} {unit}" for name in running)
             print(f"  turn {turn - warming + 1}: {times}", flush=True)
     return {name: times[warming:] for name, times in seconds.items()}
 
@@ -116,16 +145,14 @@ def loader_rate(batch: int, patch: int, device: torch.device, clock: Callable[[]
     with tempfile.TemporaryDirectory() as folder:
         write_pack(folder, [(str(i), rng.integers(0, 256, (600, 800, 3), np.uint8)) for i in range(16)])
         patches = PatchSet(Pack(folder), None, SCALE, patch * SCALE, seed=0)
-        source = batches(patches, 0, batch, workers=0 if clock is time.process_time else 2)
+        source = batches(patches, 0, batch, workers=0 if clock is time.process_time else 2, pin=device.type == "cuda")
 
         def load() -> None:
             patches.finish(next(source), device)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
 
         load()
-        seconds = [timed(load, clock) for _ in range(10)]
-        source.close()  # type: ignore[attr-defined]
+        seconds = [timed(load, clock, device) for _ in range(10)]
+        source.close()
     return batch / statistics.median(seconds)
 
 
@@ -161,9 +188,13 @@ def main() -> None:
         f"model {arguments.model}"
     )
     names = (arguments.against, "ours")
-    steps = {name: step_function(arguments.model, device, name, precision, arguments.micro) for name in names}
     rows = []
     for batch in arguments.batch:
+        ours_is = functools.partial(our_step, arguments.model, device, precision, arguments.micro, batch)
+        if arguments.against == "published":
+            steps = {"published": published_step(arguments.model, device, arguments.micro), "ours": ours_is()}
+        else:
+            steps = {"attention": ours_is(blocks=False), "ours": ours_is()}
         lq = torch.rand(batch, 3, arguments.patch, arguments.patch, device=device)
         gt = torch.rand(batch, 3, SCALE * arguments.patch, SCALE * arguments.patch, device=device)
         turns = take_turns(steps, lq, gt, arguments.pairs, clock, unit)
@@ -183,7 +214,7 @@ def main() -> None:
         rows.append(row)
         pieces = f" as {-(-batch // arguments.micro)} x {arguments.micro}" if arguments.micro and arguments.micro < batch else ""
         print(
-            f"batch {batch}{pieces}: {arguments.against} {number(other, 2)} {unit}, ours {number(ours, 2)} ({precision}), ", end=""
+            f"batch {batch}{pieces}: {arguments.against} {number(other, 3)} {unit}, ours {number(ours, 3)} ({precision}), ", end=""
         )
         print(f"ratio {number(row['ratio'], 2)}; images/s: ", end="")
         print(f"{arguments.against} {number(row['against_images_per_second'], 3)}, ", end="")

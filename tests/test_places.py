@@ -27,9 +27,7 @@ def test_the_environment_says_where(unset: None, monkeypatch: pytest.MonkeyPatch
     assert cache_folder("test") == tmp_path / "mine" / "test"
 
 
-@pytest.mark.parametrize(
-    ("platform", "expected"), [("linux", ".cache"), ("darwin", "Library/Caches"), ("win32", "AppData/Local")]
-)
+@pytest.mark.parametrize(("platform", "expected"), [("linux", ".cache"), ("darwin", "Library/Caches"), ("win32", "AppData/Local")])
 def test_the_platform_says_where(
     unset: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, platform: str, expected: str
 ) -> None:

@@ -10,9 +10,9 @@ from drct.errors import OptionError
 
 
 def platform_caches() -> Path:
-    """The platform's folder for what can be made or fetched again; of a user without a home not absolute, and there is nothing in it.
+    """The platform's folder for what can be made or fetched again, on Linux ``$XDG_CACHE_HOME`` or ``~/.cache``.
 
-    On Linux ``$XDG_CACHE_HOME`` or ``~/.cache``.
+    Of a user without a home it is not absolute, and holds nothing.
     """
     home = Path(os.path.expanduser("~"))  # unlike Path.home no error for a user without a home
     if sys.platform == "win32":

@@ -14,6 +14,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from drct.imaging import Picture, resize, write
 
@@ -75,23 +76,23 @@ def test_a_part_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_the_two_halves_hold_every_part_once_and_end_in_ten_minutes() -> None:
-    halves = re.findall(
+def test_the_calls_hold_every_part_once_and_end_in_ten_minutes() -> None:
+    calls = re.findall(
         r"^#     sh benchmarks/gpu.sh results/ ([\w ]+?) +# (\d+) s at most", (FOLDER / "gpu.sh").read_text(), re.MULTILINE
     )
     limits = parts()
-    assert sorted(name for half, _ in halves for name in half.split()) == sorted(limits)
-    for half, seconds in halves:
-        assert sum(limits[name] for name in half.split()) == int(seconds) <= 600
+    assert sorted(name for call, _ in calls for name in call.split()) == sorted(limits)
+    for call, seconds in calls:
+        assert sum(limits[name] for name in call.split()) == int(seconds) <= 600
 
 
 def test_a_batch_too_large_for_one_step_costs_a_line(load, tmp_path, monkeypatch, capsys) -> None:
     training = load("training")
     written: list[list[int]] = []
 
-    def step_function(model: str, device: torch.device, contestant: str, precision: str, micro: int | None):
+    def published_step(*arguments: object):
         def step(lq: torch.Tensor, gt: torch.Tensor) -> None:
-            if contestant == "published" and len(lq) > 1:
+            if len(lq) > 1:
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
         return step
@@ -101,7 +102,8 @@ def test_a_batch_too_large_for_one_step_costs_a_line(load, tmp_path, monkeypatch
         return 5.0
 
     target = tmp_path / "training.json"
-    monkeypatch.setattr(training, "step_function", step_function)
+    monkeypatch.setattr(training, "published_step", published_step)
+    monkeypatch.setattr(training, "our_step", lambda *arguments: lambda lq, gt: None)
     monkeypatch.setattr(training, "loader_rate", loader_rate)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     options = ["--batch", "1", "2", "--patch", "8", "--pairs", "2", "--device", "cpu", "--precision", "fp32", "--json", str(target)]
@@ -114,7 +116,7 @@ def test_a_batch_too_large_for_one_step_costs_a_line(load, tmp_path, monkeypatch
     assert (two["against_seconds"], two["ratio"]) == (None, None)
     assert two["ours_images_per_second"] > 0
     assert "  published: out of memory with 2 images" in lines
-    assert lines[-1].startswith("batch 2: published - s, ours 0.00 (fp32), ratio -; images/s: published -, ours ")
+    assert lines[-1].startswith("batch 2: published - s, ours 0.000 (fp32), ratio -; images/s: published -, ours ")
 
 
 def test_other_errors_of_a_step_are_raised(load) -> None:
@@ -188,3 +190,26 @@ def test_the_bundled_network_paints_no_blotches(
     found = load("consistency").measure(tmp_path, ["drct-light-x4"], side, count)["drct-light-x4"]
     assert all(deviation.off < 0.5 for deviation in found.values())
     assert all(found[kind].worst < 8 for kind in found if kind != "drawn, faulty")  # there edges of noise and JPEG count, too
+
+
+def test_a_rehearsal_goes_all_the_way(load, tmp_path, monkeypatch, capsys) -> None:
+    rehearsal = load("rehearsal")
+    network = {"type": "drct", "embed_dim": 12, "depths": [1], "num_heads": [2], "window_size": 8, "gc": 4}
+    data = {
+        "name": "x",
+        "scale": 2,
+        "datasets": {"train": {"dataroot_gt": "none", "gt_size": 32, "batch_size_per_gpu": 2, "leaves_share": 0.5}},
+        "network_g": network,
+        "train": {"optim_g": {"type": "Muon", "lr": 1e-3}, "total_iter": 10_000},
+        "val": {"val_freq": 1000, "metrics": {"psnr": {"type": "calculate_psnr"}}},
+    }
+    (tmp_path / "o.yml").write_text(yaml.safe_dump(data))
+    options = [str(tmp_path / "o.yml"), "--iterations", "4", "--device", "cpu", "--json", str(tmp_path / "r.json")]
+    monkeypatch.setattr(sys, "argv", ["rehearsal.py", *options])
+    rehearsal.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("       4/4") for line in lines)
+    assert re.fullmatch(r"[\d.]+ it/s, [\d.]+ images/s", lines[-1])
+    document = json.loads((tmp_path / "r.json").read_text())
+    assert len(document["images_per_second"]) == 2
+    assert document["best"]["iteration"] == 4

@@ -128,9 +128,7 @@ def test_elementwise_kernels(kernels: object) -> None:
 ODD = {"embed_dim": 22, "gc": 6, "block_heads": [2] * 5}
 
 
-@pytest.mark.parametrize(
-    ("options", "upscale"), [({}, 2), ({"resi_connection": "identity", "patch_norm": False}, 3), (ODD, 2)]
-)
+@pytest.mark.parametrize(("options", "upscale"), [({}, 2), ({"resi_connection": "identity", "patch_norm": False}, 3), (ODD, 2)])
 def test_program(options: dict, upscale: int, build: Callable[..., SuperResolutionNetwork], kernels: object) -> None:
     from drct.engine.gpu.drct import GPUDRCTProgram
 
@@ -395,15 +393,17 @@ def test_tuning_times_every_cut_beside_torch(
     spec = importlib.util.spec_from_file_location("inference", Path(__file__).parents[2] / "benchmarks" / "inference.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    assert len(set(script.launches(16))) == 16
-    assert kernels.LAUNCH in script.launches(16)
+    narrow, wide = script.launches(16, 32, torch.bfloat16), script.launches(16, 128, torch.bfloat16)
+    assert len(set(narrow)) == 16
+    assert kernels.LAUNCH in narrow
+    assert len(set(wide)) == 4  # no cut twice under two names
     network = build("drct", **TINY)
     cuts, blocks = [kernels.Launch(64, 64), kernels.Launch(32, 64)], script.swin_blocks(network)
     assert len(blocks) == 5
-    monkeypatch.setattr(script, "launches", lambda window: cuts)
+    monkeypatch.setattr(script, "launches", lambda *shape: cuts)
     monkeypatch.setattr(script, "swin_blocks", lambda network: blocks[:1])
     results = script.tune(network, DEVICE, 8, 9, 1)
-    assert set(results) == {"2 heads of 12"}
+    assert set(results) == {"2 heads of 12"}  # in float32
     times = results["2 heads of 12"]
     assert set(times) == {*map(str, cuts), "torch"}
     assert list(times.values()) == sorted(times.values())

@@ -130,7 +130,7 @@ def test_skips_bad_steps_and_stops_after_ten(option_dict: Make, tmp_path: Path) 
 
 def test_a_bad_step_costs_no_checkpoint(option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([True] * 4 + [False] + [True] * 4 + [False])
-    monkeypatch.setattr(PixelStep, "is_finite", lambda self: next(answers))
+    monkeypatch.setattr(PixelStep, "clip", lambda self: next(answers))
     folder = run(option_dict(total_iter=10), tmp_path / "run")
     assert [load_state(p).iteration for p in list_states(folder)] == [5, 10]
     log = read_log(folder)

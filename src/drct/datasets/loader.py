@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -28,6 +28,10 @@ class RawBatch:
     gt: Tensor
     lq: Tensor | None
     patches: list[Patch]
+
+    def pinned(self) -> RawBatch:
+        """In memory that a GPU reads by itself, while its program goes on."""
+        return RawBatch(self.gt.pin_memory(), None if self.lq is None else self.lq.pin_memory(), self.patches)
 
 
 class PatchSet:
@@ -139,22 +143,30 @@ def mirror(start: int, length: int, size: int) -> np.ndarray:
 
 
 def batches(
-    patch_set: PatchSet, first: int, batch_size: int, *, rank: int = 0, world_size: int = 1, workers: int = 2
-) -> Iterator[RawBatch]:
-    """Endless batches from batch number ``first`` on, for one process of several.
+    patch_set: PatchSet,
+    first: int,
+    batch_size: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 2,
+    pin: bool = False,
+) -> Generator[RawBatch, None, None]:
+    """Endless batches from batch number ``first`` on, for one process of several; ``pin`` them for a GPU.
 
     Batch n of all processes together holds samples ``n * world_size * batch_size`` and the following. How many threads work and
     how far they are ahead does not change what comes out.
     """
 
-    def samples(n: int) -> range:
+    def batch(n: int) -> RawBatch:
         start = (n * world_size + rank) * batch_size
-        return range(start, start + batch_size)
+        raw = patch_set.raw_batch(range(start, start + batch_size))
+        return raw.pinned() if pin else raw
 
     if workers == 0:
         n = first
         while True:
-            yield patch_set.raw_batch(samples(n))
+            yield batch(n)
             n += 1
     with ThreadPoolExecutor(workers, thread_name_prefix="drct-loader") as pool:
         ahead: deque[Future[RawBatch]] = deque()
@@ -162,7 +174,7 @@ def batches(
         try:
             while True:
                 while len(ahead) < workers + 2:
-                    ahead.append(pool.submit(patch_set.raw_batch, samples(n)))
+                    ahead.append(pool.submit(batch, n))
                     n += 1
                 yield ahead.popleft().result()
         finally:

@@ -55,7 +55,9 @@ def evaluate_file(path: Path, options: RunOptions | None = None, *, say: Say = p
     """
     options = options or RunOptions()
     file, warnings = read_test_file(path)
-    dead = [f"{path}: 'network_g.{key}' has no effect (the network never read it)" for key in options_without_effect(file.network_g)]
+    dead = [
+        f"{path}: 'network_g.{key}' has no effect (the network never read it)" for key in options_without_effect(file.network_g)
+    ]
     for warning in [*warnings, *dead]:
         say(warning)
     suites = [
@@ -169,4 +171,3 @@ def _network(path: Path, file: TestFile) -> SuperResolutionNetwork:
     weights = read_weights(find_model(file.path.pretrain_network_g), key=file.path.param_key_g)
     load_into(network, weights, strict=file.path.strict_load_g)
     return network.eval()
-

@@ -115,8 +115,8 @@ def pair_folders(name: str, hr: Path | None, lr: Path | None, scale: int, templa
     """Make a set of an HR and an LR folder, or of one of them.
 
     Args:
-        template: ``filename_tmpl`` of BasicSR: the LR name made from that of HR, both without their suffixes. ``{}`` is no template:
-            names belong together that are the same without what tells HR from LR.
+        template: ``filename_tmpl`` of BasicSR: the LR name made from that of HR, both without their suffixes. ``{}`` is no
+            template: names belong together that are the same without what tells HR from LR.
 
     Raises:
         DataError: a folder does not exist.

@@ -53,6 +53,10 @@ class Log:
                     self.writer.add_scalar(f"{dataset}/{metric}", value, record["iteration"])
             self.writer.flush()
 
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
 
 def _plain(value: Any) -> Any:
     """JSON has no infinity and no NaN: null stands for them."""

@@ -10,7 +10,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -205,13 +205,14 @@ class Run:
         o, t = self.options, self.options.train
         end = t.total_iter if stop_after is None else min(t.total_iter, self.iteration + stop_after)
         log = Log(self.folder, self.process.is_main, self.iteration, tensorboard)
-        loader = batches(
+        raw_batches = batches(
             self.pairs.patches,
             self.iteration * t.accumulate,
             o.train_set.batch_size_per_gpu,
             rank=self.process.rank,
             world_size=self.process.world_size,
             workers=o.train_set.num_worker_per_gpu,
+            pin=self.process.device.type == "cuda",
         )
         progress = Progress(self.iteration, t.total_iter, o.train_set.batch_size_per_gpu * t.accumulate * self.process.world_size)
         bad = 0
@@ -219,14 +220,14 @@ class Run:
         # a run that ended between a checkpoint and the validation that was to follow
         if self.process.any(self._validation_is_missing()):
             self._validate(log)
-        with StopSignals() as signals:
+        with closing(log), closing(raw_batches) as loader, StopSignals() as signals:
             while self.iteration < end and not self.process.any(signals.raised):
                 # random numbers (stochastic depth) are a function of the iteration, so resuming needs no generator state
                 torch.manual_seed((o.manual_seed * 1_000_003 + self.iteration) * 4099 + self.process.rank)
                 factor = self.schedule(self.iteration)
                 terms = self.step.gradients(self._batches(loader), self.iteration)
                 # every process sees the same averaged gradients, so all skip together
-                if not self.step.is_finite():
+                if not self.step.clip():
                     self.step.forget()
                     bad += 1
                     log.line({"iteration": self.iteration + 1, "skipped": "gradient is not finite", "in_a_row": bad})
@@ -253,7 +254,6 @@ class Run:
                 if self._validation_is_due():
                     with progress.paused():
                         self._validate(log)
-            loader.close()  # type: ignore[attr-defined]
             if self.saved != self.iteration:
                 self._save()
         return TrainResult(self.folder, self.iteration, self.best, self.iteration < t.total_iter)
@@ -509,8 +509,8 @@ def fingerprint(options: TrainOptions, earlier: int = 0) -> str:
     """Hash of the options that a resumed run must share with the one it continues.
 
     Left out is where files lie, what has no effect on the network's weights, and what may be changed on the way: length and
-    schedule, precision and compilation. In checkpoints of ``earlier`` generations more counted: in those of 1 also what has no effect
-    at all, in those of 2 besides where files lie.
+    schedule, precision and compilation. In checkpoints of ``earlier`` generations more counted: in those of 1 also what has no
+    effect at all, in those of 2 besides where files lie.
     """
     fixed: dict[str, Any] = options.model_dump(mode="json", include={"scale", "manual_seed", "network_g", "datasets", "train"})
     fixed["datasets"] = fixed["datasets"]["train"]

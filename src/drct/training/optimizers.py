@@ -95,7 +95,7 @@ class Muon(torch.optim.Optimizer):
         scales = torch._foreach_div(squares, [1 - second ** state["step"] for state in states])
         torch._foreach_sqrt_(scales)
         torch._foreach_add_(scales, 1e-8)
-        torch._foreach_addcdiv_(parameters, means, scales, [-group["lr"] / (1 - first ** state["step"]) for state in states])
+        torch._foreach_addcdiv_([*parameters], means, scales, [-group["lr"] / (1 - first ** state["step"]) for state in states])
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:

@@ -426,8 +426,8 @@ def parse_options(data: Any, source: str = "options") -> tuple[TrainOptions, lis
         raise OptionError(f"{source}: {error}") from None
     if options.network_d is None and "optim_d" in options.train.model_fields_set:
         warnings.append("'train.optim_d' has no effect (there is no network_d)")
-    for key in options_without_effect(options.network_g):
-        warnings.append(f"'network_g.{key}' has no effect (the network never read it)")
+    dead = options_without_effect(options.network_g)
+    warnings += [f"'network_g.{key}' has no effect (the network never read it)" for key in dead]
     # published files hold these two, mostly switched off
     if options.val.save_img:
         warnings.append("'val.save_img' has no effect (each validation writes a sheet of crops; 'drct test' saves whole images)")

@@ -70,7 +70,7 @@ class Learner:
         """Inside, a backward pass shares its gradients with the other processes if ``now``, else it adds them up for later."""
         return nullcontext() if now or not self.shared else self.model.no_sync()  # type: ignore[operator]
 
-    def is_finite(self) -> bool:
+    def clip(self) -> bool:
         """Clip the gradient; whether all of it is finite. Every process sees the same shared gradient, so all answer alike."""
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.grad_clip or math.inf)
         return bool(torch.isfinite(norm))
@@ -179,7 +179,9 @@ class Step(Protocol):
         """Forward and backward; returns what to log, ``loss`` being what the network minimizes."""
         ...
 
-    def is_finite(self) -> bool: ...
+    def clip(self) -> bool:
+        """Clip the gradients to ``grad_clip``; whether all of them are finite."""
+        ...
 
     def update(self, factor: float) -> bool:
         """Move the weights; whether the network's (and not the discriminator's alone) moved."""
@@ -219,8 +221,8 @@ class PixelStep:
                     terms.add(f"l_g_{name}", value)
         return terms.numbers()
 
-    def is_finite(self) -> bool:
-        return self.generator.is_finite()
+    def clip(self) -> bool:
+        return self.generator.clip()
 
     def update(self, factor: float) -> bool:
         self.generator.update(factor)
@@ -304,9 +306,9 @@ class GanStep:
         for name, value in (("l_d_real", loss_real), ("l_d_fake", loss_fake), ("out_d_real", on_real), ("out_d_fake", on_fake)):
             terms.add(name, value.mean())
 
-    def is_finite(self) -> bool:
-        finite = self.discriminator.is_finite()
-        return (self.generator.is_finite() if self.deceives else True) and finite
+    def clip(self) -> bool:
+        finite = self.discriminator.clip()
+        return (self.generator.clip() if self.deceives else True) and finite
 
     def update(self, factor: float) -> bool:
         if self.deceives:

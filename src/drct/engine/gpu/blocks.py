@@ -9,8 +9,8 @@ from torch import Tensor
 from drct.engine.folding import Affine, FoldedSwin, pad_head_inputs, pad_heads
 from drct.engine.gpu import kernels
 
-# Bytes that rows of matrices begin at multiples of: the vendor's fastest kernels ask for it. DRCT's widths (180, 212, ...) and those
-# of its heads are no such multiples in half precision.
+# Bytes that rows of matrices begin at multiples of: the vendor's fastest kernels ask for it. DRCT's widths (180, 212, ...) and
+# those of its heads are no such multiples in half precision.
 ALIGNMENT = 16
 
 
@@ -67,7 +67,9 @@ class GPULayer:
         The result has ``out_dim`` columns, widened.
         """
         both = torch.empty(len(x), self.last[0].shape[1], dtype=self.dtype, device=x.device)
-        y = kernels.add_layer_norm(x, self.attended(self.norm1(x), size), both[:, : self.width], *self.norms[1], self.dtype, self.width)
+        y = kernels.add_layer_norm(
+            x, self.attended(self.norm1(x), size), both[:, : self.width], *self.norms[1], self.dtype, self.width
+        )
         kernels.gelu_into(F.linear(y, *self.fc1), both[:, self.width :])
         return F.linear(both, *self.last)
 

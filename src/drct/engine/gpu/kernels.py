@@ -178,7 +178,9 @@ def tile_size(wanted: int, positions: int, channels: int, dtype: torch.dtype, li
 
     The limit is :data:`TILE_BYTES` by default.
     """
-    return max(16, min(wanted, (limit or TILE_BYTES[dtype.itemsize]) // (channels * dtype.itemsize), triton.next_power_of_2(positions)))
+    return max(
+        16, min(wanted, (limit or TILE_BYTES[dtype.itemsize]) // (channels * dtype.itemsize), triton.next_power_of_2(positions))
+    )
 
 
 def window_attention(
