@@ -121,6 +121,32 @@ def test_exif_bytes_beside_the_corrections_are_untouched(tmp_path: Path, photo: 
         assert suffix == "avif" or len(again) == len(photo.exif)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("dpi", [(300, 300), (1200, 600)])
+@pytest.mark.parametrize("with_exif", [False, True])
+def test_the_resolution_needs_no_exif(tmp_path: Path, suffix: str, dpi: tuple[int, int], with_exif: bool) -> None:
+    picture = picture_of("uint8", grey=False, alpha=False)
+    picture.resolution = dpi[0] / 25.4, dpi[1] / 25.4
+    if with_exif:
+        picture.exif = exif_with()
+    path = tmp_path / f"a.{suffix}"
+    write(path, picture)
+    assert read(path).resolution == pytest.approx(picture.resolution, rel=1e-3)
+    with Image.open(path) as image:
+        assert image.info["dpi"] == pytest.approx(dpi, rel=1e-3)
+        image.load()
+
+
+def test_the_header_of_a_jpeg(tmp_path: Path) -> None:
+    headers = {}
+    for resolution in (None, (300 / 25.4, 300 / 25.4), (6000.0, 6000.0), (1e5, 1e5)):
+        write(tmp_path / "a.jpg", dataclasses.replace(picture_of("uint8", grey=True, alpha=False), resolution=resolution))
+        headers[resolution] = (tmp_path / "a.jpg").read_bytes()[:20]
+    assert {header[:13] for header in headers.values()} == {b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1"}
+    found = [struct.unpack(">BHHBB", header[13:]) for header in headers.values()]
+    assert found == [(0, 1, 1, 0, 0), (1, 300, 300, 0, 0), (2, 60000, 60000, 0, 0), (0, 1, 1, 0, 0)]
+
+
 @pytest.mark.parametrize("resolution", [(1326249.451299, 0.0), (16e6, 16e6), (-1.0, 3.0), (float("nan"), float("inf"))])
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "avif", "gif"])
 def test_resolutions_that_no_file_holds_are_left_out(

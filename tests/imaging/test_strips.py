@@ -223,6 +223,34 @@ def test_deep_zoom(tmp_path: Path) -> None:
     assert read(tmp_path / "map_files/10/1_1.png").alpha is not None
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (254, 255), (255, 509), (508, 700), (1017, 513)])
+def test_deep_zoom_of_any_size(tmp_path: Path, size: tuple[int, int]) -> None:
+    write(tmp_path / "map.dzi", np.zeros((*size, 3), np.uint8))
+    assert (tmp_path / "map.dzi").is_file()
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "description"])
+def test_a_full_disk_costs_no_earlier_pyramid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    """libvips does not tell of it."""
+    write(tmp_path / "map.dzi", smooth(300, 300, 3))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    save = pyvips.Image.dzsave
+
+    def full(image: pyvips.Image, name: bytes, **options: object) -> None:
+        save(image, name, **options)
+        tile = Path(os.fsdecode(name + b"_files")) / "9" / "1_1.jpg"
+        if damage == "missing":
+            tile.unlink()
+        else:
+            cut = tile if damage == "cut" else Path(os.fsdecode(name + b".dzi"))
+            cut.write_bytes(cut.read_bytes()[:-20])
+
+    monkeypatch.setattr(pyvips.Image, "dzsave", full, raising=False)
+    with pytest.raises(ImageError, match="No space left"):
+        write(tmp_path / "map.dzi", smooth(300, 300, 3, seed=7))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_deep_zoom_in_a_folder_whose_name_is_no_utf8(tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     folder.mkdir()

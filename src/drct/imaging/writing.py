@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import io
+import math
 import mmap
 import os
 import re
@@ -38,6 +40,8 @@ STALE_SECONDS = 24 * 3600  # where the file system has no locks, a temporary fil
 CLASSIC_TIFF_BYTES = 3 << 30  # of pixels; what is larger becomes a BigTIFF
 JPEG_OPTIMIZED = 1 << 26  # pixels up to which JPEG's tables are fitted to the picture, for which all of it is held in memory
 TILE = 256  # side of the tiles of a pyramid
+DEEPZOOM_TILE = 254  # of a DeepZoom's, which neighbours overlap by a pixel
+DEEPZOOM_ENDS = {".jpg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}  # of whole tiles
 EXIF_BYTES = 60000  # that libvips writes into AVIF
 XMP_BYTES = 60000  # that libvips writes into JPEG
 JPEG_BYTES = 65533  # of a JPEG's marker
@@ -415,7 +419,7 @@ class _Job:
             if self._target.name == "dzi":
                 _save_tiles(image, self._path, part, options)
             else:
-                _save(image, self._target, part, options, self._metadata)
+                _save(image, self._target, part, options, self._metadata, self.info.writable_resolution)
         except pyvips.Error as error:
             raise ImageError(f"{self._path}: cannot be written: {cause(error)}") from None
 
@@ -507,7 +511,7 @@ class _Job:
         if name == "gif":
             return {}
         if name == "dzi":
-            return {"suffix": ".png" if self._has_alpha else f".jpg[Q={quality['Q']}]"}
+            return {"tile_size": DEEPZOOM_TILE, "suffix": ".png" if self._has_alpha else f".jpg[Q={quality['Q']}]"}
         big = self._big or encoding.pyramid or _pixel_bytes(info, self.depth, self.bands) > CLASSIC_TIFF_BYTES
         predictor = "float" if self.depth == "float32" else "horizontal"
         options = {"compression": "deflate", "level": max(1, encoding.compression), "predictor": predictor, "bigtiff": big}
@@ -552,7 +556,14 @@ def on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return mixed.astype(np.float32) if pixels.dtype == np.float32 else np.floor(mixed + 0.5).clip(0, peak).astype(pixels.dtype)
 
 
-def _save(image: pyvips.Image, target: Format, part: _Part, options: dict[str, Any], carried: _Metadata) -> None:
+def _save(
+    image: pyvips.Image,
+    target: Format,
+    part: _Part,
+    options: dict[str, Any],
+    carried: _Metadata,
+    resolution: tuple[float, float] | None,
+) -> None:
     metadata, colours, captions = carried.exif, carried.png_colours, carried.iptc
     # EXIF is put in by this module: libvips would rebuild it, add tags of its own and break the offsets in maker notes.
     options = {**options, "keep": "icc|xmp|iptc"}
@@ -561,15 +572,31 @@ def _save(image: pyvips.Image, target: Format, part: _Part, options: dict[str, A
     elif target.name == "png" and (metadata or colours):
         insert = colours + (png_chunks.chunk(b"eXIf", metadata) if metadata else b"")
         _save_with_insert(image, target, part, options, insert, png_chunks.BEHIND_HEADER)
+    elif target.name == "jpeg":
+        # libvips writes no header of JFIF unless it keeps all it knows, and nothing else tells the resolution of a file without EXIF
+        segments = _jpeg_segment(0xE0, b"JFIF\0\1\1" + _density(resolution) + b"\0\0")
+        if metadata:
+            segments += _jpeg_segment(0xE1, b"Exif\0\0" + metadata)
+        _save_with_insert(image, target, part, options, segments, 2)  # behind the start marker
     elif metadata is None or target.name == "tiff":
         getattr(image, target.saver)(pyvips.Target.new_to_descriptor(part.fileno()), **options)
         if target.name == "tiff" and (metadata or captions):
             tiff_directories.insert(part, metadata, captions)
-    elif target.name == "webp":
-        part.write(_webp_with_exif(image.webpsave_buffer(**options), metadata, image))
     else:
-        insert = b"\xff\xe1" + struct.pack(">H", len(metadata) + 8) + b"Exif\0\0" + metadata
-        _save_with_insert(image, target, part, options, insert, 2)  # behind the start marker
+        assert target.name == "webp"
+        part.write(_webp_with_exif(image.webpsave_buffer(**options), metadata, image))
+
+
+def _jpeg_segment(marker: int, data: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
+
+
+def _density(resolution: tuple[float, float] | None) -> bytes:
+    """Unit and density of a JFIF header, from pixels per millimetre: dots per inch, or per centimetre where those are too many."""
+    for unit, length in ((1, 25.4), (2, 10.0)):
+        if resolution is not None and all(1 <= round(length * side) <= 0xFFFF for side in resolution):
+            return struct.pack(">BHH", unit, *(round(length * side) for side in resolution))
+    return struct.pack(">BHH", 0, 1, 1)  # square pixels of no known size
 
 
 def _save_with_libvips_exif(image: pyvips.Image, target: Format, part: _Part, options: dict[str, Any], metadata: bytes) -> None:
@@ -600,7 +627,10 @@ def _save_tiles(image: pyvips.Image, path: Path, part: _Part, options: dict[str,
         folder.mkdir()
         # as bytes, because names need not be UTF-8, which pyvips makes of letters
         image.dzsave(os.fsencode(folder / "tiles"), **options, keep="icc")
-        part.write((folder / "tiles.dzi").read_bytes())
+        description = (folder / "tiles.dzi").read_bytes()
+        if not (description.rstrip().endswith(b"</Image>") and _are_whole(folder / "tiles_files", image.width, image.height)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        part.write(description)
         _check_tiles(tiles)
         # From here on there is no picture until its new description gets the name: a kill leaves none with the tiles of another.
         path.unlink(missing_ok=True)
@@ -609,6 +639,25 @@ def _save_tiles(image: pyvips.Image, path: Path, part: _Part, options: dict[str,
         os.replace(folder / "tiles_files", tiles)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _are_whole(tiles: Path, width: int, height: int) -> bool:
+    """Whether every tile of a pyramid is there to its last byte: libvips goes on in silence when the disk is full."""
+    deepest = (max(width, height) - 1).bit_length()
+    for level in range(deepest + 1):
+        columns, rows = (math.ceil(math.ceil(side / 2 ** (deepest - level)) / DEEPZOOM_TILE) for side in (width, height))
+        found = list(os.scandir(tiles / str(level)))
+        if len(found) != columns * rows:
+            return False
+        for tile in found:
+            end = DEEPZOOM_ENDS[Path(tile.name).suffix]
+            with open(tile.path, "rb") as file:
+                if file.seek(0, os.SEEK_END) < len(end):
+                    return False
+                file.seek(-len(end), os.SEEK_END)
+                if file.read() != end:
+                    return False
+    return True
 
 
 def _tiles_of(path: Path) -> Path:
