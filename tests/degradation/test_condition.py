@@ -42,6 +42,18 @@ def test_a_clean_image_is_clean(scene: np.ndarray) -> None:
     assert condition.jpeg_quality is None
 
 
+@pytest.mark.parametrize("levels", [(0, 255), (0, 65535), (-3, 5)])
+def test_floats_of_any_range_are_judged_by_what_is_seen(levels: tuple[float, float], scene: np.ndarray) -> None:
+    low, high = levels
+    noise = np.random.default_rng(0).normal(0, 15, scene.shape)
+    for pixels in (scene, (scene + noise).round().clip(0, 255).astype(np.uint8)):
+        full = (pixels.astype(np.float32) - pixels.min()) / np.float32(pixels.max() - pixels.min())
+        expected, found = inspect(Picture(full)), inspect(Picture(full * np.float32(high - low) + np.float32(low)))
+        assert found.degraded == expected.degraded == inspect(Picture(pixels)).degraded
+        assert found.noise == pytest.approx(expected.noise, rel=1e-3, abs=1e-3)
+        assert str(found) == str(expected)
+
+
 @pytest.mark.parametrize("quality", [20, 40, 60])
 def test_blocks_are_seen_in_the_pixels(quality: int, scene: np.ndarray) -> None:
     pixels = compressed(scene, quality)

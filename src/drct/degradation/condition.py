@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from drct.degradation.jpeg import CHROMA, LUMA
-from drct.imaging import Picture
+from drct.imaging import Picture, visible_range
 
 SIDE = 1024  # of the middle of the image, which is looked at
 SMALLEST = 24  # shorter sides tell nothing
@@ -84,7 +84,7 @@ def inspect(picture: Picture) -> Condition:
                 quality = jpeg_quality(file)
         except OSError:
             quality = None  # the file is gone; its pixels are here
-    luma = _luma(picture.pixels)
+    luma = _luma(picture)
     if min(luma.shape) < SMALLEST:
         return Condition(quality, 0.0, 0.0, 1.0)
     fine, coarse = _quiet_and_busy(_roughness(luma)), _quiet_and_busy(_roughness(_halved(luma)), BLOCK // 2)
@@ -128,12 +128,18 @@ def _table(standard: np.ndarray, quality: int) -> np.ndarray:
     return ((standard * percent + 50) // 100).clip(1, 255)
 
 
-def _luma(pixels: np.ndarray) -> np.ndarray:
-    """The middle, float32 in 0..255."""
+def _luma(picture: Picture) -> np.ndarray:
+    """The middle, float32 in 0..255. Floats beyond 0..1 are brought there, as they are for networks."""
+    pixels = picture.pixels
     top, left = (max(0, (length - SIDE) // 2) for length in pixels.shape[:2])
     middle = pixels[top : top + SIDE, left : left + SIDE]
-    peak = 1.0 if middle.dtype == np.float32 else float(np.iinfo(middle.dtype).max)
-    values = middle.astype(np.float32) * np.float32(255 / peak)
+    low, high = 0.0, 1.0
+    if middle.dtype != np.float32:
+        high = float(np.iinfo(middle.dtype).max)
+    elif pixels.size:
+        darkest, brightest = visible_range(pixels, picture.alpha)
+        low, high = min(darkest, low), max(brightest, high)
+    values = (middle.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
     return values[:, :, 0] if values.shape[2] == 1 else values @ np.array([0.299, 0.587, 0.114], np.float32)
 
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from drct.errors import ImageError
-from drct.imaging import exif, iptc, png_chunks, tiff_directories
+from drct.imaging import exif, gif_blocks, iptc, png_chunks, tiff_directories
 from drct.imaging._vips import cause, enter, has_operation, pyvips
 from drct.imaging.formats import FORMATS, sniff
 from drct.imaging.picture import Picture, PictureInfo, visible_range
@@ -174,6 +174,8 @@ def open_image(
         name, what = sniff(head[:64])
         if name == "tiff":
             is_raw, exif_data, pages, lies, captions = tiff_directories.inspect(file, page)
+        if name == "gif":
+            lies = gif_blocks.is_cut_off(file)
         png_frames, png_colours = png_chunks.inspect(file) if name == "png" else (0, b"")
         file.seek(0)
     except OSError as error:

@@ -168,9 +168,9 @@ def _in_strips(
     with contextlib.ExitStack() as readers:
         reader = readers.enter_context(StripReader(source))
         choice = ""
-        if upscaler.chooses:
-            upscaler, choice = upscaler.suited(_middle(reader))
         found = survey(reader)
+        if upscaler.chooses:
+            upscaler, choice = upscaler.suited(_middle(reader, found))
         if found.scaled:
             notices.append("float values from {:.6g} to {:.6g}, beyond 0..1".format(*found.extremes))
         result = larger(info, size)
@@ -238,14 +238,14 @@ def _alpha_rows(alpha: Rows | None, found: Survey, result: PictureInfo, row: int
     return plane.clip(0, 1) if result.depth == "float32" else plane
 
 
-def _middle(reader: StripReader) -> Picture:
+def _middle(reader: StripReader, found: Survey) -> Picture:
     """The part of a picture that tells its condition; the rest of what it carries goes along."""
     info = reader.info
     top, left = max(0, (info.height - SAMPLE) // 2), max(0, (info.width - SAMPLE) // 2)
     pixels, alpha = reader.rows(top, top + SAMPLE)
     part = slice(left, left + SAMPLE)
     return Picture(
-        np.ascontiguousarray(pixels[:, part]),
+        np.ascontiguousarray(found.normalized(pixels[:, part])),
         None if alpha is None else np.ascontiguousarray(alpha[:, part]),
         source_format=info.source_format,
         path=info.path,

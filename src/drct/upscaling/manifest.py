@@ -565,6 +565,8 @@ def made_in(folder: Path) -> dict[str, Path]:
     try:
         db = _connect(path)
         try:
+            if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:  # another run is about to make the tables
+                return {}
             rows = db.execute("SELECT coalesce(result, target), source FROM files WHERE source IS NOT NULL").fetchall()
         finally:
             db.close()
