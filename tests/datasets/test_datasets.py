@@ -423,3 +423,13 @@ def test_options_of_prepare_that_do_not_go_together(
     assert run(["prepare", str(tmp_path), *(out if a == "out" else a for a in arguments)]) == 2
     assert words in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_folder_of_something_else_is_no_place_for_a_pack(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    write(tmp_path / "images" / "a.png", np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(OptionError, match="images holds something else than a pack"):
+        prepare(tmp_path / "images", tmp_path / "images")
+    assert [path.name for path in (tmp_path / "images").iterdir()] == ["a.png"]
+    for _ in range(2):
+        assert prepare(tmp_path / "images", tmp_path / "pack").images == 1

@@ -451,6 +451,33 @@ def test_a_resumed_run_needs_no_files_of_its_start_and_finds_moved_data(option_d
     assert fingerprint(options) != fingerprint(parse_options(option_dict())[0])  # LR from files is no other place of made LR
 
 
+def test_two_runs_do_not_share_a_folder(option_dict: Make, tmp_path: Path) -> None:
+    with checkpoint.held(tmp_path / "run"), pytest.raises(OptionError, match=r"another process is training in .*run"):
+        run(option_dict(), tmp_path / "run", stop_after=1)
+    run(option_dict(), tmp_path / "run", stop_after=5)
+    with checkpoint.held(tmp_path / "run"), pytest.raises(OptionError, match="another process is training"):
+        run(option_dict(), tmp_path / "run", resume="auto")
+    assert names(tmp_path / "run") == ["05.state"]
+
+
+def test_errors_of_a_key_name_the_option_file(
+    option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from drct import cli
+
+    monkeypatch.chdir(tmp_path)
+    data = option_dict()
+    data["network_g"]["window_sise"] = 8
+    Path("o.yml").write_text(yaml.safe_dump(data))
+    assert cli.run(["train", "-opt", "o.yml"]) == 2
+    assert capsys.readouterr().err.startswith("drct: error: o.yml: network_g: option 'window_sise' is unknown")
+    data = option_dict()
+    data["datasets"]["train"]["dataroot_gt"] = "nowhere"
+    Path("o.yml").write_text(yaml.safe_dump(data))
+    assert cli.run(["train", "-opt", "o.yml"]) == 1
+    assert capsys.readouterr().err.startswith("drct: error: o.yml: datasets.train.dataroot_gt: nowhere")
+
+
 def test_a_training_set_that_has_grown_is_told(option_dict: Make, tmp_path: Path) -> None:
     folder = run(option_dict(), tmp_path / "run", stop_after=5)
     said: list[str] = []

@@ -60,6 +60,21 @@ def test_dead_keys_warn() -> None:
     assert warnings[0].startswith("file.yml: 'dist_params' has no effect")
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "key"),
+    [
+        ("train", {"net_d_iters": 2}, "train.net_d_iters"),
+        ("train", {"scheduler": {"type": "MultiStepLR", "eta_min": 0.5}}, "train.scheduler.eta_min"),
+        ("train", {"scheduler": {"type": "CosineAnnealingLR", "milestones": [1]}}, "train.scheduler.milestones"),
+        ("datasets.train", {"dataroot_gt": "gt", "crop_size": 300}, "datasets.train.crop_size"),
+    ],
+)
+def test_options_that_have_no_effect_here_warn(path: str, value: Any, key: str) -> None:
+    _, warnings = parse_options(changed(path, value), "file.yml")
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"file.yml: '{key}' has no effect (")
+
+
 def test_dead_options_of_a_network_warn() -> None:
     _, warnings = parse_options(changed("network_g", {"type": "DRCT", "overlap_ratio": 0.5, "gc": 32}), "file.yml")
     assert warnings == ["file.yml: 'network_g.overlap_ratio' has no effect (the network never read it)"]
@@ -100,6 +115,12 @@ def test_keys_without_effect_warn_where_they_ask_for_something() -> None:
             "val_1 and val_2",
         ),
         ("datasets.train", {"dataroot_gt": "gt", "clean_share": 0.1}, "clean_share is for a RealESRGANDataset"),
+        ("name", "", "name is '': must be the name of a folder"),
+        ("name", ".", "must be the name of a folder"),
+        ("name", "../evil", "must be the name of a folder"),
+        ("train.optim_g.lr", ".inf", "lr is '.inf'"),
+        ("train.optim_g.lr", float("inf"), "lr is inf: .*finite"),
+        ("train.optim_g.lr", True, "lr is True: must be a number"),
         ("gt_size", 128, "'gt_size' at the top needs datasets.train.type RealESRGANDataset"),
         ("network_d", {"num_in_ch": 1}, r"network_d\.num_in_ch is 1"),
     ],

@@ -127,6 +127,7 @@ def test_output_file_and_output_folder(tree):
     [
         (("photos/a.jpg", "photos/b.PNG"), "out.png", {}, "several files"),
         (("photos",), "out.png", {}, "several files"),
+        (("photos",), "-", {}, "not written to a pipe"),
         (("photos",), "out.mp4", {}, "several files"),
         (("photos/a.jpg", "photos/b.PNG"), "photos/notes.txt", {}, "is a file"),
         (("photos/a.jpg",), "out.bmp", {}, "suffix that is not written"),

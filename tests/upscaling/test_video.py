@@ -649,8 +649,9 @@ def test_times_of_day_and_seconds(text: object, seconds: float) -> None:
     from drct.upscaling import UpscaleOptions
 
     assert UpscaleOptions(inputs=("a.mp4",), start=text).start == seconds
-    with pytest.raises(OptionError, match=r"start is 'soon': must be seconds from 0 up, or H:MM:SS"):
-        UpscaleOptions(inputs=("a.mp4",), start="soon")
+    for wrong in ("soon", "1:99", "1:2:3:4"):
+        with pytest.raises(OptionError, match=rf"start is '{wrong}': must be seconds from 0 up, or H:MM:SS"):
+            UpscaleOptions(inputs=("a.mp4",), start=wrong)
 
 
 def test_one_network_for_all_frames_of_a_clip(tmp_path: Path, repeater: Repeater, monkeypatch: pytest.MonkeyPatch) -> None:

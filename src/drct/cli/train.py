@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import click
 
 from drct.cli.paths import GivenPath
+
+KEY = re.compile(r"(network_[gd]|datasets|path|train|val|degradation)\b[\w.]*: ")
 
 
 @click.command()
@@ -37,7 +40,7 @@ def command(
 
     On several GPUs or processes: torchrun --nproc-per-node N -m drct train -opt FILE.yml
     """
-    from drct.errors import OptionError
+    from drct.errors import Error, OptionError
     from drct.training.loop import train
     from drct.training.options import read_options
     from drct.training.processes import one_voice
@@ -50,7 +53,14 @@ def command(
     first = os.environ.get("RANK", "0") == "0"
     for warning in warnings if first else []:
         click.echo(f"warning: {warning}", err=True)
-    result = train(options, output, resume=resume, device=device, echo=click.echo, stop_after=stop_after, tensorboard=tensorboard)
+    try:
+        result = train(
+            options, output, resume=resume, device=device, echo=click.echo, stop_after=stop_after, tensorboard=tensorboard
+        )
+    except Error as error:
+        if KEY.match(str(error)):  # what a key of the file led to
+            error.args = (f"{option_file}: {error}",)
+        raise
     best = ", ".join(f"{k} {v:g}" for k, v in result.best.items())
     if first:
         click.echo(f"{result.folder}: iteration {result.iteration}" + (f", best {best}" if best else ""))

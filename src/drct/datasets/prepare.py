@@ -56,7 +56,7 @@ def prepare(
     Raises:
         DataError: the folder holds no readable image, or ``out`` cannot be written. Single unreadable files are listed in the
             report instead.
-        OptionError: sizes that make no sense.
+        OptionError: sizes that make no sense, or ``out`` is a folder of something else.
     """
     if crop is not None and crop < 1:
         raise OptionError(f"crop is {crop}, but must be at least 1 pixel")
@@ -64,6 +64,9 @@ def prepare(
         raise OptionError("step is the distance of sub-images: give crop, their side, too")
     if step is not None and crop is not None and not 0 < step <= crop:
         raise OptionError(f"step is {step}, but must be between 1 and crop, {crop}")
+    out = Path(out)
+    if out.is_dir() and not (out / "index.json").exists() and any(not path.name.startswith(".") for path in out.iterdir()):
+        raise OptionError(f"{out} holds something else than a pack: choose a new folder")
     source = FolderSource(images, keep=1)
     report = PrepareReport(0, 0, 0, [])
 
@@ -86,7 +89,7 @@ def prepare(
         if report.pieces == 0:  # before anything is replaced
             raise DataError(f"{images}: none of the {len(source)} images could be used ({report.left_out[0]})")
 
-    if Path(out).suffix == ".lmdb":
+    if out.suffix == ".lmdb":
         write_lmdb(out, pieces())
     else:
         write_pack(out, pieces())

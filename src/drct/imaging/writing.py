@@ -60,7 +60,7 @@ class Encoding:
         strip: leave EXIF, XMP, IPTC and resolution out. The colour profile stays, because without it the colours would be wrong.
 
     Raises:
-        OptionError: a value out of range.
+        OptionError: a value out of range or of another type.
     """
 
     quality: int | None = None
@@ -70,6 +70,13 @@ class Encoding:
     strip: bool = False
 
     def __post_init__(self) -> None:
+        numbers = {"compression": self.compression} | ({} if self.quality is None else {"quality": self.quality})
+        for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+                raise OptionError(f"{name} must be a whole number, not {value!r}")
+        for name in ("lossless", "pyramid", "strip"):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(f"{name} must be True or False, not {getattr(self, name)!r}")
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise OptionError(f"quality must be 1 to 100, not {self.quality}")
         if not 0 <= self.compression <= 9:
@@ -869,7 +876,7 @@ def _locked(path: Path, part: Path) -> _Part:
             return file
         file.close()
         if lock == "busy":
-            raise ImageError(f"{path}: cannot be written: another process is writing it")
+            raise ImageError(f"{path}: cannot be written: another process or thread is writing it")
         # Another process removed or finished the file of that name just then: the next one will be ours.
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import re
+import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from drct.errors import CheckpointError
+from drct.errors import CheckpointError, OptionError
 from drct.weights.files import read_pickle
 from drct.weights.save import write_atomically
 
@@ -92,3 +95,25 @@ def load_state(path: Path) -> State:
         if not isinstance(getattr(state, field.name), kinds.get(field.name, dict)):
             raise CheckpointError(f"{path} is a damaged checkpoint: its {field.name} is of another type")
     return state
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Inside, this process alone trains in the folder of a run; the system lets go of it however the process ends.
+
+    Raises:
+        OptionError: another process does.
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:  # stays, since others may be about to open it
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OptionError(f"another process is training in {folder}: choose another name, or wait for it") from None
+            except OSError:
+                pass  # a file system without locks
+        yield

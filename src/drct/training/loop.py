@@ -10,7 +10,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from drct.errors import CheckpointError, Error, OptionError, OutOfMemoryError
 from drct.networks import SuperResolutionNetwork, create_network
 from drct.networks.defaults import usual_defaults
 from drct.networks.registry import options_without_effect
-from drct.training.checkpoint import State, list_states, load_state, newer_states, save_state, set_aside
+from drct.training.checkpoint import State, held, list_states, load_state, newer_states, save_state, set_aside
 from drct.training.ema import EMA
 from drct.training.linear_start import linear_start, resample_tail
 from drct.training.log import Log, draw_curve, read_log
@@ -95,9 +95,9 @@ def train(
         start = _find_start(resume or options.path.resume_state, folder, say)
         try:
             run = Run(options, folder, process, say, resumes=start is not None)
-            if resume or options.path.resume_state:
-                run.resume(start, go_back=resume is not None)
-            with _writing(folder):
+            with _writing(folder), held(folder) if process.is_main else nullcontext():
+                if resume or options.path.resume_state:
+                    run.resume(start, go_back=resume is not None)
                 return run.go(stop_after, tensorboard)
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, RuntimeError) and not MEMORY_FULL.search(str(error)):
@@ -397,7 +397,8 @@ class Run:
         state = load_state(where)
         if state.options_sha256 not in [fingerprint(self.options, earlier) for earlier in range(3)]:
             raise CheckpointError(
-                f"{where} was made with other options for network, data or optimizer: resume with the same option file"
+                f"{where} was made with other options (scale, manual_seed, network_g, datasets.train, train or those of a GAN): resume "
+                "with the same option file"
             )
         try:
             self._take_over(state, where)

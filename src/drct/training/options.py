@@ -6,7 +6,7 @@ name the nearest valid key. Our own additions are marked "(ours)".
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -38,6 +38,8 @@ REAL_KEYS = ("gt_size", "queue_size", "gt_usm", "l1_gt_usm", "percep_gt_usm", "g
 
 def _numbers(value: Any) -> Any:
     """YAML reads 2e-4 as text; the published files rely on it being a number."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
     if isinstance(value, str):
         try:
             return float(value)
@@ -46,7 +48,7 @@ def _numbers(value: Any) -> Any:
     return value
 
 
-Number = Annotated[float, BeforeValidator(_numbers)]
+Number = Annotated[float, BeforeValidator(_numbers), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_numbers)]
 Beta = Annotated[float, BeforeValidator(_numbers), Field(ge=0, lt=1)]
 
@@ -279,10 +281,18 @@ class Logger(Options):
     save_checkpoint_freq: Whole = Field(5000, gt=0)
 
 
+def _folder_name(value: str) -> str:
+    """A name that stands for a folder in another one."""
+    parts = PurePath(value).parts
+    if not value.strip() or not parts or ".." in parts or PurePath(value).is_absolute():
+        raise ValueError("must be the name of a folder, for example drct_x4")
+    return value
+
+
 class TrainOptions(Options):
     """One option file."""
 
-    name: str
+    name: Annotated[str, AfterValidator(_folder_name)] = Field(description="the run goes to runs/NAME")
     model_type: Literal["DRCTModel", "RealDRCTMSEModel", "RealDRCTGANModel"] | None = Field(
         None, description="checked only: the kind of training follows from the training set and from gan_opt"
     )
@@ -424,8 +434,15 @@ def parse_options(data: Any, source: str = "options") -> tuple[TrainOptions, lis
         raise OptionError(f"{source}: {problem}") from None
     except OptionError as error:  # those of the degradation
         raise OptionError(f"{source}: {error}") from None
-    if options.network_d is None and "optim_d" in options.train.model_fields_set:
-        warnings.append("'train.optim_d' has no effect (there is no network_d)")
+    train, train_set = options.train, options.train_set
+    if options.network_d is None:
+        given = [key for key in ("optim_d", "net_d_iters", "net_d_init_iters") if key in train.model_fields_set]
+        warnings += [f"'train.{key}' has no effect (there is no network_d)" for key in given]
+    if train_set.type != "RealESRGANDataset" and "crop_size" in train_set.model_fields_set:
+        warnings.append("'datasets.train.crop_size' has no effect (it is of a RealESRGANDataset)")
+    for kind, keys in (("MultiStepLR", ("milestones", "gamma")), ("CosineAnnealingLR", ("eta_min",))):
+        given = [key for key in keys if train.scheduler.type != kind and key in train.scheduler.model_fields_set]
+        warnings += [f"'train.scheduler.{key}' has no effect (it is of {kind})" for key in given]
     dead = options_without_effect(options.network_g)
     warnings += [f"'network_g.{key}' has no effect (the network never read it)" for key in dead]
     # published files hold these two, mostly switched off

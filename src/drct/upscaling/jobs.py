@@ -99,6 +99,8 @@ def plan_jobs(options: UpscaleOptions, default_scale: float) -> Jobs:
     if file_target is not None:
         return Jobs(tuple(_checked([Job(options.inputs[0], file_target)])), (), ())
 
+    if str(options.output) == "-":
+        raise OptionError("output '-' is no file: results are not written to a pipe (./- is a folder of this name)")
     folder = None if options.output is None else Path(options.output)
     if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
         raise OptionError(f"output {folder} is a file: a folder is needed for the results of several files")

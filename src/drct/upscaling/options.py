@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,7 +23,7 @@ EXPECTED = {"tile": "must be 'auto', 'off' or a number of pixels", "start": TIME
 
 def _seconds(value: Any) -> Any:
     """``90``, ``"90"``, ``"1:30"`` and ``"0:01:30.0"`` as seconds."""
-    if isinstance(value, str) and re.fullmatch(r"(\d+:){1,2}\d{1,2}(\.\d*)?", value.strip()):
+    if isinstance(value, str) and re.fullmatch(r"\d+(:[0-5]?\d){1,2}(\.\d*)?", value.strip()):
         return sum(float(part) * 60**i for i, part in enumerate(reversed(value.split(":"))))
     return value
 
@@ -31,6 +32,11 @@ def _named(path: Any) -> Any:
     if path == "":  # which would mean the current folder
         raise ValueError("the name is empty")
     return path
+
+
+def _several(paths: Any) -> Any:
+    """A single path is as good as a list of one."""
+    return (paths,) if isinstance(paths, (str, os.PathLike)) else paths
 
 
 Named = BeforeValidator(_named)
@@ -46,7 +52,9 @@ class UpscaleOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    inputs: tuple[Annotated[Path, Named], ...] = Field(min_length=1, description="image files and folders")
+    inputs: Annotated[tuple[Annotated[Path, Named], ...], BeforeValidator(_several)] = Field(
+        min_length=1, description="image files and folders"
+    )
     output: Annotated[str | Path | None, Named] = Field(None, description="file for a single image, else folder; default beside it")
     model: str | Path = Field(AUTO, description="name of a model, weight file, or 'auto': what suits each picture")
     strength: float | None = Field(None, ge=0, le=1, description="mix both networks of 'auto': 0 for clean, 1 for degraded ones")

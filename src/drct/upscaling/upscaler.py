@@ -349,6 +349,8 @@ class Upscaler:
         for name in encode:
             if name not in known:
                 raise OptionError(f"option '{name}' is unknown{did_you_mean(name, known)}")
+        if not isinstance(encoding, Encoding | None):
+            raise OptionError(f"encoding is a {type(encoding).__name__}, but must be a drct.imaging.Encoding")
         encoding = encoding or Encoding(**encode)
         sides = {"scale": scale, "width": width, "height": height}
         files = Path(source), Path(target)
