@@ -10,7 +10,7 @@ import click
 
 EXTRAS = {
     "train": ("yaml", "lmdb", "PIL", "matplotlib"),
-    "explain": ("matplotlib", "scipy", "PIL"),
+    "explain": ("matplotlib", "PIL"),
     "video": ("av",),
 }
 

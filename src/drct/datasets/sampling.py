@@ -119,10 +119,3 @@ class PatchSampler:
         # drawn last, so that where patches lie does not depend on it
         tones = draw_tones(rng) if rng.random() < self.tone_share else None
         return Patch(image, top, left, flip, rotations, tones)
-
-
-def orient(image: np.ndarray, patch: Patch) -> np.ndarray:
-    """Flip and turn H x W x C as the patch says; a view."""
-    if patch.flip:
-        image = image[:, ::-1]
-    return np.rot90(image, patch.rotations)

@@ -580,7 +580,7 @@ def _save(
         insert = colours + (png_chunks.chunk(b"eXIf", metadata) if metadata else b"")
         _save_with_insert(image, target, part, options, insert, png_chunks.BEHIND_HEADER)
     elif target.name == "jpeg":
-        # libvips writes no header of JFIF unless it keeps all it knows, and nothing else tells the resolution of a file without EXIF
+        # libvips writes no header of JFIF unless it keeps all it knows; without EXIF nothing else tells the resolution
         segments = _jpeg_segment(0xE0, b"JFIF\0\1\1" + _density(resolution) + b"\0\0")
         if metadata:
             segments += _jpeg_segment(0xE1, b"Exif\0\0" + metadata)

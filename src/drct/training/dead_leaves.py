@@ -18,7 +18,7 @@ from drct.imaging import resize
 from drct.training.faults import add_faults, add_grain
 
 LEAVES = (2.0, 40.0)  # how many lie in an image; this and what follows in equal parts of a logarithmic scale
-SMALLEST = (0.02, 0.2)  # radius of the smallest leaves that an image can have, of its side; the largest are as wide as the image
+SMALLEST = (0.02, 0.2)  # radius of the smallest leaves that an image can have, of its side; that of the largest is the side
 ASPECT = (0.1, 1.0)  # of a leaf: its width by its length
 SOFTNESS = (0.5, 3.0)  # width of outlines in pixels
 SHADING = 0.2  # how much of the range a leaf may change over the side of the image

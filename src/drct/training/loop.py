@@ -397,8 +397,8 @@ class Run:
         state = load_state(where)
         if state.options_sha256 not in [fingerprint(self.options, earlier) for earlier in range(3)]:
             raise CheckpointError(
-                f"{where} was made with other options (scale, manual_seed, network_g, datasets.train, train or those of a GAN): resume "
-                "with the same option file"
+                f"{where} was made with other options (scale, manual_seed, network_g, datasets.train, train or those of a GAN): "
+                "resume with the same option file"
             )
         try:
             self._take_over(state, where)

@@ -436,8 +436,8 @@ def parse_options(data: Any, source: str = "options") -> tuple[TrainOptions, lis
         raise OptionError(f"{source}: {error}") from None
     train, train_set = options.train, options.train_set
     if options.network_d is None:
-        given = [key for key in ("optim_d", "net_d_iters", "net_d_init_iters") if key in train.model_fields_set]
-        warnings += [f"'train.{key}' has no effect (there is no network_d)" for key in given]
+        alone = ("optim_d", "net_d_iters", "net_d_init_iters")
+        warnings += [f"'train.{key}' has no effect (there is no network_d)" for key in alone if key in train.model_fields_set]
     if train_set.type != "RealESRGANDataset" and "crop_size" in train_set.model_fields_set:
         warnings.append("'datasets.train.crop_size' has no effect (it is of a RealESRGANDataset)")
     for kind, keys in (("MultiStepLR", ("milestones", "gamma")), ("CosineAnnealingLR", ("eta_min",))):

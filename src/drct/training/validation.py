@@ -18,7 +18,7 @@ from drct.imaging import resize
 from drct.training.options import Metric, ValSet
 from drct.training.pairs import seeded
 
-# sides that the metrics need; LPIPS halves its images that often
+# sides that the metrics need
 SMALLEST = {"calculate_psnr": 1, "calculate_ssim": SSIM_WINDOW, "calculate_lpips": 32}
 
 BEST_PSNR = 100.0  # dB

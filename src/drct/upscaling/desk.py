@@ -30,7 +30,7 @@ LEASE_WORK = 1.0  # seconds of work that are taken at once: where pictures are q
 POLL = 0.25  # seconds between looks at what other processes have in work
 
 # Options that do not decide about the bytes of a result; the network is held against its weights and not its name.
-_WITHOUT_EFFECT = {"inputs", "output", "model", "device", "scale", "recursive", "overwrite", "verify_tiles", "watch", "strips"}
+_WITHOUT_EFFECT = {"inputs", "output", "model", "device", "scale", "recursive", "overwrite", "verify_tiles", "strips"}
 ONLY_FOR_VIDEOS = {"codec", "crf", "preset", "start", "duration"}
 ONLY_FOR_IMAGES = {"alpha", "format", "quality", "lossless", "pyramid", "strips", "verify_tiles"}
 

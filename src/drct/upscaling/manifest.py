@@ -155,7 +155,7 @@ class Entry:
         work: how the result is made.
         plans: its tile plans.
         result: the file that was written, absolute, and what it looked like; None before the first one.
-        report: sizes and passes, as :class:`drct.upscaling.FileResult` tells them.
+        report: sizes, as :class:`drct.upscaling.FileResult` tells them.
         error, code: why it failed.
     """
 
@@ -282,7 +282,7 @@ class Manifest:
             stamp: of the input.
             result: file that was written.
             written: its looks.
-            report: sizes and passes.
+            report: sizes.
         """
         self._tell(
             "UPDATE files SET state = 'done', attempts = 0, source_size = ?, source_mtime = ?, source_hash = ?, source_read = ?,"

@@ -20,7 +20,7 @@ STUDIO_RANGE, FULL_RANGE = 1, 2  # libav's codes; 0 is unspecified
 # Weights of red and blue in luma by matrix code (H.273, table 4)
 _LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
 MATRICES = frozenset(_LUMA)
-_ROWS = 256  # rows that are converted at once, so that floats of whole frames are never held; even
+_ROWS = 256  # rows that are made YUV at once, so that their floats are never those of a whole frame; even
 
 
 @dataclasses.dataclass(frozen=True)
