@@ -91,8 +91,9 @@ def our_step(model: str, device: torch.device, precision: str, micro: int | None
     def step(lq: Tensor, gt: Tensor) -> None:
         parts = zip(lq.split(micro or len(lq)), gt.split(micro or len(lq)), strict=True)
         with repeatable(device):
-            one.gradients((Batch(*part, part[1]) for part in parts), 0)
+            terms = one.gradients((Batch(*part, part[1]) for part in parts), 0)
             assert one.clip()
+            terms.numbers()
             one.update(1.0)
         average.update(network)
 

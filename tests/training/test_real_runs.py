@@ -191,7 +191,7 @@ def test_a_step_is_the_published_one(gan_dict: Make, tmp_path: Path, gan_type: s
     generator, judge = step.generator.network, step.discriminator.network
     batch = one_batch()
     before = {name: value.clone() for name, value in judge.state_dict().items()}
-    terms = step.gradients(iter([batch]), 0)
+    terms = step.gradients(iter([batch]), 0).numbers()
     found = [[p.grad.clone() for p in network.parameters() if p.grad is not None] for network in (generator, judge)]
     step.forget()
     judge.load_state_dict(before)
@@ -401,7 +401,7 @@ def test_mistakes_in_option_files_are_named(gan_dict: Make, path: str, value: An
 
 def test_the_patch_size_that_counts_is_the_one_checked(gan_dict: Make) -> None:
     data = gan_dict()
-    data["datasets"]["train"]["gt_size"] = 31  # what counts stands at the top
+    data["gt_size"], data["datasets"]["train"]["gt_size"] = 32, 31  # what counts stands at the top
     assert parse_options(data)[0].patch_size == 32
 
 

@@ -197,6 +197,7 @@ class Run:
         )
         self.iteration = 0
         self.best: dict[str, float] = {}
+        self._ahead: Batch | None = None  # the first batch of the next step
         self.saved: int | None = None  # iteration of the newest checkpoint that this process wrote
 
     # ---------------------------------------------------------------------------------------------- the loop
@@ -216,6 +217,7 @@ class Run:
         )
         progress = Progress(self.iteration, t.total_iter, o.train_set.batch_size_per_gpu * t.accumulate * self.process.world_size)
         bad = 0
+        self._ahead = None
         self.step.train()
         # a run that ended between a checkpoint and the validation that was to follow
         if self.process.any(self._validation_is_missing()):
@@ -226,6 +228,8 @@ class Run:
                 torch.manual_seed((o.manual_seed * 1_000_003 + self.iteration) * 4099 + self.process.rank)
                 factor = self.schedule(self.iteration)
                 terms = self.step.gradients(self._batches(loader), self.iteration)
+                if self.pairs.keep_nothing and self.iteration + 1 < end:  # while a GPU is at work
+                    self._ahead = self._batch(loader, self.iteration + 1, 0)
                 # every process sees the same averaged gradients, so all skip together
                 if not self.step.clip():
                     self.step.forget()
@@ -239,9 +243,9 @@ class Run:
                         )
                 else:
                     bad = 0
+                    progress.add(terms.numbers())  # before the update, which need not be waited for
                     if self.step.update(factor) and self.ema is not None:
                         self.ema.update(self.network)
-                    progress.add(terms)
                 self.iteration += 1
 
                 if self.iteration % o.logger.print_freq == 0 or self.iteration == end:
@@ -261,8 +265,11 @@ class Run:
     def _batches(self, loader: Iterator[RawBatch]) -> Iterator[Batch]:
         """The batches of one step."""
         for micro in range(self.options.train.accumulate):
-            seed = (self.options.manual_seed, self.iteration, micro, self.process.rank)
-            yield self.pairs(next(loader), self.process.device, seed)
+            prepared, self._ahead = self._ahead, None
+            yield prepared or self._batch(loader, self.iteration, micro)
+
+    def _batch(self, loader: Iterator[RawBatch], iteration: int, micro: int) -> Batch:
+        return self.pairs(next(loader), self.process.device, (self.options.manual_seed, iteration, micro, self.process.rank))
 
     # ---------------------------------------------------------------------------------------------- saving
 

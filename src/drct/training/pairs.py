@@ -34,9 +34,15 @@ class Batch:
 
 
 class Pairs(Protocol):
-    """Makes batches. The same arguments give the same batch, apart from what a pool holds."""
+    """Makes batches. The same arguments give the same batch, apart from what a pool holds.
+
+    Attributes:
+        patches: where they are cut from.
+        keep_nothing: whether there is no such pool, so that batches may be made before they are due.
+    """
 
     patches: PatchSet
+    keep_nothing: bool
 
     def __call__(self, raw: RawBatch, device: torch.device, seed: tuple[int, ...]) -> Batch: ...
 
@@ -55,6 +61,8 @@ class CleanPairs:
         fault_share: how many pairs, 0..1, may get faults (:mod:`.faults`).
         leaves_share: how many pairs, 0..1, give way to dead leaves (:mod:`.dead_leaves`).
     """
+
+    keep_nothing = True
 
     def __init__(self, patches: PatchSet, fault_share: float = 0.0, leaves_share: float = 0.0) -> None:
         self.patches = patches
@@ -96,6 +104,8 @@ class RealPairs:
             are darker than they were, and a network that has seen no clean ones brightens those, too.
         leaves_share: how many images, 0..1, give way to dead leaves (:mod:`.dead_leaves`).
     """
+
+    keep_nothing = False
 
     def __init__(
         self,

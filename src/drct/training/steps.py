@@ -175,8 +175,8 @@ class Step(Protocol):
         """Set the networks to training mode."""
         ...
 
-    def gradients(self, batches: Iterator[Batch], iteration: int) -> dict[str, float]:
-        """Forward and backward; returns what to log, ``loss`` being what the network minimizes."""
+    def gradients(self, batches: Iterator[Batch], iteration: int) -> Terms:
+        """Forward and backward; returns what to log, ``loss`` being what the network minimizes. Nothing of it was waited for."""
         ...
 
     def clip(self) -> bool:
@@ -205,7 +205,7 @@ class PixelStep:
     def train(self) -> None:
         self.generator.model.train()
 
-    def gradients(self, batches: Iterator[Batch], iteration: int) -> dict[str, float]:
+    def gradients(self, batches: Iterator[Batch], iteration: int) -> Terms:
         count = self.options.accumulate
         terms = Terms(count)
         for number, batch in enumerate(batches, 1):
@@ -219,7 +219,7 @@ class PixelStep:
             if len(losses) > 1:
                 for name, value in losses.items():
                     terms.add(f"l_g_{name}", value)
-        return terms.numbers()
+        return terms
 
     def clip(self) -> bool:
         return self.generator.clip()
@@ -261,7 +261,7 @@ class GanStep:
         self.generator.model.train()
         self.discriminator.model.train()
 
-    def gradients(self, batches: Iterator[Batch], iteration: int) -> dict[str, float]:
+    def gradients(self, batches: Iterator[Batch], iteration: int) -> Terms:
         count, o = self.options.accumulate, self.options
         self.deceives = iteration >= o.net_d_init_iters and (iteration + 1) % o.net_d_iters == 0
         terms = Terms(count)
@@ -269,7 +269,7 @@ class GanStep:
             real = batch.sharp if self.sharp_reals else batch.gt
             fake = self._deceive(batch, real, number == count, terms) if self.deceives else self._output(batch)
             self._discriminate(real, fake, number == count, terms)
-        return terms.numbers()
+        return terms
 
     def _deceive(self, batch: Batch, real: Tensor, last: bool, terms: Terms) -> Tensor:
         """The gradient of the network; returns its output."""
