@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from drct.errors import OptionError
-from drct.places import cache_folder, platform_caches
+from drct.errors import Error, OptionError
+from drct.evaluation.benchmark import write_text
+from drct.places import cache_folder, platform_caches, written
 from drct.weights import models_folder
 
 
@@ -50,3 +53,21 @@ def test_without_a_home_nothing_is_written_into_the_folder_at_hand(unset: None, 
     with pytest.raises(OptionError, match="set DRCT_CACHE"):
         cache_folder("test")
     assert not models_folder().exists()
+
+
+def test_what_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "a.txt"
+    with pytest.raises(OptionError, match=r"a\.txt cannot be written \(Not a directory\): choose another place"), written(path):
+        path.write_text("x")
+    with pytest.raises(Error, match=r"a\.txt cannot be written \(No space left on device\)$") as caught, written(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not isinstance(caught.value, OptionError)  # no wrong usage
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_is_no_wrong_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drct.imaging.writing.part_path", lambda path: Path("/dev/full"))
+    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: None)
+    with pytest.raises(Error, match="No space left"):
+        write_text(tmp_path / "r.md", "x" * 10)

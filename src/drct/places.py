@@ -1,12 +1,17 @@
-"""Folders of the user in which things are kept; for every room that keeps any."""
+"""Where files are kept and written; for every room that keeps or writes any."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from drct.errors import OptionError
+from drct.errors import Error, OptionError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what writing to a full or failing disk ends with
 
 
 def platform_caches() -> Path:
@@ -34,3 +39,18 @@ def cache_folder(kind: str) -> Path:
     if not folder.is_absolute():
         raise OptionError("there is no home folder to keep files in: set DRCT_CACHE to a folder")
     return folder
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Inside, a file or folder of results that cannot be written is told in one line.
+
+    Raises:
+        OptionError: it cannot be at this place.
+        Error: the disk is full, or fails.
+    """
+    try:
+        yield
+    except OSError as error:
+        told = f"{path} cannot be written ({error.strerror or error})"
+        raise (Error(told) if error.errno in FULL else OptionError(f"{told}: choose another place")) from error

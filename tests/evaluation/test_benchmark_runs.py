@@ -325,7 +325,7 @@ def test_wrong_options_are_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="same name"):
         run(sets=["Small", "Small"])
     (tmp_path / "file").write_text("")
-    with pytest.raises(OptionError, match="cannot be created"):
+    with pytest.raises(OptionError, match="cannot be written"):
         run(save=tmp_path / "file")
 
 

@@ -6,7 +6,6 @@ A verb lives in ``drct.cli.VERB`` and exposes ``command``, a click command. What
 
 from __future__ import annotations
 
-import errno
 import importlib
 import importlib.util
 import os
@@ -17,6 +16,7 @@ import click
 
 from drct.cli import console
 from drct.errors import DeviceError, Error, ModelNotFoundError, OptionError, did_you_mean
+from drct.places import FULL
 
 # In the order of --help. The sentences stand here so that the overview imports no verb.
 VERBS = {
@@ -34,7 +34,6 @@ VERBS = {
 }
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what writing to a full or failing disk ends with
 USAGE_ERRORS = (OptionError, ModelNotFoundError, DeviceError)  # the command line asks for what cannot be
 
 

@@ -21,7 +21,7 @@ from drct.evaluation.measures import Convention, check_convention, check_measure
 from drct.evaluation.report import ImageResult, LeftOut, ModelResult, Notice, Report
 from drct.evaluation.suites import Item, Pair, Suite, load_pair
 from drct.imaging import format_of, read, replacing_text, write
-from drct.places import cache_folder
+from drct.places import cache_folder, written
 
 try:
     import fcntl
@@ -308,10 +308,8 @@ def _lock(folder: Path) -> IO[str] | None:
 
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents; raises :class:`OptionError` where that is not possible."""
-    try:
+    with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"{folder} cannot be created ({error.strerror}): choose another folder") from error
 
 
 def check_writable(path: Path) -> None:
@@ -324,22 +322,17 @@ def check_writable(path: Path) -> None:
         raise OptionError(f"{path} is called like an image, and might be one: choose another name")
     make_folder(path.parent)
     new = not os.path.exists(path)
-    try:
+    with written(path):
         path.open("a").close()
         if new:
             path.unlink()
-    except OSError as error:
-        raise OptionError(f"{path} cannot be written ({error.strerror}): choose another file") from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all; raises :class:`OptionError` where that is not possible."""
+    """Write a text file, whole or not at all; errors are those of :func:`drct.places.written`."""
     make_folder(path.parent)
-    try:
-        with replacing_text(path) as file:
-            file.write(text)
-    except OSError as error:
-        raise OptionError(f"{path} cannot be written ({error.strerror}): choose another file") from error
+    with written(path), replacing_text(path) as file:
+        file.write(text)
 
 
 def forget_old_runs() -> None:

@@ -17,8 +17,8 @@ from typing import TextIO
 
 import numpy as np
 
-from drct.errors import OptionError
 from drct.imaging import replacing_text, to_depth, write
+from drct.places import written
 
 WEBP_LIMIT = 16383  # pixels a side
 GAIN = 8  # of difference maps
@@ -69,13 +69,11 @@ def write_page(path: Path, title: str, tables: Sequence[str], notes: Sequence[st
         figures: in the order of the page.
 
     Raises:
-        OptionError: the file cannot be written.
+        OptionError: the file cannot be written there.
+        Error: the disk is full.
     """
-    try:
-        with replacing_text(path) as file:
-            _write_parts(file, title, tables, notes, figures)
-    except OSError as error:
-        raise OptionError(f"{path} cannot be written ({error.strerror})") from error
+    with written(path), replacing_text(path) as file:
+        _write_parts(file, title, tables, notes, figures)
 
 
 def _write_parts(file: TextIO, title: str, tables: Sequence[str], notes: Sequence[str], figures: Iterable[Figure]) -> None:

@@ -16,6 +16,7 @@ from drct.explain.extras import need
 from drct.explain.field import Field
 from drct.explain.flow import MEASURES, Flow
 from drct.explain.lam import Attribution, Window, density
+from drct.places import written
 
 SUFFIXES = (".png", ".pdf", ".svg")
 ALPHA = 0.5  # of the image under a map
@@ -46,14 +47,13 @@ def save(figure: Any, path: Path) -> Path:
     """Write a figure by its suffix, at 200 dots per inch; folders are made.
 
     Raises:
-        OptionError: the file cannot be written.
+        OptionError: the file cannot be written there.
+        Error: the disk is full.
     """
-    try:
+    with written(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with need("matplotlib").rc_context(STYLE):
             figure.savefig(path, dpi=200, facecolor="white")
-    except OSError as error:
-        raise OptionError(f"{path} cannot be written ({error.strerror or error}): choose another output") from error
     return path
 
 

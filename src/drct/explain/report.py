@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from drct.errors import OptionError
 from drct.explain import figures
 from drct.explain.cka import samples, similarity
 from drct.explain.cost import NetworkCost, network_cost
@@ -22,6 +21,7 @@ from drct.explain.flow import feature_flow
 from drct.explain.lam import Window, attribute_all, crop_to_multiple, low_resolution
 from drct.explain.subjects import Subject, centre
 from drct.imaging import replacing_text
+from drct.places import written
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff }
@@ -176,8 +176,5 @@ def _write(file: Path, title: str, parts: Sequence[str]) -> None:
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{title}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
-    try:
-        with replacing_text(file) as opened:
-            opened.write(page)
-    except OSError as error:
-        raise OptionError(f"{file} cannot be written ({error.strerror or error}): choose another output") from error
+    with written(file), replacing_text(file) as opened:
+        opened.write(page)
