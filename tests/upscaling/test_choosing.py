@@ -236,3 +236,9 @@ def test_what_is_no_image_is_refused_before_it_is_looked_at(array: np.ndarray, b
     monkeypatch.setattr(models, "BUNDLED", both)
     with pytest.raises(ImageError):
         AutoUpscaler()(array)
+    for upscaler in (AutoUpscaler(device="cpu"), Upscaler(CLEAN, device="cpu")):
+        with pytest.raises(ImageError, match=r"is a ndarray, not a drct\.imaging\.Picture: use upscale for arrays"):
+            upscaler.picture(array)
+    with pytest.raises(OptionError, match=r"takes drct\.UpscaleOptions\(inputs=\.\.\., \.\.\.\), not a str"):
+        upscale("photos")
+    assert UpscaleOptions(inputs="photos").inputs == (Path("photos"),)

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from drct.errors import Error, ImageError
+from drct.errors import Error, ImageError, OptionError
 from drct.imaging import FORMATS, Picture, PictureInfo, StripReader, format_of, read, read_info, remove_stale_parts, write
 from drct.upscaling import memory
 from drct.upscaling.callbacks import shielded
@@ -66,6 +66,8 @@ def upscale(options: UpscaleOptions, listener: Listener | None = None, upscaler:
         ModelNotFoundError, CheckpointError, DownloadError, DeviceError: the network cannot be had or cannot run here.
         ManifestError: the manifest of the results is damaged.
     """
+    if not isinstance(options, UpscaleOptions):
+        raise OptionError(f"upscale takes drct.UpscaleOptions(inputs=..., ...), not a {type(options).__name__}")
     start = time.perf_counter()
     listener = listener or Listener()
     with Session(options, upscaler) as session:

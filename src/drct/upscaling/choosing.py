@@ -20,7 +20,7 @@ from drct.imaging import Picture
 from drct.networks import SuperResolutionNetwork
 from drct.upscaling.options import AUTO, FIDELITY_MODEL, REAL_MODEL, UpscaleOptions
 from drct.upscaling.passes import Upscaled, UpscaledPicture
-from drct.upscaling.upscaler import STRETCH, Upscaler, check_image, networks_here
+from drct.upscaling.upscaler import STRETCH, Upscaler, check_image, check_picture, networks_here
 from drct.weights import load_network
 
 
@@ -81,6 +81,7 @@ class AutoUpscaler(Upscaler):
 
     def picture(self, picture: Picture, **how: Any) -> UpscaledPicture:
         """As :meth:`Upscaler.picture`, with the network that suits the picture; ``choice`` of the result tells which and why."""
+        check_picture(picture)
         suited, choice = self.suited(picture)
         return dataclasses.replace(suited.picture(picture, **how), choice=choice)
 

@@ -276,8 +276,8 @@ class Upscaler:
 
         The resolution grows with the size, so that a print stays as large as it was. Arguments and errors as :meth:`upscale`.
         """
+        check_picture(picture)
         pixels, alpha = picture.pixels, picture.alpha
-        check_image(pixels)
         values = _range(pixels, alpha)
         if alpha is not None:
             pixels = bleed(pixels, alpha)
@@ -370,10 +370,9 @@ class Upscaler:
         Needs the memory of the whole image. Arguments and errors are those of :meth:`upscale` and :meth:`picture`.
         """
         picture = image if isinstance(image, Picture) else Picture(image)
-        check_image(picture.pixels)
+        check_picture(picture)
         pixels = picture.pixels if picture.alpha is None else bleed(picture.pixels, picture.alpha)
         pixels = _normalized(pixels, _range(picture.pixels, picture.alpha))
-        pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
         first = self.scales_for(*pixels.shape[:2], scale=scale, width=width, height=height)[0]
         program = self.program(first)
         tiled, _ = self._run(pixels, first, np.dtype(np.float32), None, [], None)
@@ -618,6 +617,13 @@ def _digest(network: SuperResolutionNetwork) -> str:
 def networks_here(name: str) -> dict[int, tuple[str, Any]]:
     """By magnification, names and files of the models ``NAME-x2``, ``NAME-x3``, ... that lie on this machine."""
     return {scale: (card.name, card.path) for scale, card in family(name).items() if card.path is not None}
+
+
+def check_picture(picture: Picture) -> None:
+    """Raise ImageError unless :meth:`Upscaler.picture` takes the object."""
+    if not isinstance(picture, Picture):
+        raise ImageError(f"the picture is a {type(picture).__name__}, not a drct.imaging.Picture: use upscale for arrays")
+    check_image(picture.pixels)
 
 
 def check_image(image: np.ndarray) -> None:
