@@ -67,7 +67,7 @@ def test_what_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_a_full_disk_is_no_wrong_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drct.imaging.writing.part_path", lambda path: Path("/dev/full"))
+    monkeypatch.setattr("drct.imaging.replacing.part_path", lambda path: Path("/dev/full"))
     monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: None)
     with pytest.raises(Error, match="No space left"):
         write_text(tmp_path / "r.md", "x" * 10)

@@ -17,7 +17,7 @@ import pytest
 from pictures import PEAK, exif_with, smooth
 from PIL import Image, IptcImagePlugin, TiffImagePlugin
 
-import drct.imaging.writing as writing
+import drct.imaging.replacing as replacing
 from drct.errors import Error, ImageError, OptionError
 from drct.imaging import FORMATS, Picture, part_path, png_chunks, read, remove_stale_parts, to_depth, write
 from drct.imaging._vips import has_operation
@@ -476,7 +476,7 @@ def test_an_existing_file_is_replaced_only_when_all_went_well(tmp_path: Path, mo
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing.os, "fsync", full)
+    monkeypatch.setattr(replacing.os, "fsync", full)
     with pytest.raises(ImageError, match=r"a\.png: cannot be written: No space left"):
         write(path, smooth(9, 9, 3, seed=1))
     assert path.read_bytes() == before
@@ -566,7 +566,7 @@ def test_only_our_own_parts_are_removed(tmp_path: Path) -> None:
 
 
 def test_without_locks_only_old_parts_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "fcntl", None)
+    monkeypatch.setattr(replacing, "fcntl", None)
     for name in (".new.png.part", ".old.png.part"):
         (tmp_path / name).write_bytes(b"x")
     os.utime(tmp_path / ".old.png.part", (0, 0))

@@ -5,15 +5,13 @@ from drct.imaging.conversion import from_tensor, to_tensor
 from drct.imaging.formats import FORMATS, Format, format_of, is_image_file, supported_suffixes
 from drct.imaging.picture import Picture, PictureInfo, visible_range
 from drct.imaging.reading import MAX_PIXELS, StripReader, read, read_bytes, read_info, read_pages, read_size
+from drct.imaging.replacing import part_path, remove_stale_parts, replacing_text
 from drct.imaging.resizing import resize, resize_rows
 from drct.imaging.sheet import side_by_side, text
 from drct.imaging.writing import (
     Encoding,
     StripWriter,
     check_output,
-    part_path,
-    remove_stale_parts,
-    replacing_text,
     to_depth,
     writable_format,
     write,

@@ -82,7 +82,7 @@ def from_tensor(tensor: Tensor, dtype: DTypeLike, grey: bool = False) -> np.ndar
     if peak != 1:
         # uint16 travels as int32, because few devices compute with it
         x = (x * peak).round_().clamp_(0, peak).to(torch.uint8 if peak == 255 else torch.int32)
-    x = x.permute(1, 2, 0).contiguous().cpu()  # a GPU sorts faster than a CPU
+    x = x.permute(1, 2, 0).clone(memory_format=torch.contiguous_format).cpu()  # a GPU sorts faster than a CPU
     return x.numpy().astype(dtype, copy=False)
 
 

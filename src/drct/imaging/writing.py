@@ -4,44 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import hashlib
 import io
-import math
 import mmap
 import os
-import re
-import shutil
 import struct
 import tempfile
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from drct.errors import ImageError, OptionError, did_you_mean
-from drct.imaging import exif, iptc, png_chunks, tiff_directories
+from drct.imaging import deepzoom, exif, iptc, png_chunks, tiff_directories
 from drct.imaging._vips import cause, enter, has_operation, pyvips
 from drct.imaging.carrier import Carrier
 from drct.imaging.formats import ALIASES, FORMATS, Format, format_of
 from drct.imaging.picture import Picture, PictureInfo
+from drct.imaging.replacing import Part, replacing
 
-try:
-    import fcntl
-except ImportError:  # Windows, where an open file cannot be removed anyway
-    fcntl = None  # type: ignore[assignment]
-
-NAME_BYTES = 255  # longest file name of common file systems
 SCREEN_RESOLUTION = (72 / 25.4, 72 / 25.4)
-STALE_SECONDS = 24 * 3600  # where the file system has no locks, a temporary file untouched for so long is taken for left behind
 CLASSIC_TIFF_BYTES = 3 << 30  # of pixels; what is larger becomes a BigTIFF
 JPEG_OPTIMIZED = 1 << 26  # pixels up to which JPEG's tables are fitted to the picture, for which all of it is held in memory
 TILE = 256  # side of the tiles of a pyramid
-DEEPZOOM_TILE = 254  # of a DeepZoom's, which neighbours overlap by a pixel
-DEEPZOOM_ENDS = {".jpg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}  # of whole tiles
 EXIF_BYTES = 60000  # that libvips writes into AVIF
 XMP_BYTES = 60000  # that libvips writes into JPEG
 JPEG_BYTES = 65533  # of a JPEG's marker
@@ -125,7 +111,7 @@ def write(
     _check_arrays(path, picture)
     job = _Job(path, picture.info, format, Encoding(quality, lossless, compression, pyramid, strip))
     image = pyvips.Image.new_from_array(job.samples(picture.pixels, picture.alpha))
-    with _replacing(path) as part:
+    with replacing(path) as part:
         job.save(image, part)
     return job.notices
 
@@ -188,7 +174,7 @@ def write_strips(
     path = Path(path)
     enter(path)
     job = _Job(path, info, format, encoding or Encoding())
-    with _replacing(path) as part, _encoder(job, part) as writer:
+    with replacing(path) as part, _encoder(job, part) as writer:
         yield writer
         if not writer.complete:
             raise ValueError(f"{path}: fewer rows were written than announced")
@@ -197,7 +183,7 @@ def write_strips(
 
 
 @contextlib.contextmanager
-def _encoder(job: _Job, part: _Part) -> Iterator[StripWriter]:
+def _encoder(job: _Job, part: Part) -> Iterator[StripWriter]:
     """A thread that saves what the block writes; its exception ends the block."""
     carrier = Carrier(job.info.height, job.info.width, job.bands, job.depth)
     failure: list[BaseException] = []
@@ -252,7 +238,7 @@ def write_pages(
         return _write_tiff_pages(path, info, pictures, target.name, encoding)
     tall = dataclasses.replace(info, height=info.height * info.frames)
     job = _Job(path, tall, target.name, encoding, page_height=info.height)
-    with _replacing(path) as part, _encoder(job, part) as writer:
+    with replacing(path) as part, _encoder(job, part) as writer:
         for picture in pictures:
             if (picture.height, picture.width) != (info.height, info.width):
                 raise ImageError(f"{path}: frames of different sizes cannot be one animation")
@@ -276,14 +262,14 @@ def _alike(picture: Picture, info: PictureInfo) -> tuple[np.ndarray, np.ndarray 
 def _write_tiff_pages(path: Path, info: PictureInfo, pictures: Iterable[Picture], format: str, encoding: Encoding) -> list[str]:
     notices: list[str] = []
     big = info.frames * _pixel_bytes(info) > CLASSIC_TIFF_BYTES
-    with _replacing(path) as part:
+    with replacing(path) as part:
         pages = tiff_directories.Pages(part)
         for picture in pictures:
             _check_arrays(path, picture)
             job = _Job(path, picture.info, format, encoding, big=big)
             # without a name, so that nothing is left behind however the process ends
             with tempfile.TemporaryFile(dir=path.parent) as file:
-                page = _Part(os.dup(file.fileno()), "r+")
+                page = Part(os.dup(file.fileno()), "r+")
                 with contextlib.closing(page):
                     job.save(pyvips.Image.new_from_array(job.samples(picture.pixels, picture.alpha)), page)
                     if not big and part.seek(0, io.SEEK_END) + page.seek(0, io.SEEK_END) >= 1 << 32:
@@ -334,7 +320,7 @@ def check_output(
             "use TIFF (--format tiff, or --pyramid for viewers) or PNG"
         )
     if target.name == "dzi":
-        _check_tiles(_tiles_of(Path(path)))
+        deepzoom.check_tiles(deepzoom.tiles_of(Path(path)))
 
 
 def _check_arrays(path: Path, picture: Picture) -> None:
@@ -413,7 +399,7 @@ class _Job:
         if notice not in self.notices:
             self.notices.append(notice)
 
-    def save(self, image: pyvips.Image, part: _Part) -> None:
+    def save(self, image: pyvips.Image, part: Part) -> None:
         """Encode into a temporary file.
 
         Raises:
@@ -424,7 +410,7 @@ class _Job:
         try:
             image = self._dressed(image)
             if self._target.name == "dzi":
-                _save_tiles(image, self._path, part, options)
+                deepzoom.save_tiles(image, self._path, part, options)
             else:
                 _save(image, self._target, part, options, self._metadata, self.info.writable_resolution)
         except pyvips.Error as error:
@@ -518,7 +504,7 @@ class _Job:
         if name == "gif":
             return {}
         if name == "dzi":
-            return {"tile_size": DEEPZOOM_TILE, "suffix": ".png" if self._has_alpha else f".jpg[Q={quality['Q']}]"}
+            return {"tile_size": deepzoom.TILE, "suffix": ".png" if self._has_alpha else f".jpg[Q={quality['Q']}]"}
         big = self._big or encoding.pyramid or _pixel_bytes(info, self.depth, self.bands) > CLASSIC_TIFF_BYTES
         predictor = "float" if self.depth == "float32" else "horizontal"
         options = {"compression": "deflate", "level": max(1, encoding.compression), "predictor": predictor, "bigtiff": big}
@@ -566,7 +552,7 @@ def on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 def _save(
     image: pyvips.Image,
     target: Format,
-    part: _Part,
+    part: Part,
     options: dict[str, Any],
     carried: _Metadata,
     resolution: tuple[float, float] | None,
@@ -606,7 +592,7 @@ def _density(resolution: tuple[float, float] | None) -> bytes:
     return struct.pack(">BHH", 0, 1, 1)  # square pixels of no known size
 
 
-def _save_with_libvips_exif(image: pyvips.Image, target: Format, part: _Part, options: dict[str, Any], metadata: bytes) -> None:
+def _save_with_libvips_exif(image: pyvips.Image, target: Format, part: Part, options: dict[str, Any], metadata: bytes) -> None:
     """Let libvips write EXIF data of its own that is long enough, and put the picture's into its place."""
     described = _MARK + b" " * len(metadata)
     entry = struct.pack("<HHII", 0x010E, 2, len(described), 26)  # an image description
@@ -623,79 +609,6 @@ def _save_with_libvips_exif(image: pyvips.Image, target: Format, part: _Part, op
             raise ImageError("libvips wrote no EXIF data")
         end = mark + len(described)
         data[begin:end] = metadata.ljust(end - begin, b"\0")
-
-
-def _save_tiles(image: pyvips.Image, path: Path, part: _Part, options: dict[str, Any]) -> None:
-    """A DeepZoom pyramid: its tiles into ``NAME_files``, its description, which makes it a picture, into the temporary file."""
-    tiles = _tiles_of(path)
-    folder = path.with_name(f".{path.stem}_files.part")
-    shutil.rmtree(folder, ignore_errors=True)  # of a killed run; nobody else has the lock of the temporary file
-    try:
-        folder.mkdir()
-        # as bytes, because names need not be UTF-8, which pyvips makes of letters
-        image.dzsave(os.fsencode(folder / "tiles"), **options, keep="icc")
-        description = (folder / "tiles.dzi").read_bytes()
-        if not (description.rstrip().endswith(b"</Image>") and _are_whole(folder / "tiles_files", image.width, image.height)):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        part.write(description)
-        _check_tiles(tiles)
-        # From here on there is no picture until its new description gets the name: a kill leaves none with the tiles of another.
-        path.unlink(missing_ok=True)
-        if tiles.exists():
-            os.replace(tiles, folder / "old")
-        os.replace(folder / "tiles_files", tiles)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _are_whole(tiles: Path, width: int, height: int) -> bool:
-    """Whether every tile of a pyramid is there to its last byte: libvips goes on in silence when the disk is full."""
-    deepest = (max(width, height) - 1).bit_length()
-    for level in range(deepest + 1):
-        columns, rows = (math.ceil(math.ceil(side / 2 ** (deepest - level)) / DEEPZOOM_TILE) for side in (width, height))
-        found = list(os.scandir(tiles / str(level)))
-        if len(found) != columns * rows:
-            return False
-        for tile in found:
-            end = DEEPZOOM_ENDS[Path(tile.name).suffix]
-            with open(tile.path, "rb") as file:
-                if file.seek(0, os.SEEK_END) < len(end):
-                    return False
-                file.seek(-len(end), os.SEEK_END)
-                if file.read() != end:
-                    return False
-    return True
-
-
-def _tiles_of(path: Path) -> Path:
-    return path.with_name(f"{path.stem}_files")
-
-
-def _check_tiles(tiles: Path) -> None:
-    """Refuse to replace a folder that is no DeepZoom's, which somebody may want to keep.
-
-    Raises:
-        ImageError: it holds something else than levels of tiles.
-    """
-    try:
-        strange = next(_not_tiles(tiles), None)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ImageError(f"{tiles}: cannot be replaced by tiles: {error.strerror}") from None
-    if strange is not None:
-        raise ImageError(f"{tiles}: would be replaced by tiles, but holds {strange}: choose another name")
-
-
-def _not_tiles(tiles: Path) -> Iterator[str]:
-    """Names in a folder that DeepZoom does not give."""
-    for level in os.scandir(tiles):
-        if level.name.isdecimal() and level.is_dir():
-            for tile in os.scandir(level):
-                if not (re.fullmatch(r"\d+_\d+\.(jpe?g|png|webp)", tile.name) and tile.is_file()):
-                    yield f"{level.name}/{tile.name}"
-        elif level.name != "vips-properties.xml":
-            yield level.name
 
 
 def _save_with_insert(
@@ -748,145 +661,3 @@ def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         length = struct.unpack_from("<I", data, at + 4)[0]
         yield data[at : at + 4], data[at + 8 : at + 8 + length]
         at += 8 + length + length % 2
-
-
-def part_path(path: str | os.PathLike[str]) -> Path:
-    """The temporary name ``.NAME.part`` beside ``path``, which no folder walk takes for an image; a long NAME becomes a hash."""
-    path = Path(path)
-    name = f".{path.name}.part"
-    if len(os.fsencode(name)) > NAME_BYTES:
-        digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-        name = f".{digest}{path.suffix[:16]}.part"
-    return path.with_name(name)
-
-
-@contextlib.contextmanager
-def replacing_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
-    """A text file open for writing that takes the name ``path`` when the block ends well, and vanishes when it does not.
-
-    For what is written about images. Missing folders are made; bytes of file names that are no UTF-8 become ``\\udcNN``.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = part_path(path)
-    try:
-        with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def remove_stale_parts(folder: str | os.PathLike[str]) -> list[Path]:
-    """Remove temporary files that killed runs left in a folder; those that a live process is writing (it holds a lock) stay.
-
-    Only names that :func:`part_path` gives to image files are touched.
-
-    Returns:
-        The removed files, sorted.
-    """
-    removed = []
-    try:
-        candidates = sorted(
-            p for p in Path(folder).iterdir() if p.name.startswith(".") and p.suffix == ".part" and format_of(p.stem)
-        )
-    except OSError:
-        return []  # a folder that is not there, or not to be read, holds nothing to remove
-    for part in candidates:
-        try:
-            with part.open("r+b") as file:
-                lock = _lock(file, part)
-                if lock == "held" or (lock == "none" and time.time() - part.stat().st_mtime > STALE_SECONDS):
-                    part.unlink()
-                    removed.append(part)
-        except OSError:
-            continue  # gone meanwhile, or not ours to remove
-    return removed
-
-
-def _lock(file: IO[bytes] | io.FileIO, part: Path) -> Literal["held", "busy", "gone", "none"]:
-    """Try to take the lock of a temporary file, which the system drops when its process ends, however it ends.
-
-    Returns:
-        ``held``; ``busy`` when another process has it; ``gone`` when the file lost its name between opening and locking; ``none``
-        when there are no locks on this system.
-    """
-    if fcntl is None:
-        return "none"
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return "busy"
-    except OSError:
-        return "none"
-    try:
-        return "held" if os.path.samestat(os.fstat(file.fileno()), part.stat()) else "gone"
-    except FileNotFoundError:
-        return "gone"
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[_Part]:
-    """A temporary file open for writing that takes the name ``path`` when the block ends well, and vanishes when it does not."""
-    part = part_path(path)
-    if os.path.isdir(path):  # unlike Path.is_dir false, and no error, for impossible names
-        raise ImageError(f"{path}: cannot be written: it is a folder")
-    with _locked(path, part) as file:
-        try:
-            file.truncate(0)
-            yield file
-            os.fsync(file.fileno())
-            if fcntl is None:
-                file.close()  # Windows renames no open file
-            os.replace(part, path)
-        except BaseException as error:
-            if fcntl is None:
-                file.close()
-            with contextlib.suppress(OSError):
-                part.unlink()
-            if isinstance(error, OSError):
-                raise ImageError(f"{path}: cannot be written: {error.strerror or error}") from None
-            raise
-    _sync_folder(path.parent)
-
-
-class _Part(io.FileIO):
-    """A file whose ``write`` writes all or fails; that of FileIO stops half way, without a word, when the disk gets full."""
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data)
-        done = 0
-        while done < len(view):
-            done += super().write(view[done:]) or 0
-        return done
-
-
-def _locked(path: Path, part: Path) -> _Part:
-    while True:
-        try:
-            # Neither emptied before the lock is held, nor in append mode, where TIFF could not go back to fill in its directory.
-            file = _Part(os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+")
-        except (OSError, ValueError) as error:
-            raise ImageError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
-        lock = _lock(file, part)
-        if lock in ("held", "none"):
-            return file
-        file.close()
-        if lock == "busy":
-            raise ImageError(f"{path}: cannot be written: another process or thread is writing it")
-        # Another process removed or finished the file of that name just then: the next one will be ours.
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name survive a power cut, where the system can."""
-    if fcntl is None:
-        return
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

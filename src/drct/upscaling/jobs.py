@@ -23,7 +23,7 @@ from pathlib import Path
 
 from drct.errors import OptionError
 from drct.imaging import FORMATS, PictureInfo, format_of, is_image_file
-from drct.imaging.writing import NAME_BYTES
+from drct.imaging.replacing import NAME_BYTES
 from drct.upscaling import manifest
 from drct.upscaling.options import UpscaleOptions
 from drct.upscaling.video import CONTAINERS, is_video_file, video_suffix
