@@ -46,6 +46,25 @@ def first_problem(
     return f"{where} is {first['input']!r}: {(expected or {}).get(where, message)}"
 
 
+def without_keys(data: Mapping[str, Any], dead: Collection[str], inside: str = "") -> tuple[dict[str, Any], list[str]]:
+    """An option file without keys that have no effect, wherever they stand but among the options of the network.
+
+    Returns:
+        What is left, and where the keys stood, for example ``datasets.train.io_backend``.
+    """
+    kept: dict[str, Any] = {}
+    found: list[str] = []
+    for key, value in data.items():
+        if key in dead:
+            found.append(f"{inside}{key}")
+        elif isinstance(value, dict) and key != "network_g":
+            kept[key], more = without_keys(value, dead, f"{inside}{key}.")
+            found += more
+        else:
+            kept[key] = value
+    return kept, found
+
+
 def name_template(value: str) -> str:
     """Check a template for names of LR images, with one {} for the name of the GT image; to be used by pydantic.
 

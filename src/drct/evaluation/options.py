@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from drct.checking import first_problem, name_template, read_option_file
+from drct.checking import first_problem, name_template, read_option_file, without_keys
 from drct.errors import OptionError
 from drct.evaluation.measures import Convention
 
@@ -165,8 +165,8 @@ def read_test_file(path: Path) -> tuple[TestFile, list[str]]:
         raise OptionError(f"{path}: an option file is a mapping of keys to values, not {type(data).__name__}")
     if "train" in data:
         raise OptionError(f"{path} is a training option file: use 'drct train -opt {path}', or a test option file")
-    warnings: dict[str, str] = {}
-    data = _drop_dead(data, warnings)
+    data, places = without_keys(data, DEAD_KEYS)
+    dead = dict.fromkeys(place.rpartition(".")[2] for place in places)  # each once
     try:
         file = TestFile.model_validate(data)
     except ValidationError as error:
@@ -175,16 +175,4 @@ def read_test_file(path: Path) -> tuple[TestFile, list[str]]:
     for name, dataset in file.datasets.items():
         if dataset.dataroot_gt is None and dataset.dataroot_lq is None:
             raise OptionError(f"{path}: datasets.{name} has neither dataroot_gt nor dataroot_lq")
-    return file, [f"{path}: '{key}' has no effect ({why})" for key, why in warnings.items()]
-
-
-def _drop_dead(data: dict[str, Any], warnings: dict[str, str]) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
-    for key, value in data.items():
-        if key in DEAD_KEYS:
-            warnings[key] = DEAD_KEYS[key]
-        elif isinstance(value, dict) and key != "network_g":
-            kept[key] = _drop_dead(value, warnings)
-        else:
-            kept[key] = value
-    return kept
+    return file, [f"{path}: '{key}' has no effect ({DEAD_KEYS[key]})" for key in dead]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
-from drct.checking import first_problem, name_template, read_option_file
+from drct.checking import first_problem, name_template, read_option_file, without_keys
 from drct.degradation import DegradationOptions
 from drct.errors import OptionError
 from drct.networks.registry import options_without_effect
@@ -424,8 +424,8 @@ def parse_options(data: Any, source: str = "options") -> tuple[TrainOptions, lis
     """
     if not isinstance(data, dict):
         raise OptionError(f"{source}: an option file is a mapping of keys to values, not {type(data).__name__}")
-    warnings: list[str] = []
-    data = _drop_dead(data, "", warnings)
+    data, dead = without_keys(data, DEAD_KEYS)
+    warnings = [f"'{place}' has no effect ({DEAD_KEYS[place.rpartition('.')[2]]})" for place in dead]
     try:
         options = TrainOptions.model_validate(data)
     except ValidationError as error:
@@ -443,8 +443,8 @@ def parse_options(data: Any, source: str = "options") -> tuple[TrainOptions, lis
     for kind, keys in (("MultiStepLR", ("milestones", "gamma")), ("CosineAnnealingLR", ("eta_min",))):
         given = [key for key in keys if train.scheduler.type != kind and key in train.scheduler.model_fields_set]
         warnings += [f"'train.scheduler.{key}' has no effect (it is of {kind})" for key in given]
-    dead = options_without_effect(options.network_g)
-    warnings += [f"'network_g.{key}' has no effect (the network never read it)" for key in dead]
+    unread = options_without_effect(options.network_g)
+    warnings += [f"'network_g.{key}' has no effect (the network never read it)" for key in unread]
     # published files hold these two, mostly switched off
     if options.val.save_img:
         warnings.append("'val.save_img' has no effect (each validation writes a sheet of crops; 'drct test' saves whole images)")
@@ -459,18 +459,6 @@ def _within(where: tuple[str, ...], error: ValidationError) -> ValidationError:
         InitErrorDetails(type=e["type"], loc=(*where, *e["loc"]), input=e["input"], ctx=e.get("ctx", {})) for e in error.errors()
     ]
     return ValidationError.from_exception_data(error.title, details)
-
-
-def _drop_dead(data: dict[str, Any], prefix: str, warnings: list[str]) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
-    for key, value in data.items():
-        if key in DEAD_KEYS:
-            warnings.append(f"'{prefix}{key}' has no effect ({DEAD_KEYS[key]})")
-        elif isinstance(value, dict) and key != "network_g":
-            kept[key] = _drop_dead(value, f"{prefix}{key}.", warnings)
-        else:
-            kept[key] = value
-    return kept
 
 
 def _groups(root: type[BaseModel]) -> list[type[BaseModel]]:

@@ -55,13 +55,18 @@ def largest_tile(program: Sized) -> int:
 
 def choose_batch(program: Sized, tile: int | None) -> int:
     """Tiles that go through the network at once: one on a CPU, a few where a GPU would not be filled by one."""
-    if tile is None or program.device.type != "cuda":
-        return 1
+    return 1 if tile is None or program.device.type != "cuda" else images_at_once(program, tile, tile)
+
+
+def images_at_once(program: Sized, height: int, width: int) -> int:
+    """How many images fill a GPU together: a power of two, 8 at most."""
     budget = memory_class(program.device) // SHARE
-    batch = 1
-    while batch < 8 and 2 * batch * tile**2 <= LARGEST_TILE**2 and program.memory_estimate(tile, tile, 2 * batch) <= budget:
-        batch *= 2
-    return batch
+    count = 1
+    while (
+        count < 8 and 2 * count * height * width <= LARGEST_TILE**2 and program.memory_estimate(height, width, 2 * count) <= budget
+    ):
+        count *= 2
+    return count
 
 
 def strip_rows(width: int, scale: int) -> int:

@@ -14,8 +14,6 @@ from drct.upscaling import memory
 if TYPE_CHECKING:
     from drct.upscaling.upscaler import Upscaler
 
-MOST = 8
-
 
 def frames_at_once(upscaler: Upscaler, size: tuple[int, int], target: tuple[int, int]) -> int:
     """How many frames of a size, height and width, go through the network together on their way to a target size.
@@ -31,15 +29,7 @@ def frames_at_once(upscaler: Upscaler, size: tuple[int, int], target: tuple[int,
     whole = upscaler.tile == "off" or (upscaler.tile == "auto" and memory.choose_tile(program, height, width) is None)
     if not whole or (limit is not None and max(size) > limit):
         return 1
-    budget = memory.memory_class(upscaler.device) // memory.SHARE
-    count = 1
-    while (
-        count < MOST
-        and 2 * count * height * width <= memory.LARGEST_TILE**2
-        and program.memory_estimate(height, width, 2 * count) <= budget
-    ):
-        count *= 2
-    return count
+    return memory.images_at_once(program, height, width)
 
 
 def enlarge(upscaler: Upscaler, images: list[np.ndarray], height: int, width: int) -> tuple[list[np.ndarray], list[str]]:
