@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pictures import exif_with
 from PIL import Image
 
-from drct.imaging import exif, tiff_directories
+from drct.imaging import exif, read, tiff_directories
 
 
 def big_endian() -> bytes:
@@ -27,6 +28,40 @@ def test_orientation_of_both_byte_orders() -> None:
     assert exif.orientation(b"Exif\0\0" + big_endian()) == 6
     assert exif.orientation(exif.corrected(big_endian())) == 1
     assert exif.orientation(exif_with(orientation=99)) == 1
+
+
+def with_resolution(unit: int | None, across: float = 300, down: float = 150) -> bytes:
+    tags = Image.Exif()
+    tags[0x011A], tags[0x011B] = across, down
+    if unit is not None:
+        tags[0x0128] = unit
+    return tags.tobytes().removeprefix(b"Exif\0\0")
+
+
+def test_resolutions_in_inches_and_centimetres() -> None:
+    inches = pytest.approx((300 / 25.4, 150 / 25.4))
+    assert exif.resolution(with_resolution(2)) == inches
+    assert exif.resolution(with_resolution(None)) == inches
+    assert exif.resolution(with_resolution(3)) == pytest.approx((30, 15))
+    assert exif.resolution(with_resolution(1)) is None  # of no known length
+    assert exif.resolution(with_resolution(2, across=0)) is None
+    assert exif.resolution(big_endian()) is None
+    assert exif.resolution(with_resolution(2)[:-20]) is None  # points beyond the data
+
+
+def test_a_resolution_alone() -> None:
+    data = exif.of_resolution((300 / 25.4, 150 / 25.4))
+    assert exif.resolution(data) == pytest.approx((300 / 25.4, 150 / 25.4), rel=1e-5)
+    tags = Image.Exif()
+    tags.load(b"Exif\0\0" + data)
+    assert dict(tags) == {0x011A: 300, 0x011B: 150, 0x0128: 2}
+
+
+def test_of_a_file_that_lies_on_its_side(tmp_path: Path) -> None:
+    tags = Image.Exif()
+    tags[0x0112], tags[0x011A], tags[0x011B], tags[0x0128] = 6, 300.0, 150.0, 2
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.webp", exif=tags)
+    assert read(tmp_path / "a.webp").resolution == pytest.approx((150 / 25.4, 300 / 25.4))
 
 
 def test_only_the_named_bytes_change() -> None:

@@ -60,6 +60,12 @@ class Exif:
         """Value of an entry that holds one SHORT or LONG."""
         return self._read("H" if entry.kind == SHORT else "I", entry.at + 8)
 
+    def rational(self, entry: Entry) -> float:
+        """Value of an entry that holds one RATIONAL; 0 of one that is damaged."""
+        at = self._read("I", entry.at + 8)
+        denominator = self._read("I", at + 4)
+        return self._read("I", at) / denominator if entry.kind == RATIONAL and denominator else 0.0
+
     def set_integer(self, entry: Entry, value: int) -> None:
         if entry.length != 1 or entry.kind not in (SHORT, LONG):
             return
@@ -102,6 +108,35 @@ def orientation(data: bytes) -> int:
         if entry.tag == ORIENTATION and 1 <= exif.integer(entry) <= 8:
             return exif.integer(entry)
     return 1
+
+
+def resolution(data: bytes) -> tuple[float, float] | None:
+    """Pixels per millimetre across and down that EXIF data gives; None when it says nothing valid.
+
+    Raises:
+        ValueError: when it is no EXIF data.
+    """
+    exif = Exif(data)
+    found = {entry.tag: entry for entry in exif.entries(exif.first)}
+    if X_RESOLUTION not in found or Y_RESOLUTION not in found:
+        return None
+    unit = exif.integer(found[RESOLUTION_UNIT]) if RESOLUTION_UNIT in found else 2
+    across, down = exif.rational(found[X_RESOLUTION]), exif.rational(found[Y_RESOLUTION])
+    length = {2: 25.4, 3: 10.0}.get(unit)
+    return None if length is None or not (across and down) else (across / length, down / length)
+
+
+def of_resolution(resolution: tuple[float, float]) -> bytes:
+    """EXIF data that tells pixels per millimetre across and down and nothing else, for formats with no other place for it."""
+    values_at = 8 + 2 + 3 * 12 + 4
+    directory = struct.pack("<H", 3)
+    for i, tag in enumerate((X_RESOLUTION, Y_RESOLUTION)):
+        directory += struct.pack("<HHII", tag, RATIONAL, 1, values_at + 8 * i)
+    directory += struct.pack("<HHIHH", RESOLUTION_UNIT, SHORT, 1, 2, 0) + bytes(4)
+    exif = Exif(b"II*\0" + struct.pack("<I", 8) + directory + bytes(16))
+    for entry, side in zip(list(exif.entries(8)), resolution, strict=False):
+        exif.set_rational(entry, side * 25.4)
+    return bytes(exif.data)
 
 
 def corrected(

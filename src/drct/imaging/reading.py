@@ -309,6 +309,8 @@ def upright(path: Path | str, header: Header) -> tuple[PictureInfo, pyvips.Image
     exif_data = _upright_exif(exif_data, notices)
     # 1 pixel per millimetre is how libvips says that the file gave none.
     resolution = None if (image.xres, image.yres) == (1.0, 1.0) else (float(image.xres), float(image.yres))
+    if resolution is None and exif_data:  # WebP and AVIF have no other place for it
+        resolution = exif.resolution(exif_data)
     xmp = _field(image, "xmp-data", None)
     xmp = exif.corrected_xmp(xmp) if xmp else None
 

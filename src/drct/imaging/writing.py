@@ -479,7 +479,8 @@ class _Job:
     def _exif(self) -> bytes | None:
         info, target = self.info, self._target
         if not info.exif:
-            return None
+            alone = target.name in ("webp", "avif", "jxl") and info.writable_resolution
+            return exif.of_resolution(alone) if alone else None
         try:
             data = exif.corrected(info.exif, info.width, self._page_height or info.height, info.writable_resolution)
         except ValueError:
