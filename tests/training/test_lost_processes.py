@@ -127,7 +127,7 @@ def test_an_error_of_one_process_is_said_once(option_dict: Make, tmp_path: Path)
     script = tmp_path / "train.py"
     script.write_text(
         "import os, sys\n"
-        "from drct.cli import run\n"
+        "from drct.cli import main\n"
         "from drct.datasets import loader\n"
         "from drct.errors import DataError\n"
         "cut = loader.PatchSet.raw_batch\n"
@@ -136,7 +136,7 @@ def test_an_error_of_one_process_is_said_once(option_dict: Make, tmp_path: Path)
         "        raise DataError('a.png cannot be read')\n"
         "    return cut(self, samples)\n"
         "loader.PatchSet.raw_batch = broken\n"
-        "sys.exit(run(sys.argv[1:]))\n"
+        "main(sys.argv[1:])\n"
     )
     folder, options = tmp_path / "run", tmp_path / "options.yml"
     options.write_text(yaml.safe_dump(option_dict(total_iter=100_000)))
@@ -159,9 +159,9 @@ def test_processes_that_see_different_checkpoints_do_not_train(option_dict: Make
     script = tmp_path / "train.py"
     script.write_text(
         "import os, sys\n"
-        "from drct.cli import run\n"
-        f"sys.exit(run(['train', '-opt', {str(options)!r}, '--device', 'cpu', '--resume', 'auto', "
-        f"'--output', {str(tmp_path)!r} + '/' + os.environ['RANK']]))\n"
+        "from drct.cli import main\n"
+        f"main(['train', '-opt', {str(options)!r}, '--device', 'cpu', '--resume', 'auto', "
+        f"'--output', {str(tmp_path)!r} + '/' + os.environ['RANK']])\n"
     )
     (code, said), (other_code, other_said) = [ends(process) for process in start_two([str(script)])]
     assert (code, other_code, other_said) == (1, 1, "")

@@ -6,6 +6,7 @@ A verb lives in ``drct.cli.VERB`` and exposes ``command``, a click command. What
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -113,4 +114,12 @@ def _end_output() -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of the ``drct`` command."""
-    sys.exit(run(arguments))
+    code = run(arguments)
+    if code and os.environ.get("WORLD_SIZE", "1") != "1":
+        # One of several processes that train together. What it has told stands; what is left of their connections can abort the
+        # interpreter while it ends (seen once, with Gloo), and the exit code would be that of the abort.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
