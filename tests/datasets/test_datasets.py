@@ -126,6 +126,14 @@ def test_lr_is_made_from_the_moved_tones(tmp_path: Path) -> None:
         PatchSet(Pack(tmp_path), Pack(tmp_path), 1, 32, seed=3, tone_share=0.5)
 
 
+def test_an_image_thinner_than_the_scale_is_mirrored(tmp_path: Path) -> None:
+    image = noise(3, 40)
+    write_pack(tmp_path, [("thin", image)])
+    (patch,) = PatchSet(Pack(tmp_path), None, 4, 32, 0, gt_only=True, hflip=False, rotate=False).raw_batch(range(1)).gt.numpy()
+    assert {row.tobytes() for row in patch} <= {row[left : left + 32].tobytes() for row in image for left in range(9)}
+    assert len({row.tobytes() for row in patch}) == 3
+
+
 def test_workers_do_not_change_the_batches(tmp_path: Path) -> None:
     write_pack(tmp_path, [(str(i), noise(40 + i, 50)) for i in range(5)])
     patches = PatchSet(Pack(tmp_path), None, 4, 32, seed=3)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from drct.degradation import PairPool
 from drct.errors import OptionError
@@ -61,6 +64,31 @@ def test_a_stored_pool_goes_on_the_same_way(levels: bool) -> None:
         ours, theirs = (p.exchange(*pairs(first), g) for p, g in ((pool, generator), (other, same)))
         assert torch.equal(ours[0], theirs[0])
         assert torch.equal(ours[1], theirs[1])
+
+
+class DividesLikeCUDA(TorchDispatchMode):
+    """Numbers that divide tensors are inverted first."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.div.Tensor and (not isinstance(args[1], Tensor) or args[1].ndim == 0):
+            return args[0] * (1 / torch.tensor(float(args[1])))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_stored_pool_comes_back_as_its_device_divides() -> None:
+    pool, other, by_cpu = PairPool(256), PairPool(256), pairs(0, 256)[0]
+    with DividesLikeCUDA():
+        given = pairs(0, 256)
+        assert (given[0] != by_cpu).any()
+        pool.exchange(*given, torch.Generator())
+        state = pool.state_dict()
+    assert state["lq"].dtype == torch.uint8
+    other.load_state_dict(state)  # on the CPU
+    assert torch.equal(other.state_dict()["gt"], state["gt"])
+    with DividesLikeCUDA():
+        ours, theirs = (p.exchange(*pairs(0, 256), torch.Generator()) for p in (pool, other))
+    assert torch.equal(ours[0], theirs[0])
+    assert torch.equal(ours[1], theirs[1])
 
 
 def test_a_pool_that_is_stored_half_full_goes_on_filling() -> None:

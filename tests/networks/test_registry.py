@@ -127,6 +127,7 @@ def test_nearest_tail(scale: int) -> None:
         ("swinir", {"window_size": 0}, "window_size is 0, but must be at least 1"),
         ("swinir", {"compress_ratio": 3}, "option 'compress_ratio' is unknown to network 'swinir'"),
         ("hat", {"compress_ratio": 500}, "compress_ratio is 500, but must be between 1 and embed_dim, 180"),
+        ("hat", {"window_size": 1}, "window_size is 1, but must be 2 or more"),
         ("hat", {"overlap_ratio": 0.1}, "overlap_ratio 0.1 of a window of 16 gives no two equal borders"),
         ("hat", {"upsampler": "pixelshuffledirect"}, "upsampler 'pixelshuffledirect' is unknown: use 'pixelshuffle'"),
         ("hatt", {}, "network 'hatt' is unknown (did you mean 'hat'?)"),

@@ -20,6 +20,7 @@ import torch
 import yaml
 from training_helpers import run, states_equal
 
+from drct.datasets.loader import PatchSet, RawBatch
 from drct.datasets.pack import write_pack
 from drct.engine.accelerate import accelerate
 from drct.errors import CheckpointError, DataError, Error, OptionError, OutOfMemoryError
@@ -28,7 +29,7 @@ from drct.networks import create_network
 from drct.training import checkpoint
 from drct.training.checkpoint import list_states, load_state
 from drct.training.log import read_log
-from drct.training.loop import Run, TrainingError, fingerprint, train
+from drct.training.loop import Run, TrainingError, build_network, fingerprint, train
 from drct.training.options import parse_options
 from drct.training.pairs import open_pairs
 from drct.training.steps import PixelStep, uses_bf16
@@ -146,14 +147,50 @@ def test_x4_takes_the_body_of_x2(option_dict: Make, tmp_path: Path) -> None:
     save_network(x2, tmp_path / "x2.safetensors")
     data["scale"] = 4
     data["path"] = {"pretrain_network_g": str(tmp_path / "x2.safetensors"), "strict_load_g": True}
-    from drct.training.loop import build_network
-
     lines: list[str] = []
     x4 = build_network(parse_options(data)[0], lines.append)
     assert any("all but the upsampler" in line for line in lines)
     own, given = x4.state_dict(), x2.state_dict()
     assert all(torch.equal(own[k], given[k]) for k in own if not k.startswith("upsample"))
     assert own["upsample.0.weight"].shape != given["upsample.0.weight"].shape
+
+
+@pytest.mark.parametrize("layout", ["params", "state_dict", ""])
+@pytest.mark.parametrize("options", [{}, {"param_key_g": "params_ema"}])
+def test_start_weights_need_no_averages(option_dict: Make, tmp_path: Path, layout: str, options: dict[str, str]) -> None:
+    if options and layout != "params":
+        pytest.skip("a key that is asked for must be there; only params stand in for params_ema")
+    data = option_dict()
+    torch.manual_seed(7)
+    state = create_network("drct_light", scale=2, **{k: v for k, v in data["network_g"].items() if k != "type"}).state_dict()
+    torch.save({layout: state} if layout else state, tmp_path / "start.pth")
+    data["path"] = {"pretrain_network_g": str(tmp_path / "start.pth"), **options}
+    network = build_network(parse_options(data)[0], lambda _: None)
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("options", [{"skip_upsampler_g": True}, {"strict_load_g": False}])
+def test_a_body_alone_is_a_start(option_dict: Make, tmp_path: Path, options: dict[str, bool]) -> None:
+    data = option_dict()
+    torch.manual_seed(7)
+    state = create_network("drct_light", scale=2, **{k: v for k, v in data["network_g"].items() if k != "type"}).state_dict()
+    body = {name: value for name, value in state.items() if not name.startswith("upsample.")}
+    torch.save(body, tmp_path / "body.pth")
+    data["path"] = {"pretrain_network_g": str(tmp_path / "body.pth"), **options}
+    network = build_network(parse_options(data)[0], lambda _: None).state_dict()
+    assert all(torch.equal(network[name], value) for name, value in body.items())
+    data["path"] = {"pretrain_network_g": str(tmp_path / "body.pth")}
+    with pytest.raises(CheckpointError, match="it has no upsampler"):
+        build_network(parse_options(data)[0], lambda _: None)
+
+
+def test_a_model_may_have_a_dot_in_its_name(option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = option_dict()
+    monkeypatch.setenv("DRCT_MODELS", str(tmp_path))
+    network = create_network("drct_light", scale=2, **{k: v for k, v in data["network_g"].items() if k != "type"})
+    save_network(network, tmp_path / "net_v1.5.safetensors")
+    data["path"] = {"pretrain_network_g": "net_v1.5"}
+    assert build_network(parse_options(data)[0], lambda _: None).scale == 2
 
 
 def test_two_processes_train_together(option_dict: Make, tmp_path: Path) -> None:
@@ -310,6 +347,24 @@ def test_an_image_lost_during_a_run_is_named(option_dict: Make, tmp_path: Path, 
     assert load_state(list_states(tmp_path / "run")[-1]).iteration >= 5
 
 
+@pytest.mark.parametrize("cut", [5, 6])
+def test_an_image_lost_right_after_a_checkpoint_does_not_cost_it(
+    option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    """The next batch is prepared before the step is saved."""
+    whole = PatchSet.raw_batch
+
+    def broken(self: PatchSet, samples: range) -> RawBatch:
+        if samples.start >= 2 * cut:  # batches of 2
+            raise DataError("a.png cannot be read")
+        return whole(self, samples)
+
+    monkeypatch.setattr(PatchSet, "raw_batch", broken)
+    with pytest.raises(DataError, match=r"a\.png"):
+        run(option_dict(), tmp_path / "run")
+    assert [load_state(path).iteration for path in list_states(tmp_path / "run")] == [5]
+
+
 def test_recomputed_groups_give_the_same_gradients() -> None:
     """Activation checkpointing (use_checkpoint) under stochastic depth, plain and with the native kernels."""
     x, found = torch.rand(2, 3, 16, 16), []
@@ -353,6 +408,14 @@ def test_going_back_sets_the_best_of_the_abandoned_way_aside(option_dict: Make, 
     (folder / "iteration_00000020.state").rename(tmp_path / "again.state")
     run(option_dict(total_iter=22), folder, resume=str(tmp_path / "again.state"), stop_after=1)
     assert (folder / "best.safetensors").read_bytes() == of_20  # of no abandoned way
+
+
+def test_a_record_whose_weights_are_elsewhere_does_not_count(option_dict: Make, tmp_path: Path) -> None:
+    first = run(option_dict(), tmp_path / "run", stop_after=10)
+    assert load_state(first / "iteration_00000010.state").best["iteration"] == 10
+    second = run(option_dict(), tmp_path / "other", resume=str(first / "iteration_00000010.state"), stop_after=1)
+    assert (second / "best.safetensors").is_file()  # the validation that this folder has not seen is made again
+    assert load_state(list_states(second)[-1]).best["iteration"] == 10
 
 
 def test_what_was_just_written_is_not_pruned(option_dict: Make, tmp_path: Path) -> None:

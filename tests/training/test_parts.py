@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from drct.checking import read_option_file
 from drct.errors import OptionError
@@ -258,6 +259,18 @@ def test_linear_start_interpolates(scale: int) -> None:
     expected = torch.stack([t.expand(24 * scale, -1), t[:, None].expand(-1, 24 * scale), t[:, None] * t])
     assert (out - expected)[:, inner, inner].abs().max() < 1e-5
     assert interpolation_kernels(scale).sum((-1, -2)).sub(1).abs().max() < 1e-6
+
+
+def test_linear_start_knows_the_ways_out_of_the_groups() -> None:
+    sizes: dict[str, Any] = {"scale": 2, "depths": [1], "num_heads": [2], "window_size": 8, "upsampler": "pixelshuffledirect"}
+    network = create_network("swinir", embed_dim=24, resi_connection="3conv", **sizes)
+    linear_start(network)
+    image = torch.linspace(0, 1, 16).expand(1, 3, 16, 16)  # linear: any interpolation gives the same inside
+    wanted = F.interpolate(image, scale_factor=2, mode="bilinear")
+    with torch.no_grad():
+        assert (network(image) - wanted)[..., 4:-4, 4:-4].abs().max() < 1e-5
+    with pytest.raises(OptionError, match="resi_connection 'identity' has none"):
+        linear_start(create_network("drct", embed_dim=24, gc=8, resi_connection="identity", **sizes))
 
 
 def test_linear_start_needs_its_tail() -> None:

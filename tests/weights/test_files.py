@@ -6,6 +6,8 @@ import collections
 import io
 import os
 import pickle
+import threading
+import warnings
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -44,6 +46,26 @@ def test_keys(key: str, zipped: bool, tiny: SuperResolutionNetwork, tmp_path: Pa
     assert file.layout == key
     assert same(file.tensors, tiny.state_dict())
     assert load_network(path).options.window_size == 4
+
+
+def test_params_stand_in_for_averages(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    """As in BasicSR: published option files ask for params_ema, which a run without averages has not."""
+    torch.save({"params": tiny.state_dict()}, tmp_path / "net.pth")
+    assert read_weights(tmp_path / "net.pth", key="params_ema").layout == "params"
+    with pytest.raises(CheckpointError, match="no weights under 'ema'"):
+        read_weights(tmp_path / "net.pth", key="ema")
+
+
+def test_threads_that_read_leave_the_filters_of_warnings_alone(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    """Each holds Python's warnings back for a while; overlapping, the last would put back what another had set."""
+    torch.save(tiny.state_dict(), tmp_path / "net.pth")
+    before = list(warnings.filters)
+    threads = [threading.Thread(target=lambda: [load_network(tmp_path / "net.pth") for _ in range(10)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(warnings.filters) == before
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".ckpt"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,15 @@ def test_named_sizes(name: str, scale: int) -> None:
     found, options = detect(network.state_dict())
     assert found == name
     assert create_network(found, **options).option_dict == network.option_dict
+
+
+@pytest.mark.parametrize(("window", "ratio"), [(16, 0.25), (8, 0.25), (16, 0.75), (8, 0.5)])
+def test_overlaps_that_round_to_the_same_window(tmp_path: Path, window: int, ratio: float) -> None:
+    """Tensors show how many pixels overlap, not the ratio that was rounded to them."""
+    sizes = {"embed_dim": 16, "depths": [1], "num_heads": [2], "compress_ratio": 4, "squeeze_factor": 4}
+    network = create_network("hat", scale=2, window_size=window, overlap_ratio=ratio, **sizes)
+    save_network(network, tmp_path / "net.safetensors")
+    assert load_network(tmp_path / "net.safetensors").option_dict == network.option_dict
 
 
 def test_the_size_is_read_from_the_mask(tiny: SuperResolutionNetwork) -> None:
@@ -88,6 +98,12 @@ def test_missing_masks_beside_indices_are_reported(tiny: SuperResolutionNetwork,
     state = {k: v for k, v in compat_state_dict(tiny).items() if not k.endswith("attn_mask")}
     with pytest.warns(UserWarning, match="stores position indices but no shift masks"):
         load_network(saved(state, tmp_path))
+    notices: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_network(saved(state, tmp_path), notices=notices)
+    assert len(notices) == 1
+    assert notices[0].startswith(f"{tmp_path / 'net.pth'} stores position indices but no shift masks")
 
 
 def test_options_without_trace_come_from_metadata(tmp_path: Path) -> None:

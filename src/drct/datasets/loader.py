@@ -100,8 +100,8 @@ class PatchSet:
         m, size = self.margin, self.gt_size
         top, left = patch.top * self.scale - m, patch.left * self.scale - m
         # LR is defined on the image cropped to a multiple of the scale; beyond its border it is mirrored, edge pixel included
-        rows = mirror(top, size + 2 * m, image.shape[0] // self.scale * self.scale)
-        columns = mirror(left, size + 2 * m, image.shape[1] // self.scale * self.scale)
+        height, width = image.shape[:2] if self.gt_only else (n // self.scale * self.scale for n in image.shape[:2])
+        rows, columns = mirror(top, size + 2 * m, height), mirror(left, size + 2 * m, width)
         if rows[0] + len(rows) - 1 == rows[-1] and columns[0] + len(columns) - 1 == columns[-1]:
             cut = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         else:

@@ -56,8 +56,7 @@ class PairPool:
             raise OptionError(f"queue_size {self.size} is not a multiple of the batch size {n}")
         if self._lq is None or self._gt is None:
             self._lq, self._gt = (x.new_zeros(self.size, *x.shape[1:]) for x in (lq, gt))
-        if self._lq.device != lq.device:  # after loading
-            self._lq, self._gt = self._lq.to(lq.device), self._gt.to(lq.device)
+        self._lq, self._gt = _unpacked(self._lq, lq.device), _unpacked(self._gt, gt.device)
         if lq.shape[1:] != self._lq.shape[1:] or gt.shape[1:] != self._gt.shape[1:]:
             raise OptionError(
                 f"the pool holds pairs of {tuple(self._lq.shape[1:])} and {tuple(self._gt.shape[1:])}, "
@@ -86,7 +85,8 @@ class PairPool:
         """
         if state["size"] != self.size:
             raise OptionError(f"the stored pool has room for {state['size']} pairs, but queue_size is {self.size}: use the same")
-        self._lq, self._gt = (_unpacked(state[name], self.size) for name in ("lq", "gt"))
+        # bytes stay bytes until the pool knows its device
+        self._lq, self._gt = (_with_room(state[name], self.size) for name in ("lq", "gt"))
         self._filled = 0 if state["lq"] is None else len(state["lq"])
 
 
@@ -94,12 +94,17 @@ def _packed(x: Tensor | None, filled: int) -> Tensor | None:
     if x is None:
         return None
     x = x[:filled]
+    if x.dtype == torch.uint8:  # not used since it was loaded
+        return x.cpu().clone()
     levels = (x * 255).round().clamp(0, 255)
     return (levels.to(torch.uint8) if torch.equal(levels / 255, x) else x).cpu().clone()
 
 
-def _unpacked(x: Tensor | None, size: int) -> Tensor | None:
-    if x is None:
-        return None
-    values = x.float() / 255 if x.dtype == torch.uint8 else x
-    return torch.cat([values, values.new_zeros(size - len(x), *x.shape[1:])])
+def _with_room(x: Tensor | None, size: int) -> Tensor | None:
+    return None if x is None else torch.cat([x, x.new_zeros(size - len(x), *x.shape[1:])])
+
+
+def _unpacked(x: Tensor, device: torch.device) -> Tensor:
+    """Divided there where it was packed: CUDA multiplies by 1/255, which is the last bit off for half of all levels."""
+    x = x.to(device)
+    return x.float() / 255 if x.dtype == torch.uint8 else x

@@ -45,7 +45,7 @@ def receptive_field(subject: Subject, images: Iterable[np.ndarray], advance: Cal
         with torch.enable_grad():
             middle = network(x)[..., top : top + scale, left : left + scale].sum()
             (gradient,) = torch.autograd.grad(middle, x)
-        magnitude = gradient[0].abs().sum(0).double().cpu().numpy()
+        magnitude = gradient[0].abs().sum(0).cpu().double().numpy()
         if done > 1 and magnitude.shape != total.shape:
             raise OptionError("images of different sizes have no common receptive field: use a smaller --crop")
         total = magnitude if done == 1 else total + magnitude

@@ -55,6 +55,8 @@ class HATOptions(WindowOptions):
         for name in ("compress_ratio", "squeeze_factor"):
             if not 1 <= getattr(self, name) <= self.embed_dim:
                 raise OptionError(f"{name} is {getattr(self, name)}, but must be between 1 and embed_dim, {self.embed_dim}")
+        if self.window_size < 2:
+            raise OptionError(f"window_size is {self.window_size}, but must be 2 or more")
         if self.overlap_ratio < 0 or (self.overlap_window - self.window_size) % 2:
             raise OptionError(f"overlap_ratio {self.overlap_ratio} of a window of {self.window_size} gives no two equal borders")
 

@@ -19,7 +19,7 @@ def linear_start(network: SuperResolutionNetwork) -> None:
     """Set the linear part of a fresh network with a ``pixelshuffledirect`` tail in place.
 
     Raises:
-        OptionError: the network has another tail, or fewer shallow channels than colours.
+        OptionError: the network has another tail, no convolution before it, or fewer shallow channels than colours.
     """
     tail = getattr(network, "upsample", None)
     first = getattr(network, "conv_first", None)
@@ -28,13 +28,16 @@ def linear_start(network: SuperResolutionNetwork) -> None:
     colours, scale = network.in_chans, network.scale
     if first.out_channels < colours:
         raise OptionError(f"linear_start needs at least {colours} shallow channels")
+    last = network.get_submodule("conv_after_body")
+    if isinstance(last, torch.nn.Sequential):  # resi_connection 3conv
+        last = last[-1]
+    if not isinstance(last, torch.nn.Conv2d):
+        raise OptionError("linear_start needs a convolution after the groups: resi_connection 'identity' has none")
     first.weight[:colours] = 0
     first.weight[range(colours), range(colours), 1, 1] = 1
     first.bias[:colours] = 0  # type: ignore[index]
-    last = network.get_submodule("conv_after_body")
-    if isinstance(last, torch.nn.Conv2d):
-        last.weight[:colours] = 0  # the body leaves the colours alone at first
-        last.bias[:colours] = 0  # type: ignore[index]
+    last.weight[:colours] = 0  # the body leaves the colours alone at first
+    last.bias[:colours] = 0  # type: ignore[index]
     conv = tail[0]
     assert isinstance(conv, torch.nn.Conv2d)
     assert conv.bias is not None

@@ -197,7 +197,7 @@ class Run:
         )
         self.iteration = 0
         self.best: dict[str, float] = {}
-        self._ahead: Batch | None = None  # the first batch of the next step
+        self._ahead: Batch | Exception | None = None  # the first batch of the next step, or why there is none
         self.saved: int | None = None  # iteration of the newest checkpoint that this process wrote
 
     # ---------------------------------------------------------------------------------------------- the loop
@@ -229,7 +229,10 @@ class Run:
                 factor = self.schedule(self.iteration)
                 terms = self.step.gradients(self._batches(loader), self.iteration)
                 if self.pairs.keep_nothing and self.iteration + 1 < end:  # while a GPU is at work
-                    self._ahead = self._batch(loader, self.iteration + 1, 0)
+                    try:
+                        self._ahead = self._batch(loader, self.iteration + 1, 0)
+                    except Exception as error:  # its turn comes after this step is saved
+                        self._ahead = error
                 # every process sees the same averaged gradients, so all skip together
                 if not self.step.clip():
                     self.step.forget()
@@ -266,6 +269,8 @@ class Run:
         """The batches of one step."""
         for micro in range(self.options.train.accumulate):
             prepared, self._ahead = self._ahead, None
+            if isinstance(prepared, Exception):
+                raise prepared
             yield prepared or self._batch(loader, self.iteration, micro)
 
     def _batch(self, loader: Iterator[RawBatch], iteration: int, micro: int) -> Batch:
@@ -382,6 +387,9 @@ class Run:
             set_aside(newer)
         if newer:
             self.say(f"set aside: {', '.join(path.name for path in newer)} (now .abandoned)")
+        # a record counts while its weights are here, or the best from now on would not be kept
+        if self.best and not (best.is_file() and _iteration_of(best) in (0, self.best["iteration"])):
+            self.best = {}
 
     def _agree(self) -> None:
         """Make sure that all processes go on from the same weights: each looked for the checkpoint by itself, on its own disk.
@@ -498,10 +506,15 @@ def build_network(options: TrainOptions, say: Callable[[str], None]) -> SuperRes
     if path.pretrain_network_g is not None:
         from drct.weights import detect, find_model, load_into, read_weights
 
-        file = Path(path.pretrain_network_g)
-        weights = read_weights(file if file.suffix else find_model(path.pretrain_network_g), key=path.param_key_g)
+        weights = read_weights(find_model(path.pretrain_network_g), key=path.param_key_g)
         skip = path.skip_upsampler_g or path.resample_upsampler_g
-        scale = int(detect(weights.tensors)[1].get("upscale", options.scale))
+        try:
+            scale = int(detect(weights.tensors)[1].get("upscale", options.scale))
+        except CheckpointError:
+            # not whole, perhaps a body without its upsampler: load_into judges what may be missing
+            if path.resample_upsampler_g or not (skip or not path.strict_load_g):
+                raise
+            scale = options.scale
         if not skip and scale != options.scale:
             skip = True
             say(f"warning: {path.pretrain_network_g} is of another scale: loading all but the upsampler")

@@ -144,7 +144,7 @@ class Path_(Options):
     """Weights to start from."""
 
     pretrain_network_g: str | None = None
-    param_key_g: str | None = "params_ema"
+    param_key_g: str | None = None
     strict_load_g: bool = True
     skip_upsampler_g: bool = Field(False, description="(ours) take all but the upsampler, to go from one scale to another")
     resample_upsampler_g: bool = Field(

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -106,23 +105,15 @@ class Upscaler:
             return {model.scale: (model.architecture, model)}
         if not os.path.isfile(model) and (here := networks_here(str(model))):
             return here
-        network = self._load(model)
+        network = load_network(model, notices=self.notices)
         return {network.scale: (str(model), network)}
-
-    def _load(self, model: str | os.PathLike[str]) -> SuperResolutionNetwork:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            network = load_network(model)
-        # those of other kinds, such as of files that somebody left open, are not for users
-        self.notices += [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
-        return network
 
     def program(self, scale: int) -> engine.Program:
         """The program of the network with this magnification, loaded and compiled on first use."""
         if scale not in self._programs:
             _, network = self._networks[scale]
             if not isinstance(network, SuperResolutionNetwork):
-                network = self._load(network)
+                network = load_network(network, notices=self.notices)
             if network.in_chans not in (1, 3):
                 raise OptionError(f"the network has {network.in_chans} image channels: only grey and RGB networks upscale pictures")
             self._programs[scale] = engine.compile(network, self.device, self.precision)
@@ -151,7 +142,7 @@ class Upscaler:
         if scale not in self._digests:
             name, network = self._networks[scale]
             if not isinstance(network, SuperResolutionNetwork):
-                network = self._load(network)
+                network = load_network(network, notices=self.notices)
                 self._networks[scale] = (name, network)
             self._digests[scale] = _digest(network)
         return self._digests[scale]

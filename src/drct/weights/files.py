@@ -11,6 +11,7 @@ import hashlib
 import os
 import pickle
 import re
+import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ GENERATORS = ("netG.", "net_g.", "generator.")  # beside a discriminator
 PREFIXES = ("module.", "_orig_mod.", "model.", *GENERATORS)
 # Constants that follow from the options; some programs store them, we do not.
 RECOMPUTABLE = re.compile(r"(^|\.)(relative_position_index(_SA|_OCA)?|attn_mask)$")
+_quiet = threading.Lock()  # catch_warnings is not safe in threads: of two, the later one may bring the other's filters back
 SAFETENSORS_DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -74,8 +76,9 @@ def read_weights(path: str | os.PathLike[str], *, key: str | None = None) -> Wei
 
     Args:
         path: the file.
-        key: take the weights under this dictionary key instead of the best one found (see ``LAYOUT_KEYS``). A safetensors file
-            holds one set of weights and no keys, so nothing is chosen there.
+        key: take the weights under this dictionary key instead of the best one found (see ``LAYOUT_KEYS``); ``params_ema`` also
+            takes ``params`` where there are no averages. A safetensors file holds one set of weights and no keys, so nothing is
+            chosen there.
 
     Raises:
         CheckpointError: the file is missing, empty, truncated, of another kind, holds code, or has no weights.
@@ -199,7 +202,7 @@ def read_pickle(path: Path, mmap: bool = False) -> Any:
         CheckpointError: the file is missing, damaged, or holds more than plain data.
     """
     try:
-        with warnings.catch_warnings(), open(path, "rb") as file:
+        with _quiet, warnings.catch_warnings(), open(path, "rb") as file:
             warnings.simplefilter("ignore")  # torch wonders about pickle protocols; what follows is checked anyway
             # given a name, torch goes by its suffix
             source = str(path) if mmap and path.suffix != ".safetensors" else file
@@ -236,6 +239,8 @@ def _choose(content: Any, key: str | None, path: Path) -> tuple[dict[str, Tensor
     nested = {str(k): _tensors(v) for k, v in content.items() if isinstance(v, Mapping)}
     nested = {k: v for k, v in nested.items() if v and k.isprintable()}
     if key is not None:
+        if key == "params_ema" and key not in nested and "params" in nested:
+            key = "params"  # as BasicSR does: a run without averages has only these
         if key not in nested:
             known = f"it has {', '.join(nested)}" if nested else "its weights stand under no key"
             raise CheckpointError(f"{path} has no weights under '{key}'{did_you_mean(key, nested)}; {known}")

@@ -69,7 +69,7 @@ def shortened(names: tuple[str, ...]) -> str:
 
 
 def load_network(
-    path_or_name: str | os.PathLike[str], *, scale: int | None = None, key: str | None = None
+    path_or_name: str | os.PathLike[str], *, scale: int | None = None, key: str | None = None, notices: list[str] | None = None
 ) -> SuperResolutionNetwork:
     """Build the network that a weight file belongs to and load it.
 
@@ -77,6 +77,7 @@ def load_network(
         path_or_name: a weight file, or the name of a bundled, downloadable or local model (see :func:`drct.list_models`).
         scale: the magnification that is wanted; only checked, since it is a property of the weights.
         key: dictionary key of the weights in a ``.pth`` file; by default averaged weights come first.
+        notices: receives what is doubtful about the file; without this list Python warns of it.
 
     Returns:
         The network in eval mode, float32, on the CPU.
@@ -90,7 +91,7 @@ def load_network(
     network = network_of(file)
     if scale is not None and network.scale != scale:
         raise CheckpointError(f"{file.path} upscales x{network.scale}, but x{scale} was asked for: choose another model or scale")
-    load_into(network, file)
+    load_into(network, file, notices=notices)
     return network.eval()
 
 
@@ -133,7 +134,9 @@ def _check_sizes(file: WeightFile, found: dict[str, Any]) -> None:
 
 
 # options that tensors show only roughly, or that can be said in several ways
-AMBIGUOUS = frozenset({"num_heads", "head_dim", "block_heads", "mlp_ratio", "compress_ratio", "squeeze_factor", "expand"})
+AMBIGUOUS = frozenset(
+    {"num_heads", "head_dim", "block_heads", "mlp_ratio", "compress_ratio", "squeeze_factor", "overlap_ratio", "expand"}
+)
 
 
 def _check_metadata(architecture: str, stated: dict[str, Any], name: str, found: dict[str, Any]) -> None:
@@ -162,7 +165,12 @@ def _check_metadata(architecture: str, stated: dict[str, Any], name: str, found:
 
 
 def load_into(
-    network: SuperResolutionNetwork, file: WeightFile, *, strict: bool = True, skip_upsampler: bool = False
+    network: SuperResolutionNetwork,
+    file: WeightFile,
+    *,
+    strict: bool = True,
+    skip_upsampler: bool = False,
+    notices: list[str] | None = None,
 ) -> LoadReport:
     """Copy the weights of a file into a network, whatever device and precision it has.
 
@@ -171,6 +179,7 @@ def load_into(
         file: from :func:`read_weights`.
         strict: raise unless every tensor fits; otherwise copy those that do.
         skip_upsampler: leave ``upsample.*`` as it is, as training x4 from x2 needs.
+        notices: as for :func:`load_network`.
 
     Raises:
         CheckpointError: something does not fit and ``strict`` is set, or nothing fits at all; the network is unchanged.
@@ -193,13 +202,18 @@ def load_into(
         raise CheckpointError(
             f"{file.path} does not fit the network ({network.architecture} x{network.scale}): {report.problems()}"
         )
-    _check_buffers(network, file)
+    doubts = _check_buffers(network, file)
     for name in fitting:
         if not torch.isfinite(given[name].to(torch.float32)).all():
             raise CheckpointError(f"{file.path} holds values that are not finite ({name}): the training that made it diverged")
     with torch.no_grad():
         for name in fitting:
             wanted[name].copy_(given[name])
+    for doubt in doubts:
+        if notices is None:
+            warnings.warn(doubt, stacklevel=2)
+        else:
+            notices.append(doubt)
     return report
 
 
@@ -208,8 +222,12 @@ def _shape(tensor: Tensor) -> str:
     return shape if tensor.is_floating_point() else f"{shape} {str(tensor.dtype).removeprefix('torch.')}"
 
 
-def _check_buffers(network: SuperResolutionNetwork, file: WeightFile) -> None:
-    """Stored position indices must be the ones that the network computes; another order would scramble its biases."""
+def _check_buffers(network: SuperResolutionNetwork, file: WeightFile) -> list[str]:
+    """Stored position indices must be the ones that the network computes; another order would scramble its biases.
+
+    Returns:
+        What is doubtful.
+    """
     computed = dict(network.named_buffers())
     for name, stored in file.buffers.items():
         ours = computed.get(name)
@@ -222,8 +240,8 @@ def _check_buffers(network: SuperResolutionNetwork, file: WeightFile) -> None:
     indexed = any(name.endswith("relative_position_index") for name in file.buffers)
     masked = any(name.endswith("attn_mask") for name in file.buffers)
     if network.architecture in ("drct", "swinir") and indexed and not masked:
-        warnings.warn(
+        return [
             f"{file.path} stores position indices but no shift masks: if it was trained with img_size not above window_size, "
-            "its windows were never shifted and results will differ",
-            stacklevel=3,
-        )
+            "its windows were never shifted and results will differ"
+        ]
+    return []
