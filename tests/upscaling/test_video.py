@@ -7,6 +7,7 @@ import gc
 import itertools
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ import av
 import numpy as np
 import pytest
 from upscaling_helpers import tiny_network
-from video_helpers import STEP, Repeater, content, make_clip, pictures
+from video_helpers import STEP, Repeater, add_boxes, box, content, make_clip, pictures
 
 from drct.errors import Error, MissingDependencyError, OptionError, VideoError
 from drct.upscaling.video import Clip, Done, clips, upscale_clip
@@ -268,6 +269,85 @@ def test_sides_are_those_of_the_picture_as_it_is_shown(tmp_path: Path, repeater:
         assert (result.status, result.output_size) == (status, (48, 64))
     # and stripping makes another result
     assert upscale(options.model_copy(update={"strip": True})).results[0].status == "done"
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "m4v", "mov"])
+def test_h265_as_players_of_apple_take_it(tmp_path: Path, repeater: Repeater, short_parts: None, suffix: str) -> None:
+    """The tag hvc1, which promises that all headers lie in front; joined from three parts."""
+    source = make_clip(tmp_path / "in.mov", **TEN_BITS, samples=Samples("yuv", 10, (2, 2)))
+    target = tmp_path / f"out.{suffix}"
+    upscale_clip(source, target, repeater)
+    with av.open(str(target)) as container:
+        context = container.streams.video[0].codec_context
+        assert context.codec_tag == "hvc1"
+        header = bytes(context.extradata)
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    at, arrays = 23, []
+    for _ in range(header[22]):
+        arrays.append((header[at] & 63, header[at] >> 7))
+        count, at = int.from_bytes(header[at + 1 : at + 3], "big"), at + 3
+        for _ in range(count):
+            at += 2 + int.from_bytes(header[at : at + 2], "big")
+    headers = {32, 33, 34}  # video, sequence and picture parameter sets
+    assert {(kind, 1) for kind in headers} <= set(arrays)
+    for packet in packets:
+        at = 0
+        while at < len(packet):
+            assert packet[at + 4] >> 1 & 63 not in headers
+            at += 4 + int.from_bytes(packet[at : at + 4], "big")
+    upscale_clip(source, tmp_path / "out.mkv", repeater)
+    after, other = content(target), content(tmp_path / "out.mkv")
+    assert after.times == content(source).times
+    for left, right in zip(after.images, other.images, strict=True):
+        assert np.array_equal(left, right)
+
+
+@pytest.mark.parametrize("suffix", ["webm", "mkv", "mp4"])
+def test_transparency_beside_the_frames_is_told(tmp_path: Path, repeater: Repeater, suffix: str) -> None:
+    transparent = {"codec": "libvpx-vp9", "pixel_format": "yuva420p", "options": {"auto-alt-ref": "0"}}
+    source = make_clip(tmp_path / "in.webm", frames=3, **transparent)
+    result = upscale_clip(source, tmp_path / f"out.{suffix}", repeater, codec="vp9")
+    assert result.notices == ("transparency left out: video is upscaled without it",)
+    with av.open(str(tmp_path / f"out.{suffix}")) as container:
+        assert "alpha_mode" not in {key.lower() for key in container.streams.video[0].metadata}
+
+
+def test_a_tag_of_transparency_in_capital_letters(tmp_path: Path) -> None:
+    for value, count in (("1", 1), ("0", 0)):
+        source = make_clip(tmp_path / f"{value}.mkv", frames=1, tags={"ALPHA_MODE": value})
+        assert len(Clip(source).notices) == count
+
+
+@pytest.mark.parametrize(("views", "expected"), [(0, "data of 360° video"), (1, "data of 360° video and data of 3D video")])
+def test_data_of_360_degrees_and_3d_left_out_is_told(tmp_path: Path, repeater: Repeater, views: int, expected: str) -> None:
+    source = make_clip(tmp_path / "in.mp4", frames=3)
+    projection = box(b"proj", box(b"prhd", bytes(16)) + box(b"equi", bytes(20)))
+    add_boxes(source, box(b"st3d", bytes(4) + bytes([views])) + box(b"sv3d", box(b"svhd", bytes(5)) + projection))
+    result = upscale_clip(source, tmp_path / "out.mp4", repeater)
+    assert result.notices == (f"{expected} left out: encoders here do not take it over",)
+
+
+def test_3d_of_matroska_stays_there(tmp_path: Path, repeater: Repeater) -> None:
+    source = make_clip(tmp_path / "in.mkv", frames=3, tags={"stereo_mode": "bottom_top"})
+    for strip in (False, True):
+        assert upscale_clip(source, tmp_path / "out.mkv", repeater, strip=strip).notices == ()
+        with av.open(str(tmp_path / "out.mkv")) as container:
+            assert container.streams.video[0].metadata["stereo_mode"] == "bottom_top"
+            assert "STEREO3D" in {data.type.name for data in next(container.decode(video=0)).side_data}
+    notices = upscale_clip(source, tmp_path / "out.mp4", repeater).notices
+    assert notices == ("data of 3D video left out: MP4 does not take it (.mkv would)",)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs permissions of files")
+def test_permissions_of_the_result_that_is_replaced(tmp_path: Path, repeater: Repeater) -> None:
+    source, target = make_clip(tmp_path / "in.mp4", frames=2), tmp_path / "out.mp4"
+    upscale_clip(source, target, repeater)
+    assert stat.S_IMODE(target.stat().st_mode) == stat.S_IMODE(source.stat().st_mode)
+    for mode in (0o600, 0o640):
+        target.chmod(mode)
+        before = target.stat().st_ino
+        upscale_clip(source, target, repeater)
+        assert (target.stat().st_ino != before, stat.S_IMODE(target.stat().st_mode)) == (True, mode)
 
 
 # Parts of a clip

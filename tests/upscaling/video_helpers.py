@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,10 @@ def make_clip(
     metadata: dict[str, str] | None = None,
     chapters: list[dict[str, Any]] | None = None,
     flags: int = 0,
+    tags: dict[str, str] | None = None,
 ) -> Path:
-    """Write a clip; ``codes`` are range, matrix, primaries and transfer, ``times`` the presentation times of the frames."""
+    """Write a clip; ``codes`` are range, matrix, primaries and transfer, ``times`` the presentation times of the frames, ``tags``
+    those of the video stream. Where the pixel format has transparency, nothing is to be seen."""
     images = images or pictures(frames, *size)
     samples = samples or Samples("yuv", 8, (2, 2), codes[1] if codes[1] != 2 else 6, codes[0] == 2)
     times = times or [STEP * i for i in range(len(images))]
@@ -78,6 +81,7 @@ def make_clip(
         context.color_range, context.colorspace, context.color_primaries, context.color_trc = codes
         context.flags |= flags
         video.time_base = time_base
+        video.metadata.update(tags or {})
         if aspect is not None:
             context.sample_aspect_ratio = aspect
         if matrix is not None:
@@ -90,7 +94,9 @@ def make_clip(
         container.start_encoding()
         for image, time in zip(images, times, strict=True):
             frame = av.VideoFrame(width, height, pixel_format)
-            for plane, values in zip(frame.planes, from_rgb(image, samples), strict=True):
+            for plane in frame.planes[3:]:
+                plane.update(bytes(plane.buffer_size))
+            for plane, values in zip(frame.planes[:3], from_rgb(image, samples), strict=True):
                 rows = np.frombuffer(plane, values.dtype).reshape(-1, plane.line_size // values.itemsize)
                 rows[: values.shape[0], : values.shape[1]] = values
             frame.pts, frame.time_base = time, time_base
@@ -110,6 +116,26 @@ def make_clip(
                 container.mux(audio.encode(sound_frame))
             container.mux(audio.encode(None))
     return path
+
+
+def box(kind: bytes, body: bytes) -> bytes:
+    """A box of MP4."""
+    return struct.pack(">I", 8 + len(body)) + kind + body
+
+
+def add_boxes(path: Path, boxes: bytes) -> None:
+    """Put boxes into the description of an H.264 video in an MP4 file whose header lies at the end, as libav writes it."""
+    data = bytearray(path.read_bytes())
+    start = 0
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+        while data[start + 4 : start + 8] != kind:
+            start += int.from_bytes(data[start : start + 4], "big")
+        size = int.from_bytes(data[start : start + 4], "big")
+        data[start : start + 4] = (size + len(boxes)).to_bytes(4, "big")
+        end = start + size
+        start += 16 if kind == b"stsd" else 8
+    data[end:end] = boxes
+    path.write_bytes(data)
 
 
 @dataclasses.dataclass

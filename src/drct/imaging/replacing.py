@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,6 +111,7 @@ def replacing(path: Path) -> Iterator[Part]:
     with _locked(path, part) as file:
         try:
             file.truncate(0)
+            keep_permissions(part, path)
             yield file
             os.fsync(file.fileno())
             if fcntl is None:
@@ -124,6 +126,15 @@ def replacing(path: Path) -> Iterator[Part]:
                 raise ImageError(f"{path}: cannot be written: {error.strerror or error}") from None
             raise
     _sync_folder(path.parent)
+
+
+def keep_permissions(part: Path, path: Path) -> None:
+    """Give a temporary file the permissions of the file whose name it will take, if there is one: what was private stays so.
+
+    Its owner may write it in any case, as a later run must if this one is killed.
+    """
+    with contextlib.suppress(OSError):  # there is none, or the file system knows no permissions
+        part.chmod(stat.S_IMODE(path.stat().st_mode) | stat.S_IWUSR)
 
 
 class Part(io.FileIO):

@@ -182,6 +182,8 @@ def plan_encoding(
         notices.append(f"the video names no colour matrix: {name} is taken, as players do for its size, and written")
     if container in ("matroska", "webm") and (clip.time_base / MILLISECONDS).denominator != 1:
         notices.append("timestamps rounded to milliseconds, the finest that Matroska and WebM hold (MP4 keeps them)")
+    if container not in ("matroska", "webm") and "stereo_mode" in clip.metadata:
+        notices.append(f"data of 3D video left out: {container.upper()} does not take it (.mkv would)")
     return Encoding(
         encoder, container, pixel_format, samples, colour, size[1], size[0], clip.time_base, clip.rate, clip.aspect, options
     )

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from drct.errors import VideoError
+from drct.imaging.replacing import keep_permissions
 from drct.upscaling.video.encoding import Encoding
 from drct.upscaling.video.segments import WorkFolder
 from drct.upscaling.video.source import RUN_UP, Clip, require_av
 
 _OWN_KEYS = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # said by each file about itself
-_NEEDED_KEYS = {"language"}  # of streams; beside it, tags may tell of place, author, date or camera
+_NEEDED_KEYS = {"language", "stereo_mode"}  # of streams; beside them, tags may tell of place, author, date or camera
 _KINDS = {"audio": "sound track", "subtitle": "subtitles", "attachment": "attachment", "data": "data track", "video": "video track"}
 
 
@@ -106,6 +107,7 @@ def join(
                 result.mux(packet)
         with joined.open("rb") as file:
             os.fsync(file.fileno())
+        keep_permissions(joined, target)
         os.replace(joined, target)
     except av.FFmpegError as error:
         raise VideoError(f"{target}: cannot be written: {error.strerror}") from None
@@ -123,8 +125,11 @@ def _add_streams(
         if stream.index == clip.index:
             video = result.add_stream(encoding.encoder, rate=encoding.rate)
             encoding.set_up(video.codec_context)
+            if encoding.encoder == "libx265" and encoding.container in ("mp4", "mov"):
+                video.codec_context.codec_tag = "hvc1"  # Apple's players refuse hev1, libav's default; headers lie in no packet
             video.time_base = encoding.time_base
-            video.metadata.update(_tags(stream, strip))
+            tags = _tags(stream, strip)
+            video.metadata.update({key: value for key, value in tags.items() if key.lower() != "alpha_mode"})  # none is left
             video.disposition = stream.disposition
             if clip.display_matrix is not None:
                 video.set_display_matrix(clip.display_matrix)

@@ -30,6 +30,8 @@ _NOT_WRITTEN = {
     "DYNAMIC_HDR_PLUS": "data of HDR10+",
     "DOVI_METADATA": "data of Dolby Vision",
     "A53_CC": "closed captions",
+    "SPHERICAL": "data of 360° video",
+    "STEREO3D": "data of 3D video",
 }
 _DEPTHS = {"yuv": (8, 9, 10, 12, 14, 16), "grey": (8, 9, 10, 12, 14, 16), "rgb": (8, 9, 10, 12, 14, 16)}
 
@@ -130,10 +132,15 @@ class Clip:
             self.colour = self._colour(first)
             self.samples = self._samples(first)
             self.display_matrix = _display_matrix(first)
-            lost = sorted(words for kind, words in _NOT_WRITTEN.items() if kind in _side_data(first))
+            carried = _side_data(first)
+            if "stereo_mode" in self.metadata or carried.get("STEREO3D", b"")[:4] == bytes(4):
+                carried.pop("STEREO3D", None)  # a tag of Matroska, which is copied, says it too; or it says that there is one view
+            lost = sorted(words for kind, words in _NOT_WRITTEN.items() if kind in carried)
             if lost:
                 self.notices.append(f"{' and '.join(lost)} left out: encoders here do not take it over")
-            if any(component.is_alpha for component in first.format.components):
+            # in WebM transparency lies beside the frames, where not every decoder looks
+            beside = any(key.lower() == "alpha_mode" and value == "1" for key, value in self.metadata.items())
+            if beside or any(component.is_alpha for component in first.format.components):
                 self.notices.append("transparency left out: video is upscaled without it")
 
     @contextlib.contextmanager
