@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import os
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -314,7 +315,7 @@ def test_colours_of_a_png_without_a_profile(tmp_path: Path, chunks: list[tuple[b
         with Image.open(tmp_path / name) as image:
             assert np.array_equal(np.asarray(image), picture.pixels)
     names = ", ".join(name.decode() for name in kept)
-    notice = f"{names} of the PNG left out: JPEG does not hold it, and the colours may look different"
+    notice = f"colour space ({names}) left out: JPEG does not hold it, and the colours may look different"
     assert write(tmp_path / "a.jpg", picture) == ([notice] if kept else [])
 
 
@@ -573,6 +574,21 @@ def test_without_locks_only_old_parts_are_removed(tmp_path: Path, monkeypatch: p
     assert [p.name for p in remove_stale_parts(tmp_path)] == [".old.png.part"]
     write(tmp_path / "new.png", smooth(9, 9, 3))
     assert [p.name for p in tmp_path.iterdir()] == ["new.png"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such permissions")
+@pytest.mark.parametrize(("before", "after"), [(0o600, 0o600), (0o640, 0o640), (0o444, 0o644)])
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path, before: int, after: int) -> None:
+    """What was private stays private, also while it is written."""
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    path.chmod(before)
+    seen = []
+    with replacing.replacing(path) as part:
+        seen.append(stat.S_IMODE(os.fstat(part.fileno()).st_mode))
+        part.write(b"new")
+    assert [*seen, stat.S_IMODE(path.stat().st_mode)] == [after, after]
+    assert path.read_bytes() == b"new"
 
 
 def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ class PictureInfo:
     notices: list[str] = field(default_factory=list)
     iptc: bytes | None = None
     png_colours: bytes = b""
+    png_texts: bytes = b""
+    jpeg_comments: tuple[bytes, ...] = ()
 
     @property
     def is_grey(self) -> bool:
@@ -78,7 +80,10 @@ class Picture:
         path: where the picture was read from.
         notices: what a user should know about how it was read, one short sentence each.
         iptc: records of IPTC captions.
-        png_colours: chunks by which a PNG says what its colours are, where no ICC profile does.
+        png_colours: chunks by which a PNG says what its colours are, where no ICC profile does; also of files that say the same in
+            their own way.
+        png_texts: chunks of text of a PNG.
+        jpeg_comments: comments of a JPEG.
     """
 
     pixels: np.ndarray
@@ -93,6 +98,8 @@ class Picture:
     notices: list[str] = field(default_factory=list)
     iptc: bytes | None = None
     png_colours: bytes = b""
+    png_texts: bytes = b""
+    jpeg_comments: tuple[bytes, ...] = ()
 
     def __post_init__(self) -> None:
         if self.pixels.ndim == 2:
@@ -129,6 +136,8 @@ class Picture:
             notices=self.notices,
             iptc=self.iptc,
             png_colours=self.png_colours,
+            png_texts=self.png_texts,
+            jpeg_comments=self.jpeg_comments,
         )
 
 

@@ -1,8 +1,8 @@
-"""What libvips leaves out of PNG files: whether one is an animation, and how its numbers are meant as colours where no ICC profile
-says it.
+"""What libvips leaves out of PNG files: whether one is an animation, how its numbers are meant as colours where no ICC profile says
+it, and the text that it carries.
 
 Portable Network Graphics, third edition, sections 11.3.2 (colours; cICP counts before iCCP, that before sRGB, that before gAMA and
-cHRM) and 11.3.4.3 (eXIf).
+cHRM), 11.3.3 (text) and 11.3.4.3 (eXIf).
 """
 
 from __future__ import annotations
@@ -11,43 +11,81 @@ import io
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 BEHIND_HEADER = 33  # where chunks can be put in
 _LENGTHS = {b"cICP": 4, b"mDCV": 24, b"cLLI": 8, b"gAMA": 4, b"cHRM": 32}
 _SRGB = {b"cICP": bytes((1, 13, 0, 1)), b"cHRM": struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)}
 _SRGB_GAMMA = range(45000, 46000)  # 1 / 2.2 and thereabouts, which every viewer takes for sRGB
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_XMP = b"XML:com.adobe.xmp"  # keyword of the text that is XMP, which libvips keeps
+_RAW_PROFILE = b"Raw profile type "  # how keywords begin of EXIF and the like, packed as text by old programs
+_MOST_TEXT = 1 << 20  # bytes of all text
+_MOST_CHUNKS = 1 << 20
+_KEYWORDS_TOLD = 5
 
 
 class Inspection(NamedTuple):
-    """What stands before the pixels.
+    """What a PNG carries.
 
     Attributes:
         frames: of an animated PNG; 0 in a plain one.
         colours: chunks by which the colours are others than those of sRGB and of the ICC profile; may be empty.
+        texts: chunks of text; may be empty.
+        notices: what is left out of the text.
     """
 
-    frames: int
-    colours: bytes
+    frames: int = 0
+    colours: bytes = b""
+    texts: bytes = b""
+    notices: tuple[str, ...] = ()
 
 
 def inspect(file: BinaryIO) -> Inspection:
-    """Look at the chunks before the pixels."""
-    file.seek(8)
+    """Look at the chunks before the pixels, and at those of text behind them too."""
     frames = 0
     found: dict[bytes, bytes] = {}
-    while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
+    texts = bytearray()
+    notices: dict[str, None] = {}
+    before_pixels = True
+    at = 8
+    for _ in range(_MOST_CHUNKS):
+        file.seek(at)
+        head = file.read(8)
         length, name = int.from_bytes(head[:4], "big"), head[4:]
-        if name == b"acTL":
+        if len(head) < 8 or name == b"IEND":
+            break
+        before_pixels = before_pixels and name != b"IDAT"
+        if name in _TEXTS:
+            kept, notice = _text(file, name, length, _MOST_TEXT - len(texts))
+            texts += kept
+            if notice:
+                notices[notice] = None
+        elif before_pixels and name == b"acTL":
             frames = int.from_bytes(file.read(4), "big")
-            length -= 4
-        elif name in (b"iCCP", b"sRGB"):
+        elif before_pixels and name in (b"iCCP", b"sRGB"):
             found[name] = b""
-        elif length == _LENGTHS.get(name):
+        elif before_pixels and length == _LENGTHS.get(name):
             found[name] = file.read(length)
-            length = 0
-        file.seek(length + 4, os.SEEK_CUR)
-    return Inspection(frames, _colours(found))
+        at += 12 + length
+    return Inspection(frames, _colours(found), bytes(texts), tuple(notices))
+
+
+def _text(file: BinaryIO, name: bytes, length: int, room: int) -> tuple[bytes, str]:
+    """A chunk of text to be kept, or a notice why it is not; neither of both for XMP."""
+    data = file.read(min(length, _MOST_TEXT))
+    keyword = data.partition(b"\0")[0]
+    if keyword == _XMP:
+        return b"", ""
+    if keyword.startswith(_RAW_PROFILE):
+        return b"", "metadata packed as text (raw profile) of the PNG left out"
+    if length > room:
+        return b"", "text of the PNG left out: more than 1 MB"
+    whole = chunk(name, data)
+    if whole[-4:] != file.read(4):
+        return b"", "damaged text of the PNG left out"
+    return whole, ""
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
@@ -56,11 +94,25 @@ def chunk(name: bytes, data: bytes) -> bytes:
 
 def names(chunks: bytes) -> list[str]:
     """Names of chunks that stand in a row."""
-    found, source = [], io.BytesIO(chunks)
+    return [name.decode("ascii") for name, _ in _parts(chunks)]
+
+
+def keywords(chunks: bytes) -> str:
+    """Keywords of chunks of text, the first of them where there are many."""
+    found = list(dict.fromkeys(_printable(data.partition(b"\0")[0]) for _, data in _parts(chunks)))
+    return ", ".join(found[:_KEYWORDS_TOLD]) + (", ..." if len(found) > _KEYWORDS_TOLD else "")
+
+
+def _printable(keyword: bytes) -> str:
+    return "".join(letter for letter in keyword[:79].decode("latin-1") if letter.isprintable())
+
+
+def _parts(chunks: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Names and contents of chunks that stand in a row."""
+    source = io.BytesIO(chunks)
     while len(head := source.read(8)) == 8:
-        found.append(head[4:].decode("ascii"))
-        source.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
-    return found
+        yield head[4:], source.read(int.from_bytes(head[:4], "big"))
+        source.seek(4, os.SEEK_CUR)
 
 
 def _colours(found: dict[bytes, bytes]) -> bytes:

@@ -6,14 +6,14 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from drct.errors import ImageError
-from drct.imaging import exif, gif_blocks, iptc, png_chunks, tiff_directories
+from drct.imaging import exif, gif_blocks, heif_boxes, iptc, jpeg_segments, png_chunks, tiff_directories, xmp_container
 from drct.imaging._vips import cause, enter, has_operation, pyvips
 from drct.imaging.formats import FORMATS, sniff
 from drct.imaging.picture import Picture, PictureInfo, visible_range
@@ -42,15 +42,21 @@ class Header(NamedTuple):
         image: the page, or all frames of an animation below each other.
         exif: EXIF data as it stands in the file.
         frames: pages or frames in the file.
-        iptc, png_colours: see :class:`Picture`.
+        xmp: XMP packet, without what it told of things behind the picture.
+        iptc, png_colours, png_texts, jpeg_comments: see :class:`Picture`.
+        notices: what is left out.
     """
 
     name: str
     image: pyvips.Image
     exif: bytes | None
     frames: int
+    xmp: bytes | None
     iptc: bytes | None
     png_colours: bytes
+    png_texts: bytes
+    jpeg_comments: tuple[bytes, ...]
+    notices: tuple[str, ...]
 
 
 def read(path: str | os.PathLike[str], max_pixels: int | None = None, page: int = 0) -> Picture:
@@ -176,7 +182,9 @@ def open_image(
             is_raw, exif_data, pages, lies, captions = tiff_directories.inspect(file, page)
         if name == "gif":
             lies = gif_blocks.is_cut_off(file)
-        png_frames, png_colours = png_chunks.inspect(file) if name == "png" else (0, b"")
+        png = png_chunks.inspect(file) if name == "png" else png_chunks.Inspection()
+        jpeg = jpeg_segments.inspect(file) if name == "jpeg" else jpeg_segments.Inspection()
+        heif = heif_boxes.inspect(head) if name in ("avif", "heic") else heif_boxes.Inspection()
         file.seek(0)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
@@ -210,10 +218,33 @@ def open_image(
     except pyvips.Error as error:
         raise _undecodable(path, name, error) from None
     _check_claim(path, name, size, image.width, image.height, max_pixels)
-    frames = len(pages) or max(1, png_frames, int(_field(image, "n-pages", 1)))
+    frames = len(pages) or max(1, png.frames, heif.frames, int(_field(image, "n-pages", 1)))
     if name != "tiff":
         exif_data, captions = _field(image, "exif-data", None), _field(image, "iptc-data", None)
-    return Header(name, image, exif_data, frames, iptc.records(captions), png_colours)
+    xmp, told = xmp_container.without_container(_field(image, "xmp-data", b""))
+    return Header(
+        name,
+        image,
+        exif_data,
+        frames,
+        xmp or None,
+        iptc.records(captions),
+        png.colours or (b"" if image.get_typeof("icc-profile-data") else heif.colours),
+        png.texts,
+        jpeg.comments,
+        (*_behind(jpeg, told if name == "jpeg" else set()), *heif.notices, *jpeg.notices, *png.notices),
+    )
+
+
+def _behind(jpeg: jpeg_segments.Inspection, told: Set[str]) -> Iterator[str]:
+    """What stands behind the picture of a JPEG and is left out, by the file's own list and by what its XMP packet told."""
+    gain_map = jpeg.gain_map or "gain map" in told
+    if gain_map:
+        yield "the gain map (HDR) is left out"
+    if jpeg.pictures > gain_map or "picture" in told:  # the gain map is one of them
+        yield "the further pictures in the file are left out"
+    if "video" in told:
+        yield "the video of the motion photo is left out"
 
 
 def _undecodable(path: Path | str, name: str, error: pyvips.Error) -> ImageError:
@@ -295,24 +326,26 @@ def _with_pixels(info: PictureInfo, pixels: np.ndarray, alpha: np.ndarray | None
         notices=info.notices,
         iptc=info.iptc,
         png_colours=info.png_colours,
+        png_texts=info.png_texts,
+        jpeg_comments=info.jpeg_comments,
     )
 
 
 def upright(path: Path | str, header: Header) -> tuple[PictureInfo, pyvips.Image, int]:
     """What a picture will be when it stands upright, its image in RGB or grey still to be turned, and the orientation to apply."""
-    name, image, exif_data, frames, captions, png_colours = header
+    name, image, exif_data, frames = header.name, header.image, header.exif, header.frames
     notices: list[str] = []
     if frames > 1:
         kind = "page" if name == "tiff" else "frame"
         notices.append(f"only the first of {frames} {kind}s is used")
+    notices += header.notices
     turn = int(_field(image, "orientation", 1))
     exif_data = _upright_exif(exif_data, notices)
     # 1 pixel per millimetre is how libvips says that the file gave none.
     resolution = None if (image.xres, image.yres) == (1.0, 1.0) else (float(image.xres), float(image.yres))
     if resolution is None and exif_data:  # WebP and AVIF have no other place for it
         resolution = exif.resolution(exif_data)
-    xmp = _field(image, "xmp-data", None)
-    xmp = exif.corrected_xmp(xmp) if xmp else None
+    xmp = exif.corrected_xmp(header.xmp) if header.xmp else None
 
     image = _to_rgb_or_grey(path, image, notices)
     icc = _fitting_profile(_field(image, "icc-profile-data", None), image, notices)
@@ -339,8 +372,10 @@ def upright(path: Path | str, header: Header) -> tuple[PictureInfo, pyvips.Image
         delays=tuple(delays),
         loop=loop,
         notices=notices,
-        iptc=captions,
-        png_colours=png_colours,
+        iptc=header.iptc,
+        png_colours=header.png_colours,
+        png_texts=header.png_texts,
+        jpeg_comments=header.jpeg_comments,
     )
     return info, image, turn
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from drct.errors import ImageError, OptionError, did_you_mean
-from drct.imaging import deepzoom, exif, iptc, png_chunks, tiff_directories
+from drct.imaging import deepzoom, exif, iptc, jpeg_segments, png_chunks, tiff_directories
 from drct.imaging._vips import cause, enter, has_operation, pyvips
 from drct.imaging.carrier import Carrier
 from drct.imaging.formats import ALIASES, FORMATS, Format, format_of
@@ -43,7 +43,8 @@ class Encoding:
         lossless: WebP, AVIF and JPEG XL without loss.
         compression: deflate level 0..9 of PNG and TIFF.
         pyramid: a tiled TIFF with smaller copies, for viewers of huge images; always a BigTIFF.
-        strip: leave EXIF, XMP, IPTC and resolution out. The colour profile stays, because without it the colours would be wrong.
+        strip: leave EXIF, XMP, IPTC, text, comments and resolution out. The colour profile stays, because without it the colours
+            would be wrong.
 
     Raises:
         OptionError: a value out of range or of another type.
@@ -85,9 +86,9 @@ def write(
     """Write an image file in one step: it appears complete, or not at all.
 
     The bytes depend on picture and options only. Alpha, ICC profile, EXIF, XMP, IPTC and resolution go along where the format holds
-    them; EXIF loses its thumbnail and gets the new dimensions. What the format cannot hold is converted: 16 bits and floats
-    (0..1) are rounded to the nearest level of the deepest type it has, transparency is laid on white in JPEG, colours become sRGB
-    in GIF.
+    them, text from PNG to PNG and comments from JPEG to JPEG; EXIF loses its thumbnail and gets the new dimensions. What the format
+    cannot hold is converted: 16 bits and floats (0..1) are rounded to the nearest level of the deepest type it has, transparency is
+    laid on white in JPEG, colours become sRGB in GIF.
 
     Args:
         path: file to write; an existing one is replaced.
@@ -340,6 +341,8 @@ class _Metadata(NamedTuple):
     xmp: bytes | None
     iptc: bytes | None
     png_colours: bytes
+    png_texts: bytes
+    jpeg_comments: tuple[bytes, ...]
 
 
 class _Job:
@@ -367,7 +370,9 @@ class _Job:
         self._page_height = page_height
         self._big = big
         check_output(path, page_height or info.height, info.width, target.name, encoding)
-        self.info = dataclasses.replace(info, exif=None, xmp=None, iptc=None, resolution=None) if encoding.strip else info
+        if encoding.strip:
+            info = dataclasses.replace(info, exif=None, xmp=None, iptc=None, resolution=None, png_texts=b"", jpeg_comments=())
+        self.info = info
         self.notices: list[str] = []
         self.depth = info.depth
         if self.depth not in target.depths:
@@ -378,7 +383,7 @@ class _Job:
         self._has_alpha = info.has_alpha and target.alpha
         self.bands = info.channels + self._has_alpha
         # here and not when saving, so that the notices have one order, whichever thread saves
-        self._metadata = _Metadata(self._exif(), self._xmp(), self._iptc(), self._colours())
+        self._metadata = _Metadata(self._exif(), self._xmp(), self._iptc(), self._colours(), self._texts(), self._comments())
         self._icc = self._profile()
 
     def samples(self, pixels: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
@@ -446,13 +451,28 @@ class _Job:
         return self.info.icc
 
     def _colours(self) -> bytes:
-        """Chunks of a PNG that came from a PNG."""
+        """Chunks by which a PNG says what its colours are."""
         colours = self.info.png_colours
         if colours and self._target.name != "png":
-            names = ", ".join(png_chunks.names(colours))
-            self._note(f"{names} of the PNG left out: {self._target.title} does not hold it, and the colours may look different")
+            names, title = ", ".join(png_chunks.names(colours)), self._target.title
+            self._note(f"colour space ({names}) left out: {title} does not hold it, and the colours may look different")
             return b""
         return colours
+
+    def _texts(self) -> bytes:
+        """Chunks of a PNG that came from a PNG."""
+        texts = self.info.png_texts
+        if texts and self._target.name != "png":
+            self._note(f"text of the PNG ({png_chunks.keywords(texts)}) left out: {self._target.title} does not hold it")
+            return b""
+        return texts
+
+    def _comments(self) -> tuple[bytes, ...]:
+        comments = self.info.jpeg_comments
+        if comments and self._target.name != "jpeg":
+            self._note(f"comment of the JPEG left out: {self._target.title} does not hold it")
+            return ()
+        return comments
 
     def _xmp(self) -> bytes | None:
         info, target = self.info, self._target
@@ -563,14 +583,15 @@ def _save(
     options = {**options, "keep": "icc|xmp|iptc"}
     if metadata and target.name in ("avif", "jxl"):
         _save_with_libvips_exif(image, target, part, options, metadata)
-    elif target.name == "png" and (metadata or colours):
-        insert = colours + (png_chunks.chunk(b"eXIf", metadata) if metadata else b"")
+    elif target.name == "png" and (metadata or colours or carried.png_texts):
+        insert = colours + (png_chunks.chunk(b"eXIf", metadata) if metadata else b"") + carried.png_texts
         _save_with_insert(image, target, part, options, insert, png_chunks.BEHIND_HEADER)
     elif target.name == "jpeg":
         # libvips writes no header of JFIF unless it keeps all it knows; without EXIF nothing else tells the resolution
-        segments = _jpeg_segment(0xE0, b"JFIF\0\1\1" + _density(resolution) + b"\0\0")
+        segments = jpeg_segments.segment(0xE0, b"JFIF\0\1\1" + _density(resolution) + b"\0\0")
         if metadata:
-            segments += _jpeg_segment(0xE1, b"Exif\0\0" + metadata)
+            segments += jpeg_segments.segment(0xE1, b"Exif\0\0" + metadata)
+        segments += b"".join(jpeg_segments.segment(jpeg_segments.COMMENT, comment) for comment in carried.jpeg_comments)
         _save_with_insert(image, target, part, options, segments, 2)  # behind the start marker
     elif metadata is None or target.name == "tiff":
         getattr(image, target.saver)(pyvips.Target.new_to_descriptor(part.fileno()), **options)
@@ -579,10 +600,6 @@ def _save(
     else:
         assert target.name == "webp"
         part.write(_webp_with_exif(image.webpsave_buffer(**options), metadata, image))
-
-
-def _jpeg_segment(marker: int, data: bytes) -> bytes:
-    return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
 
 
 def _density(resolution: tuple[float, float] | None) -> bytes:
