@@ -47,7 +47,7 @@ FILES = GivenPath(path_type=None, readable=False)  # those that cannot be read a
 @click.option("--quality", type=int, help="1 to 100.  [default: JPEG 95, WebP 90, AVIF 85, JPEG XL 90, DeepZoom 90]")
 @click.option("--lossless", is_flag=True, help="WebP, AVIF and JPEG XL without loss.")
 @click.option("--pyramid", is_flag=True, help="Tiled TIFF with smaller copies, for viewers; -o NAME.dzi makes a DeepZoom.")
-@click.option("--strip", is_flag=True, help="Leave out EXIF, XMP, IPTC, text, resolution and tags of videos; the colour profile stays.")
+@click.option("--strip", is_flag=True, help="Leave out EXIF, XMP, IPTC, text, resolution and tags of videos; the profile stays.")
 @click.option("--strips", default="auto", show_default=True, metavar="auto|on|off", help="Hold images in strips: any size fits.")
 @click.option("--verify-tiles", is_flag=True, help="Print how much tiles change the result; needs memory for the whole image.")
 @click.option("--codec", metavar="h264|h265|av1|vp9|ffv1", help="Of videos.  [default: h264; 10 bits h265; WebM av1]")

@@ -75,7 +75,7 @@ class UpscaleOptions(BaseModel):
     quality: int | None = Field(None, ge=1, le=100, description="of JPEG, WebP, AVIF, JPEG XL and DeepZoom")
     lossless: bool = Field(False, description="WebP, AVIF and JPEG XL without loss")
     pyramid: bool = Field(False, description="tiled TIFF with smaller copies, for viewers of huge images")
-    strip: bool = Field(False, description="leave out EXIF, XMP, IPTC, text, resolution and tags of videos; the colour profile stays")
+    strip: bool = Field(False, description="leave out EXIF, XMP, IPTC, text, resolution and tags of videos; the profile stays")
     strips: Literal["auto", "on", "off"] = Field("auto", description="hold images in strips; auto follows the memory")
     verify_tiles: bool = Field(False, description="measure the difference between tiled and whole")
     codec: str | None = Field(None, description="of videos: h264, h265, av1, vp9 or ffv1; default by format, depth and size")
