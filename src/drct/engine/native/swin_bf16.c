@@ -11,7 +11,7 @@
  * Channels are padded with zeros to whole vectors wherever rows lie together (C, H, G, Q below are padded counts). Products use the
  * first operand as broadcast pairs and the second as vectors: out[m][n] = sum_k a[m][k] . b[k][n], k counting pairs.
  */
-#include "bf16.h"
+#include "tiles.h"
 #ifdef _OPENMP
 #include <omp.h>
 #else
@@ -52,20 +52,6 @@ typedef struct {
 
 INLINE vec widen_masked(__mmask16 there, const uint16_t *p) {
     return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, p)), 16);
-}
-
-/* 2^x as in simd.h with fewer terms (relative error 3e-6), which bfloat16 does not see. */
-INLINE vec exp2_fast(vec x) {
-    x = vmax(x, splat(-126.0f));
-    vec shifted = x + splat(12582912.0f);
-    vec f = x - (shifted - splat(12582912.0f));
-    ivec n = ((ivec)shifted) << 23;
-    vec p = splat(0.0095701017f);
-    p = p * f + splat(0.0559178603f);
-    p = p * f + splat(0.240247448f);
-    p = p * f + splat(0.693121815f);
-    p = p * f + splat(0.999999261f);
-    return (vec)((ivec)p + n);
 }
 
 /* The normal distribution's cumulative function at x, and its density (Abramowitz and Stegun 7.1.26, error below 1e-6). */
@@ -163,7 +149,59 @@ INLINE void tile(Ending end, int nv, const Product *p, int64_t m, int64_t n) {
     UNROLL for (int i = 0; i < 8; i++) UNROLL for (int j = 0; j < nv; j++) finish(end, p, m + i, n + j * LANES, acc[i][j]);
 }
 
+#ifdef TILES
+/* Some times 16 rows by 16 columns, by the matrix unit. Pairs of one row lie together for all endings; k is a multiple of 8. */
+INLINE void tile_columns(Ending end, int blocks, const Product *p, int64_t m, int64_t n) {
+    float sums[4 * SIDE * SIDE] __attribute__((aligned(64)));
+    int direct = end == ADD || end == FLOAT; /* without a step through vectors */
+    float *to = direct ? p->f + m * p->ld + n : sums;
+    int64_t below = direct ? p->ld : SIDE;
+    const uint32_t *a = p->a + m * p->am, *b = p->b + n;
+#define EACH(do) \
+    do(0); \
+    if (blocks == 4) { do(1); do(2); do(3); }
+#define BEGIN(u) \
+    if (end == ADD) TILE_LOAD(u, to + u * SIDE * below, below); \
+    else TILE_ZERO(u)
+#define STEP(u) TILE_LOAD(LEFT, a + u * SIDE * p->am, p->am); TILE_PRODUCT(u, LEFT, RIGHT)
+#define LAST(u) TILE_LOAD(LEFT_REST, a + u * SIDE * p->am, p->am); TILE_PRODUCT(u, LEFT_REST, RIGHT_REST)
+#define END(u) TILE_STORE(u, to + u * SIDE * below, below)
+    EACH(BEGIN)
+    int64_t k = p->k;
+    for (; k >= SIDE; k -= SIDE, a += SIDE, b += SIDE * p->bk) {
+        TILE_LOAD(RIGHT, b, p->bk);
+        EACH(STEP)
+    }
+    if (k) {
+        TILE_LOAD(RIGHT_REST, b, p->bk);
+        EACH(LAST)
+    }
+    EACH(END)
+#undef EACH
+#undef BEGIN
+#undef STEP
+#undef LAST
+#undef END
+    if (!direct)
+        for (int i = 0; i < blocks * SIDE; i++) finish(end, p, m + i, n, load(sums + i * SIDE));
+}
+
+INLINE void multiply_tiles(Ending end, const Product *p) {
+    for (int64_t n = 0; n < p->n; n += SIDE) {
+        int64_t m = 0;
+        for (; m + 4 * SIDE <= p->m; m += 4 * SIDE) tile_columns(end, 4, p, m, n);
+        for (; m < p->m; m += SIDE) tile_columns(end, 1, p, m, n);
+    }
+}
+#endif
+
 INLINE void multiply(Ending end, const Product *p) {
+#ifdef TILES
+    if (use_tiles) {
+        multiply_tiles(end, p);
+        return;
+    }
+#endif
     for (int64_t n = 0; n < p->n;) {
         int64_t left = (p->n - n) / LANES, nv = left == 4 ? 2 : left > 3 ? 3 : left;
         for (int64_t m = 0; m < p->m; m += 8) {
@@ -278,12 +316,14 @@ typedef struct {
     int kind;       /* which borders of the shifted map cross it: 1 columns, 2 rows */
     uint16_t *x, *norm, *wide; /* tiles: rows of C, C, H */
     /* attention of one head: rows of bfloat16, pairs along channels transposed [dp/2][n], pairs of rows [n/2][dp] */
-    uint16_t *q, *k, *v, *dout;
+    uint16_t *heads[4];           /* room for the next four */
+    const uint16_t *q, *k, *v, *dout;
+    int64_t qkv_ld, dout_ld;      /* numbers from row to row of theirs; dp but for the matrix unit */
     uint32_t *kt, *vt, *q_r, *k_r, *v_r, *dout_r;
-    float *scores, *rows_out; /* 8 rows of n; 16 rows of dp */
-    uint16_t *p_c, *g_c;      /* 16 rows of probabilities, of gradients of scores: pairs along the row, blocks of 16 keys */
+    float *scores, *rows_out; /* 16 rows of n; 32 rows of dp */
+    uint16_t *p_c, *g_c;      /* 16 or 32 rows of probabilities, of gradients of scores: pairs along the row, blocks of 16 keys */
     uint32_t *p_r, *g_r;      /* and pairs of rows */
-    float *dk, *dv, *delta;
+    float *dk, *dv, *delta, *turned;
     /* backward, tokens */
     uint16_t *d_narrow, *d_wide, *d_small, *d_attended, *d_qkv; /* C, H, G; whole window: C, Q */
     uint32_t *rows_a, *rows_b;                                   /* pairs of rows */
@@ -296,20 +336,20 @@ static void lay_out(Arena *a, Work *w, const Packed *p, int backward) {
     w->x = take(a, 2 * t * p->C);
     w->norm = take(a, 2 * t * p->C);
     w->wide = take(a, 2 * t * p->H);
-    w->q = take(a, 2 * nd), w->k = take(a, 2 * nd), w->v = take(a, 2 * nd);
+    for (int i = 0; i < 4; i++) w->heads[i] = i < 3 || backward ? take(a, 2 * nd) : NULL;
     w->kt = take(a, 2 * nd);
-    w->rows_out = take(a, 4 * 16 * p->dp);
+    w->rows_out = take(a, 4 * 32 * p->dp);
     if (!backward) {
         w->p_c = take(a, 2 * 16 * n);
         w->v_r = take(a, 2 * nd);
-        w->scores = take(a, 4 * 8 * n);
+        w->scores = take(a, 4 * 16 * n);
         return;
     }
-    w->dout = take(a, 2 * nd);
     w->vt = take(a, 2 * nd);
     w->q_r = take(a, 2 * nd), w->k_r = take(a, 2 * nd), w->dout_r = take(a, 2 * nd);
-    w->g_c = take(a, 2 * 16 * n);
-    w->p_r = take(a, 4 * 8 * n), w->g_r = take(a, 4 * 8 * n);
+    w->g_c = take(a, 2 * 32 * n);
+    w->p_r = take(a, 4 * 16 * n), w->g_r = take(a, 4 * 16 * n);
+    w->turned = take(a, 2 * 4 * nd);
     w->dk = take(a, 4 * nd), w->dv = take(a, 4 * nd), w->delta = take(a, 4 * n);
     int64_t widest = p->Q > p->H ? p->Q : p->H;
     w->d_narrow = take(a, 2 * t * p->C), w->d_wide = take(a, 2 * t * p->H), w->d_small = take(a, 2 * t * p->G);
@@ -381,19 +421,39 @@ static void normalize_backward(const uint16_t *x, int64_t rows, int64_t C, int64
 
 /* ------------------------------------------------------------------------------------------------ attention of one head */
 
-__attribute__((noinline)) static void transpose_pairs(const uint16_t *in, int64_t n, int64_t dp, int64_t half, uint32_t *out) {
-    const uint32_t *rows = (const uint32_t *)in;
+/* Rows of one head as pairs of channels, [dp / 2][n]. */
+__attribute__((noinline)) static void transpose_pairs(const uint16_t *in, int64_t ld, int64_t n, int64_t dp, uint32_t *out) {
     for (int64_t i = 0; i < n; i += LANES)
-        for (int64_t c = 0; c < half; c++)
-            UNROLL for (int64_t u = 0; u < LANES; u++) out[c * n + i + u] = rows[(i + u) * (dp / 2) + c];
+        for (int64_t c = 0; c < dp / 2; c += LANES / 2) {
+            __m512i x[LANES];
+            UNROLL for (int r = 0; r < LANES; r++)
+                x[r] = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(in + (i + r) * ld + 2 * c)));
+            turn(x);
+            UNROLL for (int r = 0; r < LANES / 2; r++) _mm512_storeu_si512(out + (c + r) * n + i, x[r]);
+        }
 }
 
-__attribute__((noinline)) static void split_head(const uint16_t *rows, int64_t ld, int64_t at, const Packed *p, uint16_t *to) {
+/* Rows of one head, in whole vectors; *ld numbers from row to row. The matrix unit takes them where they are, if they fill vectors. */
+static const uint16_t *find_head(const uint16_t *rows, int64_t from, int64_t at, const Packed *p, uint16_t *room, int64_t *ld) {
+#ifdef TILES
+    if (use_tiles && p->d == p->dp) {
+        *ld = from;
+        return rows + at;
+    }
+#endif
     for (int64_t i = 0; i < p->n; i++)
         for (int64_t c = 0; c < p->d; c += LANES) {
             __mmask16 there = lanes_left(p->d - c);
-            _mm256_storeu_si256((__m256i *)(to + i * p->dp + c), _mm256_maskz_loadu_epi16(there, rows + i * ld + at + c));
+            _mm256_storeu_si256((__m256i *)(room + i * p->dp + c), _mm256_maskz_loadu_epi16(there, rows + i * from + at + c));
         }
+    *ld = p->dp;
+    return room;
+}
+
+static void find_heads(Work *w, const Block *s, const Packed *p, int64_t at, const uint16_t *qkv) {
+    w->q = find_head(qkv, p->Q, at, p, w->heads[0], &w->qkv_ld);
+    w->k = find_head(qkv, p->Q, at + s->dim, p, w->heads[1], &w->qkv_ld);
+    w->v = find_head(qkv, p->Q, at + 2 * s->dim, p, w->heads[2], &w->qkv_ld);
 }
 
 /* Bias of query i against key 0; keys follow. */
@@ -475,6 +535,85 @@ INLINE void attend_rows(int masked, int64_t dp, int64_t half, int64_t n, const R
     }
 }
 
+#ifdef TILES
+/* out (16 x dp) = the sum over blocks of 32 keys of a (blocks of 16 x 32) times b ([n / 2][dp]). Four sums, so that no product waits for
+ * the one before. */
+INLINE void gather_keys(const uint32_t *a, const uint32_t *b, int64_t n, int64_t dp, float *out) {
+    float sums[4][SIDE * SIDE] __attribute__((aligned(64)));
+#define STEP(u) TILE_LOAD(RIGHT, to + u * SIDE * dp, dp); TILE_LOAD(LEFT, from + u * SIDE * SIDE, SIDE); TILE_PRODUCT(u, LEFT, RIGHT)
+    for (int64_t c = 0; c < dp; c += SIDE) {
+        const uint32_t *from = a, *to = b + c;
+        TILE_ZERO(0); TILE_ZERO(1); TILE_ZERO(2); TILE_ZERO(3);
+        int64_t j = 0;
+        for (; j + 8 * SIDE <= n; j += 8 * SIDE, from += 4 * SIDE * SIDE, to += 4 * SIDE * dp) { STEP(0); STEP(1); STEP(2); STEP(3); }
+        if (j < n) { STEP(0); STEP(1); }
+        TILE_STORE(0, sums[0], SIDE); TILE_STORE(1, sums[1], SIDE); TILE_STORE(2, sums[2], SIDE); TILE_STORE(3, sums[3], SIDE);
+        UNROLL for (int r = 0; r < SIDE; r++)
+            store(out + r * dp + c, (load(sums[0] + r * SIDE) + load(sums[1] + r * SIDE)) + (load(sums[2] + r * SIDE) + load(sums[3] + r * SIDE)));
+    }
+#undef STEP
+}
+
+/* As attend_rows(). Scores lie in squares, probabilities in blocks of 16 rows of 32 keys. */
+INLINE void attend_tiles(int masked, int64_t dp, int64_t n, const Rows *rows, vec factor, const Work *w, int64_t i, float *out, float *lse) {
+    int64_t ld = w->qkv_ld / 2;
+    const uint32_t *q = (const uint32_t *)w->q + i * ld, *kt = w->kt;
+    uint16_t *probabilities = w->p_c;
+    float *scores = w->scores;
+    for (int64_t j = 0; j < n; j += 4 * SIDE) {
+#define STEP(u) TILE_LOAD(RIGHT, kt + c * n + j + u * SIDE, n); TILE_PRODUCT(u, LEFT, RIGHT)
+#define LAST(u) TILE_LOAD(RIGHT_REST, kt + c * n + j + u * SIDE, n); TILE_PRODUCT(u, LEFT_REST, RIGHT_REST)
+        TILE_ZERO(0); TILE_ZERO(1); TILE_ZERO(2); TILE_ZERO(3);
+        int64_t c = 0;
+        for (; c + SIDE <= dp / 2; c += SIDE) {
+            TILE_LOAD(LEFT, q + c, ld);
+            STEP(0); STEP(1); STEP(2); STEP(3);
+        }
+        if (c < dp / 2) {
+            TILE_LOAD(LEFT_REST, q + c, ld);
+            LAST(0); LAST(1); LAST(2); LAST(3);
+        }
+#undef STEP
+#undef LAST
+        float *to = scores + j * SIDE;
+        TILE_STORE(0, to, SIDE); TILE_STORE(1, to + 256, SIDE); TILE_STORE(2, to + 512, SIDE); TILE_STORE(3, to + 768, SIDE);
+    }
+    float inverse[SIDE];
+    for (int part = 0; part < SIDE; part += 8) {
+        const float *bias = rows->bias[part / 8];
+        int64_t step = rows->bias_step;
+        vec top[8], total[8];
+        UNROLL for (int r = 0; r < 8; r++) top[r] = splat(-INFINITY), total[r] = splat(0);
+        for (int64_t j = 0; j < n; j += LANES) {
+            float *at = scores + j * SIDE + part * SIDE;
+            UNROLL for (int r = 0; r < 8; r++) {
+                vec y = load(at + r * SIDE) * factor + load(bias + r * step + j);
+                if (masked) y += load(rows->mask[part + r] + j);
+                store(at + r * SIDE, y);
+                top[r] = vmax(top[r], y);
+            }
+        }
+        UNROLL for (int r = 0; r < 8; r++) top[r] = splat(reduce_max(top[r]));
+        for (int64_t j = 0; j < n; j += 2 * LANES) {
+            const float *at = scores + j * SIDE + part * SIDE;
+            UNROLL for (int r = 0; r < 8; r++) {
+                vec low = exp2_fast(load(at + r * SIDE) - top[r]), high = exp2_fast(load(at + (SIDE + r) * SIDE) - top[r]);
+                total[r] += low + high;
+                _mm512_storeu_si512(probabilities + j * SIDE + (part + r) * 2 * SIDE, (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low));
+            }
+        }
+        UNROLL for (int r = 0; r < 8; r++) {
+            float sum = reduce_add(total[r]);
+            inverse[part + r] = 1.0f / sum;
+            lse[i + part + r] = top[r][0] + log2f(sum);
+        }
+    }
+    gather_keys((const uint32_t *)probabilities, w->v_r, n, dp, out);
+    for (int r = 0; r < SIDE; r++)
+        for (int64_t c = 0; c < dp; c += LANES) store(out + r * dp + c, load(out + r * dp + c) * splat(inverse[r]));
+}
+#endif
+
 /* Rows of a head, float, into rows of bfloat16 of all heads. */
 INLINE void join_head(const float *rows, int64_t count, int64_t d, int64_t dp, float factor, uint16_t *to, int64_t ld) {
     for (int64_t i = 0; i < count; i++)
@@ -486,14 +625,18 @@ INLINE void join_head(const float *rows, int64_t count, int64_t d, int64_t dp, f
 __attribute__((noinline)) static void attend(Work *w, const Block *s, const Packed *p, int64_t head, const uint16_t *qkv, uint16_t *out,
                                              float *lse) {
     int64_t n = p->n, dp = p->dp, half = p->half, at = head * p->d;
-    split_head(qkv, p->Q, at, p, w->q);
-    split_head(qkv, p->Q, at + s->dim, p, w->k);
-    split_head(qkv, p->Q, at + 2 * s->dim, p, w->v);
-    transpose_pairs(w->k, n, dp, half, w->kt);
-    pair_rows(w->v, dp, n, dp, w->v_r, NULL);
+    find_heads(w, s, p, at, qkv);
+    transpose_pairs(w->k, w->qkv_ld, n, dp, w->kt);
+    pair_rows(w->v, w->qkv_ld, n, dp, w->v_r, NULL);
     vec factor = splat(s->scale * LOG2E);
     for (int64_t i = 0; i < n; i += 16) {
         Rows rows = find_rows(w, s, p, head, i);
+#ifdef TILES
+        if (use_tiles) {
+            if (w->kind) attend_tiles(1, dp, n, &rows, factor, w, i, w->rows_out, lse);
+            else attend_tiles(0, dp, n, &rows, factor, w, i, w->rows_out, lse);
+        } else
+#endif
         if (half != 8) attend_rows(1, dp, half, n, &rows, factor, w, i, w->rows_out, lse);
         else if (w->kind) attend_rows(1, LANES, 8, n, &rows, factor, w, i, w->rows_out, lse);
         else attend_rows(0, LANES, 8, n, &rows, factor, w, i, w->rows_out, lse);
@@ -566,37 +709,140 @@ INLINE void attend_rows_backward(int masked, int64_t dp, int64_t half, int64_t n
     add_outer(g_r, w->q_r + i / 2 * dp, n, dp, w->dk);
 }
 
+#ifdef TILES
+/* Sums of squares grow by columns (16 of dp rows x 32 queries) times `pairs`, squares of 16 pairs of queries x 16 keys. */
+INLINE void add_keys(const uint16_t *columns, const uint32_t *pairs, int64_t n, int64_t dp, float *sums) {
+    for (int64_t c = 0; c < dp; c += SIDE, columns += SIDE * n, sums += SIDE * n) {
+        TILE_LOAD(LEFT, columns, n / 2);
+        for (int64_t j = 0; j < n; j += 4 * SIDE) {
+#define STEP(u) \
+    TILE_LOAD(u, sums + (j + u * SIDE) * SIDE, SIDE); TILE_LOAD(RIGHT, pairs + (j + u * SIDE) * SIDE, SIDE); TILE_PRODUCT(u, LEFT, RIGHT); \
+    TILE_STORE(u, sums + (j + u * SIDE) * SIDE, SIDE)
+            STEP(0); STEP(1); STEP(2); STEP(3);
+#undef STEP
+        }
+    }
+}
+
+/* Scores of 32 queries with 16 keys, and what their gradients begin from: squares, two of each. */
+INLINE void tile_scores(const Work *w, int64_t dp, int64_t n, int64_t i, int64_t j, float *squares) {
+    int64_t c = 0, q_ld = w->qkv_ld / 2, d_ld = w->dout_ld / 2;
+    const uint32_t *q = (const uint32_t *)w->q + i * q_ld, *d = (const uint32_t *)w->dout + i * d_ld;
+    const uint32_t *kt = w->kt + j, *vt = w->vt + j;
+    TILE_ZERO(0); TILE_ZERO(1); TILE_ZERO(2); TILE_ZERO(3);
+#define STEP(u, left, right, from, ld) TILE_LOAD(left, from, ld); TILE_PRODUCT(u, left, right)
+    for (; c + SIDE <= dp / 2; c += SIDE) {
+        TILE_LOAD(RIGHT, kt + c * n, n); STEP(0, LEFT, RIGHT, q + c, q_ld); STEP(1, LEFT, RIGHT, q + c + SIDE * q_ld, q_ld);
+        TILE_LOAD(RIGHT, vt + c * n, n); STEP(2, LEFT, RIGHT, d + c, d_ld); STEP(3, LEFT, RIGHT, d + c + SIDE * d_ld, d_ld);
+    }
+    if (c < dp / 2) {
+        TILE_LOAD(RIGHT_REST, kt + c * n, n); STEP(0, LEFT_REST, RIGHT_REST, q + c, q_ld); STEP(1, LEFT_REST, RIGHT_REST, q + c + SIDE * q_ld, q_ld);
+        TILE_LOAD(RIGHT_REST, vt + c * n, n); STEP(2, LEFT_REST, RIGHT_REST, d + c, d_ld); STEP(3, LEFT_REST, RIGHT_REST, d + c + SIDE * d_ld, d_ld);
+    }
+#undef STEP
+    TILE_STORE(0, squares, SIDE); TILE_STORE(1, squares + 256, SIDE); TILE_STORE(2, squares + 512, SIDE); TILE_STORE(3, squares + 768, SIDE);
+}
+
+/* As attend_rows_backward(), of 32 queries from row i on; sums of keys and values are columns, [dp / 16][n / 16] squares. */
+INLINE void attend_tiles_backward(int masked, int64_t dp, int64_t n, const Rows rows[2], vec factor, const Work *w, int64_t i, float *dq,
+                                  const float *lse, int64_t dbias) {
+    float squares[2][4 * SIDE * SIDE] __attribute__((aligned(64)));
+    uint32_t *p_r = w->p_r, *g_r = w->g_r, *g_c = (uint32_t *)w->g_c;
+    const float *delta = w->delta + i;
+    lse += i;
+    tile_scores(w, dp, n, i, 0, squares[0]);
+    for (int64_t j = 0; j < n; j += SIDE) {
+        /* the products of the next keys run meanwhile */
+        if (j + SIDE < n) tile_scores(w, dp, n, i, j + SIDE, squares[(j / SIDE + 1) % 2]);
+        const float *scores = squares[j / SIDE % 2];
+        for (int part = 0; part < 4; part++) {
+            const Rows *of = rows + part / 2;
+            const float *bias = of->bias[part % 2], *at = scores + part * 8 * SIDE;
+            int64_t step = of->bias_step;
+            UNROLL for (int r = 0; r < 8; r += 2) {
+                vec x[2], g[2];
+                UNROLL for (int u = 0; u < 2; u++) {
+                    x[u] = load(at + (r + u) * SIDE) * factor + (load(bias + (r + u) * step + j) - splat(lse[8 * part + r + u]));
+                    if (masked) x[u] += load(of->mask[part % 2 * 8 + r + u] + j);
+                    x[u] = exp2_fast(x[u]);
+                    g[u] = x[u] * (load(at + 512 + (r + u) * SIDE) - splat(delta[8 * part + r + u]));
+                    float *db = (float *)bias + dbias + (r + u) * step + j;
+                    store(db, load(db) + g[u]);
+                }
+                __m512i halves;
+                _mm512_storeu_si512(p_r + j * SIDE + (4 * part + r / 2) * SIDE, round_pair(x[0], x[1], &halves));
+                _mm512_storeu_si512(g_r + j * SIDE + (4 * part + r / 2) * SIDE, round_pair(g[0], g[1], &halves));
+                uint32_t *to = g_c + part / 2 * (n * 8) + (j / 32 * 16 + part % 2 * 8 + r) * SIDE + j % 32 / 2;
+                _mm256_storeu_si256((__m256i *)to, _mm512_castsi512_si256(halves));
+                _mm256_storeu_si256((__m256i *)(to + SIDE), _mm512_extracti64x4_epi64(halves, 1));
+            }
+        }
+    }
+    gather_keys(g_c, w->k_r, n, dp, dq);
+    gather_keys(g_c + n * 8, w->k_r, n, dp, dq + SIDE * dp);
+    add_keys((const uint16_t *)w->dout_r + i, p_r, n, dp, w->dv);
+    add_keys((const uint16_t *)w->q_r + i, g_r, n, dp, w->dk);
+}
+
+/* Sums of add_keys() as rows of dp. */
+static void rows_of_squares(const float *squares, int64_t n, int64_t dp, float *rows) {
+    for (int64_t c = 0; c < dp; c += SIDE)
+        for (int64_t j = 0; j < n; j += SIDE) {
+            __m512i x[SIDE];
+            UNROLL for (int r = 0; r < SIDE; r++) x[r] = _mm512_loadu_si512(squares + c * n + j * SIDE + r * SIDE);
+            turn(x);
+            UNROLL for (int r = 0; r < SIDE; r++) _mm512_storeu_si512(rows + (j + r) * dp + c, x[r]);
+        }
+}
+#endif
+
 __attribute__((noinline)) static void attend_backward(Work *w, const Block *s, const Packed *p, int64_t head, const uint16_t *qkv,
                                                       const uint16_t *out, const float *lse, float *dbias) {
     int64_t n = p->n, dp = p->dp, half = p->half, at = head * p->d;
-    split_head(qkv, p->Q, at, p, w->q);
-    split_head(qkv, p->Q, at + s->dim, p, w->k);
-    split_head(qkv, p->Q, at + 2 * s->dim, p, w->v);
-    split_head(w->d_attended, p->C, at, p, w->dout);
+    find_heads(w, s, p, at, qkv);
+    w->dout = find_head(w->d_attended, p->C, at, p, w->heads[3], &w->dout_ld);
     for (int64_t i = 0; i < n; i++) { /* delta = sum of out times its gradient = sum over keys of p dp */
         vec total = splat(0);
         for (int64_t c = 0; c < p->d; c += LANES)
-            total += widen_masked(lanes_left(p->d - c), out + i * p->C + at + c) * widen(w->dout + i * dp + c);
+            total += widen_masked(lanes_left(p->d - c), out + i * p->C + at + c) * widen(w->dout + i * w->dout_ld + c);
         w->delta[i] = reduce_add(total);
     }
-    transpose_pairs(w->k, n, dp, half, w->kt);
-    transpose_pairs(w->v, n, dp, half, w->vt);
-    pair_rows(w->q, dp, n, dp, w->q_r, NULL);
-    pair_rows(w->k, dp, n, dp, w->k_r, NULL);
-    pair_rows(w->dout, dp, n, dp, w->dout_r, NULL);
+    transpose_pairs(w->k, w->qkv_ld, n, dp, w->kt);
+    transpose_pairs(w->v, w->qkv_ld, n, dp, w->vt);
+    pair_rows(w->k, w->qkv_ld, n, dp, w->k_r, NULL);
     memset(w->dk, 0, 4 * (size_t)(n * dp));
     memset(w->dv, 0, 4 * (size_t)(n * dp));
     vec factor = splat(s->scale * LOG2E);
     uint16_t *dq = w->d_qkv + at, *dk = dq + s->dim, *dv = dk + s->dim;
-    for (int64_t i = 0; i < n; i += 16) {
-        Rows rows = find_rows(w, s, p, head, i);
-        if (half != 8) attend_rows_backward(1, dp, half, n, &rows, factor, w, i, w->rows_out, lse, (dbias - p->bias));
-        else if (w->kind) attend_rows_backward(1, LANES, 8, n, &rows, factor, w, i, w->rows_out, lse, (dbias - p->bias));
-        else attend_rows_backward(0, LANES, 8, n, &rows, factor, w, i, w->rows_out, lse, (dbias - p->bias));
-        join_head(w->rows_out, 16, p->d, dp, s->scale, dq + i * p->Q, p->Q);
+    const float *dk_rows = w->dk, *dv_rows = w->dv;
+    int64_t to_dbias = dbias - p->bias;
+#ifdef TILES
+    if (use_tiles) {
+        turn_rows(w->q, w->qkv_ld, n, dp, (uint16_t *)w->q_r, NULL);
+        turn_rows(w->dout, w->dout_ld, n, dp, (uint16_t *)w->dout_r, NULL);
+        for (int64_t i = 0; i < n; i += 32) {
+            Rows rows[2] = {find_rows(w, s, p, head, i), find_rows(w, s, p, head, i + 16)};
+            if (w->kind) attend_tiles_backward(1, dp, n, rows, factor, w, i, w->rows_out, lse, to_dbias);
+            else attend_tiles_backward(0, dp, n, rows, factor, w, i, w->rows_out, lse, to_dbias);
+            join_head(w->rows_out, 32, p->d, dp, s->scale, dq + i * p->Q, p->Q);
+        }
+        rows_of_squares(w->dk, n, dp, w->turned), rows_of_squares(w->dv, n, dp, w->turned + n * dp);
+        dk_rows = w->turned, dv_rows = w->turned + n * dp;
+    } else
+#endif
+    {
+        pair_rows(w->q, dp, n, dp, w->q_r, NULL);
+        pair_rows(w->dout, dp, n, dp, w->dout_r, NULL);
+        for (int64_t i = 0; i < n; i += 16) {
+            Rows rows = find_rows(w, s, p, head, i);
+            if (half != 8) attend_rows_backward(1, dp, half, n, &rows, factor, w, i, w->rows_out, lse, to_dbias);
+            else if (w->kind) attend_rows_backward(1, LANES, 8, n, &rows, factor, w, i, w->rows_out, lse, to_dbias);
+            else attend_rows_backward(0, LANES, 8, n, &rows, factor, w, i, w->rows_out, lse, to_dbias);
+            join_head(w->rows_out, 16, p->d, dp, s->scale, dq + i * p->Q, p->Q);
+        }
     }
-    join_head(w->dk, n, p->d, dp, s->scale, dk, p->Q);
-    join_head(w->dv, n, p->d, dp, 1.0f, dv, p->Q);
+    join_head(dk_rows, n, p->d, dp, s->scale, dk, p->Q);
+    join_head(dv_rows, n, p->d, dp, 1.0f, dv, p->Q);
 }
 
 /* ------------------------------------------------------------------------------------------------ one window, forward */
@@ -641,9 +887,21 @@ static void forward_window(Work *w, const Block *s, const Packed *p, const Param
 
 /* ------------------------------------------------------------------------------------------------ one window, backward */
 
-/* dw (outs x ins) += the sum over rows of d^T x, for both as pairs of rows. */
-#define WEIGHTS(outs, ins, dw) \
-    .m = outs, .n = ins, .k = t / 2, .a = w->rows_a, .am = 1, .ak = outs, .b = w->rows_b, .bk = ins, .f = dw, .ld = ins
+/* dw (outs x ins) += the sum over t rows of d^T x; dbias += that of d. */
+static void add_weights(const Work *w, int64_t t, const uint16_t *d, int64_t outs, const uint16_t *x, int64_t ins, float *dw, float *dbias) {
+    Product p = {.m = outs, .n = ins, .k = t / 2, .a = w->rows_a, .am = 1, .ak = outs, .b = w->rows_b, .bk = ins, .f = dw, .ld = ins};
+    pair_rows(x, ins, t, ins, w->rows_b, NULL);
+#ifdef TILES
+    if (use_tiles) {
+        turn_rows(d, outs, t, outs, (uint16_t *)w->rows_a, dbias);
+        p.am = t / 2, p.ak = 1;
+        multiply_add(p);
+        return;
+    }
+#endif
+    pair_rows(d, outs, t, outs, w->rows_a, dbias);
+    multiply_add(p);
+}
 
 static void scaled(const float *x, float factor, int64_t count, uint16_t *to) {
     for (int64_t i = 0; i < count; i += LANES) narrow(to + i, load(x + i) * splat(factor));
@@ -668,9 +926,7 @@ static void backward_window(Work *w, const Block *s, const Packed *p, const Para
                     narrow(d + c, g * (vec)_mm512_mask_blend_ps(negative, _mm512_set1_ps(above), _mm512_set1_ps(below)));
                 }
             }
-            pair_rows(w->d_small, G, t, G, w->rows_a, sums->adjust_bias);
-            pair_rows(v, C, t, C, w->rows_b, NULL);
-            multiply_add((Product){WEIGHTS(G, C, sums->adjust)});
+            add_weights(w, t, w->d_small, G, v, C, sums->adjust, sums->adjust_bias);
             multiply_float((Product){ROWS_TIMES(w->d_small, G, p->adjust, C), .f = dx});
         } else
             for (int64_t r = 0; r < t; r++)
@@ -678,20 +934,14 @@ static void backward_window(Work *w, const Block *s, const Packed *p, const Para
         /* MLP */
         scaled(dx, par->branches[2 * b + 1], t * C, w->d_narrow);
         multiply_gelu_backward((Product){ROWS_TIMES(w->d_narrow, C, p->fc2, H), .o = w->d_wide, .o2 = w->wide, .r = hidden});
-        pair_rows(w->d_narrow, C, t, C, w->rows_a, sums->fc2_bias);
-        pair_rows(w->wide, H, t, H, w->rows_b, NULL);
-        multiply_add((Product){WEIGHTS(C, H, sums->fc2)});
+        add_weights(w, t, w->d_narrow, C, w->wide, H, sums->fc2, sums->fc2_bias);
         normalize(u, t, C, s->dim, s->eps, p->norm2, p->norm2_bias, w->norm);
-        pair_rows(w->d_wide, H, t, H, w->rows_a, sums->fc1_bias);
-        pair_rows(w->norm, C, t, C, w->rows_b, NULL);
-        multiply_add((Product){WEIGHTS(H, C, sums->fc1)});
+        add_weights(w, t, w->d_wide, H, w->norm, C, sums->fc1, sums->fc1_bias);
         multiply_float((Product){ROWS_TIMES(w->d_wide, H, p->fc1, C), .f = w->dn});
         normalize_backward(u, t, C, s->dim, s->eps, p->norm2, w->dn, dx, sums->norm2, sums->norm2_bias);
         /* projection */
         scaled(dx, par->branches[2 * b], t * C, w->d_narrow);
-        pair_rows(w->d_narrow, C, t, C, w->rows_a, sums->proj_bias);
-        pair_rows(attended + i * C, C, t, C, w->rows_b, NULL);
-        multiply_add((Product){WEIGHTS(C, C, sums->proj)});
+        add_weights(w, t, w->d_narrow, C, attended + i * C, C, sums->proj, sums->proj_bias);
         multiply_bf16((Product){ROWS_TIMES(w->d_narrow, C, p->proj, C), .o = w->d_attended + i * C});
     }
     for (int64_t head = 0; head < s->heads; head++)
@@ -700,9 +950,7 @@ static void backward_window(Work *w, const Block *s, const Packed *p, const Para
         float *dx = w->dx + i * C;
         gather(x_map, s->x_stride, w->token + i, t, s->dim, w->x, C);
         normalize(w->x, t, C, s->dim, s->eps, p->norm1, p->norm1_bias, w->norm);
-        pair_rows(w->d_qkv + i * Q, Q, t, Q, w->rows_a, sums->qkv_bias);
-        pair_rows(w->norm, C, t, C, w->rows_b, NULL);
-        multiply_add((Product){WEIGHTS(Q, C, sums->qkv)});
+        add_weights(w, t, w->d_qkv + i * Q, Q, w->norm, C, sums->qkv, sums->qkv_bias);
         multiply_float((Product){ROWS_TIMES(w->d_qkv + i * Q, Q, p->qkv, C), .f = w->dn});
         normalize_backward(w->x, t, C, s->dim, s->eps, p->norm1, w->dn, dx, sums->norm1, sums->norm1_bias);
         for (int64_t r = 0; r < t; r++) {
@@ -716,6 +964,20 @@ static void backward_window(Work *w, const Block *s, const Packed *p, const Para
 #endif
 
 /* ------------------------------------------------------------------------------------------------ entries */
+
+#ifdef BF16_PRODUCTS
+/* Half a tile is what is left where pairs are counted in whole vectors. */
+static void take_tiles(void) {
+#ifdef TILES
+    if (use_tiles) shape_tiles(SIDE / 2);
+#endif
+}
+static void give_tiles(void) {
+#ifdef TILES
+    if (use_tiles) release_tiles();
+#endif
+}
+#endif
 
 /* x and y may be slices of one map (the dense features). Returns 0, or 1 when memory ran out, or 2 on a processor without the products. */
 int drct_swin_bf16_forward(const Block *s, const Parameters *par, const uint16_t *x, uint16_t *y, const Kept *kept) {
@@ -736,8 +998,10 @@ int drct_swin_bf16_forward(const Block *s, const Parameters *par, const uint16_t
         lay_out(&own, &w, &p, 0);
         if (arena_open(&own)) {
             lay_out(&own, &w, &p, 0);
+            take_tiles();
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < windows; i++) forward_window(&w, s, &p, par, i, s->keep ? i : omp_get_thread_num(), x, y, kept);
+            give_tiles();
             free(own.base);
         } else {
 #pragma omp atomic write
@@ -774,6 +1038,7 @@ int drct_swin_bf16_backward(const Block *s, const Parameters *par, const uint16_
         lay_out(&own, &w, &p, 1);
         if (arena_open(&own)) {
             lay_out(&own, &w, &p, 1);
+            take_tiles();
 #pragma omp for schedule(dynamic)
             for (int64_t part = 0; part < s->parts; part++) {
                 Sums g;
@@ -784,6 +1049,7 @@ int drct_swin_bf16_backward(const Block *s, const Parameters *par, const uint16_
                 for (int64_t i = windows * part / s->parts; i < windows * (part + 1) / s->parts; i++)
                     backward_window(&w, s, &p, par, i, x, y, dy, dx, kept, &g);
             }
+            give_tiles();
             free(own.base);
         } else {
 #pragma omp atomic write

@@ -57,6 +57,12 @@ def swin_layer_available(dtype: torch.dtype = torch.float32) -> str | None:
     return "the processor has no bfloat16 products (AVX512_BF16)"
 
 
+def read_inputs(inputs: int) -> int:
+    """How many numbers of a row of so many a product in bfloat16 reads: whole pairs, for the matrix unit (AMX) whole tiles."""
+    step = 32 if load_library(SOURCE_BF16).drct_matrix_unit(1) else 2
+    return -(-inputs // step) * step
+
+
 class PackedPairs:
     """Weights in bfloat16 with their bias, laid out as ``linear_bf16.h`` takes them.
 
@@ -67,12 +73,12 @@ class PackedPairs:
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         outputs, inputs = weight.shape
-        whole = -(-outputs // LANES_BF16) * LANES_BF16
-        rounded = F.pad(weight, (0, inputs % 2, 0, whole - outputs)).bfloat16()
+        whole, read = -(-outputs // LANES_BF16) * LANES_BF16, read_inputs(inputs)
+        rounded = F.pad(weight, (0, read - inputs, 0, whole - outputs)).bfloat16()
         panels = [panel.unflatten(1, (-1, 2)).transpose(0, 1).flatten() for panel in rounded.split(2 * LANES_BF16)]
         self.weight = torch.cat(panels)
         self.bias = None if bias is None else F.pad(bias.float(), (0, whole - outputs))
-        self.matrix = Matrix(self.weight.data_ptr(), None if self.bias is None else self.bias.data_ptr(), -(-inputs // 2), whole)
+        self.matrix = Matrix(self.weight.data_ptr(), None if self.bias is None else self.bias.data_ptr(), read // 2, whole)
 
 
 class SwinLayerKernel:
@@ -182,8 +188,9 @@ class SwinLayerKernel:
         """In bfloat16 the residual comes as what it is rounded to and what the rounding lost: its channels may be hundreds."""
         if self.dtype == torch.float32:
             return layer
-        even = F.pad(layer.weight, (0, layer.weight.shape[1] % 2))
-        return Affine(torch.cat([even, even], 1), layer.bias)
+        inputs = layer.weight.shape[1]
+        padded = F.pad(layer.weight, (0, read_inputs(inputs) - inputs))
+        return Affine(torch.cat([padded, padded], 1), layer.bias)
 
     def _heads(self, weight: Tensor, bias: Tensor) -> Matrix:
         """Queries, keys and values of one head after another, ``(heads, 3, padded, dim)`` and ``(heads, 3, padded)``."""
@@ -192,7 +199,7 @@ class SwinLayerKernel:
             return Matrix(self._keep(packed), self._keep(bias.flatten()), weight.shape[-1], bias.numel())
         pairs = [PackedPairs(head).weight for head in weight.flatten(1, 2)]
         self.kept.append(packed := torch.cat(pairs))
-        return Matrix(packed.data_ptr(), self._keep(bias.flatten()), -(-weight.shape[-1] // 2), bias.numel())
+        return Matrix(packed.data_ptr(), self._keep(bias.flatten()), read_inputs(weight.shape[-1]) // 2, bias.numel())
 
 
 class _Rooms(threading.local):

@@ -14,38 +14,40 @@ typedef struct {
     uint16_t *normed, *attended, *qkv, *p, *rounded, *z, *h;
     uint32_t *kt, *vr; /* keys: panels of COLUMNS positions, in each pairs of channels; values: pairs of positions */
     float *scores, *u, *y;
-    int64_t count; /* floats of all */
+    int64_t inputs, count; /* floats of the rows that enter products, which come first, and of all */
 } Room;
 
 static uint16_t *take_halves(float **cursor, int64_t count) { return (uint16_t *)take(cursor, (count + 1) / 2); }
 
+static int64_t widest(int64_t a, int64_t b) { return a > b ? a : b; }
+
 static Room furnish(const Layer *layer, float *at) {
     int64_t n = layer->window * layer->window, d = layer->head_dim, dp = whole(d);
     Room r = {.n = n, .d = d, .dp = dp, .half = (d + 1) / 2, .heads = layer->heads};
-    r.x_stride = layer->dim + layer->dim % 2, r.a_stride = whole((layer->heads - 1) * d + dp);
-    r.f_stride = whole(layer->dim), r.h_stride = whole(layer->hidden), r.y_stride = whole(layer->out);
+    r.x_stride = 2 * layer->qkv.in, r.a_stride = widest(whole((layer->heads - 1) * d + dp), 2 * layer->proj.in);
+    r.f_stride = whole(layer->dim), r.h_stride = widest(whole(layer->hidden), 2 * layer->last.in), r.y_stride = whole(layer->out);
     float *cursor = at;
     r.normed = take_halves(&cursor, n * r.x_stride), r.attended = take_halves(&cursor, n * r.a_stride);
+    r.rounded = take_halves(&cursor, SHARE * 2 * r.x_stride), r.z = take_halves(&cursor, SHARE * r.x_stride);
+    r.h = take_halves(&cursor, SHARE * r.h_stride);
+    r.inputs = cursor - at;
     r.qkv = take_halves(&cursor, n * 3 * dp), r.p = take_halves(&cursor, BLOCK * n);
     r.kt = (uint32_t *)take(&cursor, n * dp / 2), r.vr = (uint32_t *)take(&cursor, n * dp / 2);
     r.scores = take(&cursor, BLOCK * n);
     r.u = take(&cursor, SHARE * r.f_stride), r.y = take(&cursor, SHARE * r.y_stride);
-    r.rounded = take_halves(&cursor, SHARE * 2 * r.x_stride), r.z = take_halves(&cursor, SHARE * r.x_stride);
-    r.h = take_halves(&cursor, SHARE * r.h_stride);
     r.count = cursor - at;
     return r;
 }
 
-/* float32 to bfloat16, and behind that what the rounding lost, each filled up with a zero to whole pairs of numbers. */
-static inline void split_row(const float *x, int64_t count, uint16_t *y) {
-    uint16_t *lost = y + count + count % 2;
+/* float32 to bfloat16, and from y + width on what the rounding lost. */
+static inline void split_row(const float *x, int64_t count, uint16_t *y, int64_t width) {
+    uint16_t *lost = y + width;
     int64_t c = 0;
     for (; c + LANES <= count; c += LANES) {
         narrow(y + c, load(x + c));
         narrow(lost + c, load(x + c) - widen(y + c));
     }
     for (; c < count; c++) y[c] = to_bf16(x[c]), lost[c] = to_bf16(x[c] - from_bf16(y[c]));
-    if (count % 2) y[count] = lost[count] = 0;
 }
 
 /* As normalize() of norm.h, into bfloat16. */
@@ -55,7 +57,6 @@ static inline void normalize_rounded(const float *x, int64_t dim, const Norm *no
     for (; c + LANES <= dim; c += LANES)
         narrow(y + c, (load(x + c) - splat(m.mean)) * splat(m.inverse) * load(norm->gain + c) + load(norm->offset + c));
     for (; c < dim; c++) y[c] = to_bf16((x[c] - m.mean) * m.inverse * norm->gain[c] + norm->offset[c]);
-    if (dim % 2) y[dim] = 0;
 }
 
 static void transpose_keys(const uint16_t *keys, int64_t stride, const Room *room) {
@@ -102,7 +103,6 @@ INLINE void softmax_pairs(const Room *room, int near, int masked, int64_t n, int
             }
             UNROLL for (int r = 0; r < ROWS; r++) {
                 if (near) {
-                    if (masked) acc[r][0] = vmax(splat(-126.0f), acc[r][0]), acc[r][1] = vmax(splat(-126.0f), acc[r][1]);
                     acc[r][0] = exp2_short(acc[r][0]), acc[r][1] = exp2_short(acc[r][1]);
                     total[r0 + r] += acc[r][0] + acc[r][1];
                     _mm512_storeu_si512(room->p + (r0 + r) * n + j,
@@ -117,7 +117,7 @@ INLINE void softmax_pairs(const Room *room, int near, int masked, int64_t n, int
         if (!near) {
             vec highest = splat(reduce_max(top[r]));
             for (int64_t j = 0; j < n; j += LANES) {
-                vec e = exp2_short(vmax(splat(-126.0f), load(room->scores + r * n + j) - highest));
+                vec e = exp2_short(load(room->scores + r * n + j) - highest);
                 total[r] += e;
                 narrow(room->p + r * n + j, e);
             }
@@ -146,6 +146,81 @@ INLINE void weigh_values(int rows, int vectors, int64_t n, const Room *room, int
     }
 }
 
+#ifdef TILES
+/* Scores of BLOCK queries without bias, in squares of 16 keys. */
+INLINE void tile_scores(const Room *room, int64_t n, int64_t half, const uint32_t *q) {
+    int64_t ld = 3 * room->dp / 2;
+    for (int64_t j = 0; j < n; j += 4 * SIDE) {
+        const uint32_t *keys = room->kt + j * half, *queries = q;
+        int64_t c = 0;
+        TILE_ZERO(0); TILE_ZERO(1); TILE_ZERO(2); TILE_ZERO(3);
+#define PRODUCTS(left, right) \
+    TILE_LOAD(left, queries, ld); \
+    TILE_LOAD(right, keys, COLUMNS); TILE_PRODUCT(0, left, right); \
+    TILE_LOAD(right, keys + SIDE, COLUMNS); TILE_PRODUCT(1, left, right); \
+    TILE_LOAD(right, keys + half * COLUMNS, COLUMNS); TILE_PRODUCT(2, left, right); \
+    TILE_LOAD(right, keys + half * COLUMNS + SIDE, COLUMNS); TILE_PRODUCT(3, left, right)
+        for (; c + SIDE <= half; c += SIDE, queries += SIDE, keys += SIDE * COLUMNS) { PRODUCTS(LEFT, RIGHT); }
+        if (c < half) { PRODUCTS(LEFT_REST, RIGHT_REST); }
+#undef PRODUCTS
+        float *to = room->scores + j * SIDE;
+        TILE_STORE(0, to, SIDE); TILE_STORE(1, to + 256, SIDE); TILE_STORE(2, to + 512, SIDE); TILE_STORE(3, to + 768, SIDE);
+    }
+}
+
+/* As softmax_pairs(), but powers lie in blocks of 32 keys. */
+INLINE void softmax_tiles(const Room *room, int near, int masked, int64_t n, const float *const *biases, int64_t step,
+                          const float *const *masks, float *inverse) {
+    for (int r0 = 0; r0 < BLOCK; r0 += ROWS) {
+        const float *bias = biases[r0 / ROWS];
+        vec total[ROWS], top[ROWS];
+        UNROLL for (int r = 0; r < ROWS; r++) total[r] = top[r] = splat(0);
+        if (!near) {
+            UNROLL for (int r = 0; r < ROWS; r++) top[r] = splat(-INFINITY);
+            for (int64_t j = 0; j < n; j += LANES)
+                UNROLL for (int r = 0; r < ROWS; r++) {
+                    vec score = load(room->scores + j * SIDE + (r0 + r) * SIDE) + load(bias + r * step + j);
+                    top[r] = vmax(top[r], masked ? score + load(masks[r0 + r] + j) : score);
+                }
+            UNROLL for (int r = 0; r < ROWS; r++) top[r] = splat(reduce_max(top[r]));
+        }
+        for (int64_t j = 0; j < n; j += COLUMNS)
+            UNROLL for (int r = 0; r < ROWS; r++) {
+                vec e[2];
+                UNROLL for (int v = 0; v < 2; v++) {
+                    int64_t key = j + v * LANES;
+                    e[v] = load(room->scores + key * SIDE + (r0 + r) * SIDE) + load(bias + r * step + key);
+                    if (masked) e[v] += load(masks[r0 + r] + key);
+                    e[v] = exp2_short(near ? e[v] : e[v] - top[r]);
+                }
+                total[r] += e[0] + e[1];
+                _mm512_storeu_si512(room->p + j * BLOCK + (r0 + r) * COLUMNS, (__m512i)_mm512_cvtne2ps_pbh((__m512)e[1], (__m512)e[0]));
+            }
+        UNROLL for (int r = 0; r < ROWS; r++) inverse[r0 + r] = 1.0f / reduce_add(total[r]);
+    }
+}
+
+/* BLOCK rows of attention's results. Four sums, so that no product waits for the one before. */
+INLINE void weigh_tiles(int64_t n, const Room *room, const float *inverse, uint16_t *to) {
+    float sums[4][SIDE * SIDE] __attribute__((aligned(64)));
+    for (int64_t c = 0; c < room->dp; c += SIDE) {
+        const uint32_t *p = (const uint32_t *)room->p, *values = room->vr + c;
+        int64_t j = 0;
+        TILE_ZERO(0); TILE_ZERO(1); TILE_ZERO(2); TILE_ZERO(3);
+#define STEP(u) \
+    TILE_LOAD(RIGHT, values + u * SIDE * room->dp, room->dp); TILE_LOAD(LEFT, p + u * SIDE * SIDE, SIDE); TILE_PRODUCT(u, LEFT, RIGHT)
+        for (; j + 8 * SIDE <= n; j += 8 * SIDE, p += 4 * SIDE * SIDE, values += 4 * SIDE * room->dp) { STEP(0); STEP(1); STEP(2); STEP(3); }
+        if (j < n) { STEP(0); STEP(1); }
+#undef STEP
+        TILE_STORE(0, sums[0], SIDE); TILE_STORE(1, sums[1], SIDE); TILE_STORE(2, sums[2], SIDE); TILE_STORE(3, sums[3], SIDE);
+        UNROLL for (int r = 0; r < BLOCK; r++) {
+            vec sum = (load(sums[0] + r * SIDE) + load(sums[1] + r * SIDE)) + (load(sums[2] + r * SIDE) + load(sums[3] + r * SIDE));
+            narrow(to + r * room->a_stride + c, sum * splat(inverse[r]));
+        }
+    }
+}
+#endif
+
 /* One head of one window: to its columns of room->attended and, up to whole vectors, to those of the next. */
 INLINE void attend_head(const Layer *layer, const Room *room, int64_t n, int64_t half, int64_t head, int kind) {
     int64_t dp = room->dp, stride = 3 * dp;
@@ -166,10 +241,20 @@ INLINE void attend_head(const Layer *layer, const Room *room, int64_t n, int64_t
         for (int r = 0; r < BLOCK; r++)
             masks[r] = layer->masks + (kind * 4 + (kind ? wrapped_class(i + r, (int)layer->window, (int)layer->shift) : 0)) * n;
         for (int r = 0; r < BLOCK; r += ROWS) biases[r / ROWS] = layer->bias + head * bias_size(&shape) + bias_at(&shape, (int)i + r);
+        uint16_t *to = room->attended + i * room->a_stride + head * room->d;
+#ifdef TILES
+        if (use_tiles) {
+            tile_scores(room, n, half, q);
+            if (near && !kind) softmax_tiles(room, 1, 0, n, biases, step, masks, inverse);
+            else if (near) softmax_tiles(room, 1, 1, n, biases, step, masks, inverse);
+            else softmax_tiles(room, 0, 1, n, biases, step, masks, inverse);
+            weigh_tiles(n, room, inverse, to);
+            continue;
+        }
+#endif
         if (near && !kind) softmax_pairs(room, 1, 0, n, half, q, biases, step, masks, inverse);
         else if (near) softmax_pairs(room, 1, 1, n, half, q, biases, step, masks, inverse);
         else softmax_pairs(room, 0, 1, n, half, q, biases, step, masks, inverse);
-        uint16_t *to = room->attended + i * room->a_stride + head * room->d;
         int64_t c = 0;
         for (; c + COLUMNS <= dp; c += COLUMNS) weigh_values(ROWS, 2, n, room, c, inverse, to);
         if (c < dp) weigh_values(BLOCK, 1, n, room, c, inverse, to);
@@ -197,15 +282,17 @@ void drct_swin_layer_bf16(const Layer *layer, const Maps *maps, int64_t windows,
     int64_t stride = folded ? room.y_stride : room.f_stride;
     Rows none = {NULL, 0}, of_u = {(uint32_t *)room.rounded, room.x_stride}, of_z = {(uint32_t *)room.z, room.x_stride / 2},
          of_h = {(uint32_t *)room.h, room.h_stride / 2};
+    memset(floats, 0, sizeof(float) * (size_t)room.inputs); /* products read columns beyond those that are written */
     memset(room.u, 0, sizeof(float) * SHARE * room.f_stride); /* columns beyond dim are added to and never read */
+#ifdef TILES
+    if (use_tiles) shape_tiles((int)(room.half % SIDE));
+#endif
     for (int64_t window = 0; window < windows; window++) {
 #define ROW(i) (maps->order ? maps->order[window * n + (i)] : window * n + (i))
         for (int64_t i = 0; i < n; i++) {
             uint16_t *to = room.normed + i * room.x_stride;
-            if (maps->normed) {
-                memcpy(to, (const uint16_t *)maps->normed + ROW(i) * maps->normed_stride, 2 * (size_t)dim);
-                if (dim % 2) to[dim] = 0;
-            } else
+            if (maps->normed) memcpy(to, (const uint16_t *)maps->normed + ROW(i) * maps->normed_stride, 2 * (size_t)dim);
+            else
                 normalize_rounded(maps->source + ROW(i) * maps->source_stride, dim, &layer->norm1, to);
         }
         int kind = maps->kinds ? maps->kinds[window] : 0;
@@ -220,7 +307,7 @@ void drct_swin_layer_bf16(const Layer *layer, const Maps *maps, int64_t windows,
             for (int64_t r = 0; r < rows; r++) {
                 const float *u = room.u + r * room.f_stride;
                 normalize_rounded(u, dim, &layer->norm2, room.z + r * room.x_stride);
-                if (folded) split_row(u, dim, room.rounded + r * 2 * room.x_stride);
+                if (folded) split_row(u, dim, room.rounded + r * 2 * room.x_stride, room.x_stride);
             }
             linear(rows, of_z, &layer->fc1, none, NULL, GELU, room.h, room.h_stride);
             linear(rows, of_h, &layer->last, of_u, folded ? &layer->residual : NULL, folded ? SET : ADD, result, stride);
@@ -229,5 +316,8 @@ void drct_swin_layer_bf16(const Layer *layer, const Maps *maps, int64_t windows,
         }
 #undef ROW
     }
+#ifdef TILES
+    if (use_tiles) release_tiles();
+#endif
 }
 #endif
