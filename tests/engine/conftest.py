@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from drct.engine.gpu.tf32 import without_tf32
+from drct.engine.native.build import library_or_reason
 from drct.networks import SuperResolutionNetwork, create_network
 
 
@@ -28,6 +29,33 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def leave_products_to() -> Iterator[Callable[[str], None]]:
+    """Has kernels form their products of bfloat16 in the "matrix unit" or in "vectors"; skips where there is none."""
+    libraries = [library_or_reason(source) for source in ("swin_bf16.c", "swin_layer_bf16.c")]
+
+    def choose(unit: str) -> None:
+        for library in libraries:
+            if isinstance(library, str):
+                pytest.skip(library)
+            if not library.drct_bf16_products():
+                pytest.skip("the processor has no bfloat16 products (AVX512_BF16)")
+            if unit == "matrix unit" and not library.drct_matrix_unit():
+                pytest.skip("the processor has no matrix unit (AMX)")
+            library.drct_use_matrix_unit(unit == "matrix unit")
+
+    yield choose
+    for library in libraries:
+        if not isinstance(library, str):
+            library.drct_use_matrix_unit(1)
+
+
+@pytest.fixture(params=["matrix unit", "vectors"])
+def bf16_products(request: pytest.FixtureRequest, leave_products_to: Callable[[str], None]) -> None:
+    """Either way of forming products of bfloat16."""
+    leave_products_to(request.param)
 
 
 @pytest.fixture(scope="session")

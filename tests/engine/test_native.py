@@ -11,7 +11,7 @@ import torch
 
 from drct.engine import native
 from drct.engine.accelerate import accelerate
-from drct.engine.native.build import compiler_command, kernels_folder, library_or_reason
+from drct.engine.native.build import FOLDER, compiler_command, find_compiler, kernels_folder, library_or_reason, reason_against
 from drct.errors import DeviceError
 from drct.networks import create_network
 from drct.networks.window_attention import WindowAttention, relative_position_index, window_partition, window_reverse
@@ -168,6 +168,13 @@ def test_folded_groups_draw_and_learn_as_the_network_does(rate: float) -> None:
         results.append([y.detach(), *torch.autograd.grad(y.square().mean(), list(network.parameters()))])
     for plain_one, folded in zip(*results, strict=True):
         assert (plain_one - folded).abs().max() <= 1e-4 * plain_one.abs().max() + 1e-7
+
+
+@pytest.mark.skipif(find_compiler() is None, reason="no compiler")
+@pytest.mark.parametrize("source", sorted(path.name for path in FOLDER.glob("*.c")))
+def test_every_kernel_can_be_built(source: str) -> None:
+    """One that cannot is done without, which nobody would notice but for the time it takes."""
+    assert reason_against(source) is None
 
 
 @pytest.mark.parametrize("count", [1, 7, 16, 1003])

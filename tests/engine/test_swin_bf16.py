@@ -28,10 +28,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def kernels() -> None:
-    if reason := native.swin_bf16_available():
-        pytest.skip(reason)
+pytestmark = pytest.mark.usefixtures("bf16_products")
 
 
 def network(options: dict[str, Any]) -> torch.nn.Module:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from drct.engine.cpu.blocks import Maps, PackedSwinLayer
 from drct.engine.cpu.layout import to_tokens, window_order
 from drct.engine.folding import fold_swin
-from drct.engine.native import SwinLayerKernel, swin_layer_available
+from drct.engine.native import SwinLayerKernel
 from drct.engine.native.build import library_or_reason
 from drct.networks.window_attention import SwinBlock
 
@@ -30,10 +32,13 @@ def kernel() -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture
-def bf16_kernel() -> None:
-    if (reason := swin_layer_available(torch.bfloat16)) is not None:
-        pytest.skip(reason)
+@pytest.fixture(params=["float32", "bfloat16, matrix unit", "bfloat16, vectors"])
+def dtype(request: pytest.FixtureRequest, leave_products_to: Callable[[str], None]) -> torch.dtype:
+    """Of the products, by either unit of the processor."""
+    if request.param == "float32":
+        return torch.float32
+    leave_products_to(request.param.removeprefix("bfloat16, "))
+    return torch.bfloat16
 
 
 def make(
@@ -83,7 +88,7 @@ def error(y: Tensor, expected: Tensor) -> float:
     return float((y - expected).pow(2).mean().sqrt())
 
 
-@pytest.mark.usefixtures("bf16_kernel")
+@pytest.mark.usefixtures("bf16_products")
 @pytest.mark.parametrize("spread", [0.5, 2])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @torch.no_grad()
@@ -110,12 +115,9 @@ def test_bf16_is_no_further_off_than_operators(shape: tuple[int, int, int, int, 
     assert (wide[:, shape[0] :] == 7).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @torch.no_grad()
 def test_biases_far_below_the_others(dtype: torch.dtype) -> None:
     """Scores near zero, but for pairs of positions that all but exclude each other."""
-    if (reason := swin_layer_available(dtype)) is not None and dtype == torch.bfloat16:
-        pytest.skip(reason)
     block, after = make(48, 3, 16, 0, 2.0, 16, 1.0)
     block.attn.relative_position_bias_table[::7] = -300
     x = torch.randn(1, 16, 32, 48)
@@ -141,12 +143,9 @@ def test_in_place_and_added(shift: int) -> None:
     assert (before - expected).abs().max() < 2e-5 * expected.abs().max()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("dim", [36, 35])
 @torch.no_grad()
 def test_a_norm_that_is_there_already(dim: int, dtype: torch.dtype) -> None:
-    if (reason := swin_layer_available(dtype)) is not None and dtype == torch.bfloat16:
-        pytest.skip(reason)
     block, after = make(dim, 1, 8, 0, 2.0, 12, 0.5)
     x, z = torch.randn(2, 16, 24, dim), torch.randn(2, 16, 24, dim)
     block.norm1, norm = nn.Identity(), block.norm1
@@ -165,11 +164,8 @@ def to_bchw(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @torch.no_grad()
 def test_what_is_no_number_stays_in_its_window(dtype: torch.dtype) -> None:
-    if (reason := swin_layer_available(dtype)) is not None and dtype == torch.bfloat16:
-        pytest.skip(reason)
     block, after = make(48, 3, 16, 0, 2.0, 16)
     x = torch.randn(1, 16, 32, 48)
     x[0, 3, 20, 7] = torch.nan

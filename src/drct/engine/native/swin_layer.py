@@ -59,7 +59,7 @@ def swin_layer_available(dtype: torch.dtype = torch.float32) -> str | None:
 
 def read_inputs(inputs: int) -> int:
     """How many numbers of a row of so many a product in bfloat16 reads: whole pairs, for the matrix unit (AMX) whole tiles."""
-    step = 32 if load_library(SOURCE_BF16).drct_matrix_unit(1) else 2
+    step = 32 if load_library(SOURCE_BF16).drct_matrix_unit() else 2
     return -(-inputs // step) * step
 
 

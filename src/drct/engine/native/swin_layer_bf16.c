@@ -180,7 +180,8 @@ INLINE void softmax_tiles(const Room *room, int near, int masked, int64_t n, con
             for (int64_t j = 0; j < n; j += LANES)
                 UNROLL for (int r = 0; r < ROWS; r++) {
                     vec score = load(room->scores + j * SIDE + (r0 + r) * SIDE) + load(bias + r * step + j);
-                    top[r] = vmax(top[r], masked ? score + load(masks[r0 + r] + j) : score);
+                    if (masked) score += load(masks[r0 + r] + j);
+                    top[r] = vmax(top[r], score);
                 }
             UNROLL for (int r = 0; r < ROWS; r++) top[r] = splat(reduce_max(top[r]));
         }
@@ -191,7 +192,7 @@ INLINE void softmax_tiles(const Room *room, int near, int masked, int64_t n, con
                     int64_t key = j + v * LANES;
                     e[v] = load(room->scores + key * SIDE + (r0 + r) * SIDE) + load(bias + r * step + key);
                     if (masked) e[v] += load(masks[r0 + r] + key);
-                    e[v] = exp2_short(near ? e[v] : e[v] - top[r]);
+                    e[v] = exp2_short(e[v] - top[r]); /* 0 where near */
                 }
                 total[r] += e[0] + e[1];
                 _mm512_storeu_si512(room->p + j * BLOCK + (r0 + r) * COLUMNS, (__m512i)_mm512_cvtne2ps_pbh((__m512)e[1], (__m512)e[0]));
@@ -200,23 +201,12 @@ INLINE void softmax_tiles(const Room *room, int near, int masked, int64_t n, con
     }
 }
 
-/* BLOCK rows of attention's results. Four sums, so that no product waits for the one before. */
+/* BLOCK rows of attention's results. */
 INLINE void weigh_tiles(int64_t n, const Room *room, const float *inverse, uint16_t *to) {
-    float sums[4][SIDE * SIDE] __attribute__((aligned(64)));
+    float squares[4][SIDE * SIDE] __attribute__((aligned(64)));
     for (int64_t c = 0; c < room->dp; c += SIDE) {
-        const uint32_t *p = (const uint32_t *)room->p, *values = room->vr + c;
-        int64_t j = 0;
-        TILE_ZERO(0); TILE_ZERO(1); TILE_ZERO(2); TILE_ZERO(3);
-#define STEP(u) \
-    TILE_LOAD(RIGHT, values + u * SIDE * room->dp, room->dp); TILE_LOAD(LEFT, p + u * SIDE * SIDE, SIDE); TILE_PRODUCT(u, LEFT, RIGHT)
-        for (; j + 8 * SIDE <= n; j += 8 * SIDE, p += 4 * SIDE * SIDE, values += 4 * SIDE * room->dp) { STEP(0); STEP(1); STEP(2); STEP(3); }
-        if (j < n) { STEP(0); STEP(1); }
-#undef STEP
-        TILE_STORE(0, sums[0], SIDE); TILE_STORE(1, sums[1], SIDE); TILE_STORE(2, sums[2], SIDE); TILE_STORE(3, sums[3], SIDE);
-        UNROLL for (int r = 0; r < BLOCK; r++) {
-            vec sum = (load(sums[0] + r * SIDE) + load(sums[1] + r * SIDE)) + (load(sums[2] + r * SIDE) + load(sums[3] + r * SIDE));
-            narrow(to + r * room->a_stride + c, sum * splat(inverse[r]));
-        }
+        weigh_squares((const uint32_t *)room->p, room->vr + c, n, room->dp, squares);
+        UNROLL for (int r = 0; r < BLOCK; r++) narrow(to + r * room->a_stride + c, add_squares(squares, r) * splat(inverse[r]));
     }
 }
 #endif
@@ -282,6 +272,8 @@ void drct_swin_layer_bf16(const Layer *layer, const Maps *maps, int64_t windows,
     int64_t stride = folded ? room.y_stride : room.f_stride;
     Rows none = {NULL, 0}, of_u = {(uint32_t *)room.rounded, room.x_stride}, of_z = {(uint32_t *)room.z, room.x_stride / 2},
          of_h = {(uint32_t *)room.h, room.h_stride / 2};
+    unsigned control = _mm_getcsr();
+    _mm_setcsr(control | 0x8040); /* powers of masked scores would be denormal, many times slower: zero */
     memset(floats, 0, sizeof(float) * (size_t)room.inputs); /* products read columns beyond those that are written */
     memset(room.u, 0, sizeof(float) * SHARE * room.f_stride); /* columns beyond dim are added to and never read */
 #ifdef TILES
@@ -319,5 +311,6 @@ void drct_swin_layer_bf16(const Layer *layer, const Maps *maps, int64_t windows,
 #ifdef TILES
     if (use_tiles) release_tiles();
 #endif
+    _mm_setcsr(control);
 }
 #endif

@@ -18,12 +18,12 @@
 enum { SIDE = 16 }; /* rows of a tile, and its columns of 32 bits */
 enum { LEFT = 4, RIGHT = 5, LEFT_REST = 6, RIGHT_REST = 7 }; /* tiles 0 to 3 are sums; the last two hold what is left of k */
 
-static int use_tiles;
+static int tiles_granted, use_tiles;
 
 /* The system keeps the tiles of programs that ask for them, and ends those that do not. */
 static __attribute__((constructor)) void ask_for_tiles(void) {
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
-    use_tiles = syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+    tiles_granted = use_tiles = syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
 }
 
 /* Shapes of this thread's tiles; `rest` (0 to 16) pairs are what whole tiles leave of k. */
@@ -50,6 +50,25 @@ static void release_tiles(void) { __asm__ volatile("tilerelease" ::: "memory"); 
     __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"((int64_t)(stride)*4), "i"(t) : "memory")
 #define TILE_PRODUCT(sum, a, b) __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sum), "i"(a), "i"(b) : "memory")
 
+/* 16 rows of p, blocks of 16 x 32 keys, times 16 columns of the values, pairs of keys in rows of dp: four squares to be added up, so that
+ * no product waits for the one before. n is a multiple of 64. */
+INLINE void weigh_squares(const uint32_t *p, const uint32_t *values, int64_t n, int64_t dp, float squares[4][SIDE * SIDE]) {
+#define STEP(u) \
+    TILE_LOAD(RIGHT, values + u * SIDE * dp, dp); \
+    TILE_LOAD(LEFT, p + u * SIDE * SIDE, SIDE); \
+    TILE_PRODUCT(u, LEFT, RIGHT)
+    TILE_ZERO(0); TILE_ZERO(1); TILE_ZERO(2); TILE_ZERO(3);
+    int64_t key = 0;
+    for (; key + 128 <= n; key += 128, p += 4 * SIDE * SIDE, values += 4 * SIDE * dp) { STEP(0); STEP(1); STEP(2); STEP(3); }
+    if (key < n) { STEP(0); STEP(1); }
+    TILE_STORE(0, squares[0], SIDE); TILE_STORE(1, squares[1], SIDE); TILE_STORE(2, squares[2], SIDE); TILE_STORE(3, squares[3], SIDE);
+#undef STEP
+}
+INLINE vec add_squares(float squares[4][SIDE * SIDE], int row) {
+    vec a = load(squares[0] + row * SIDE) + load(squares[1] + row * SIDE), b = load(squares[2] + row * SIDE) + load(squares[3] + row * SIDE);
+    return a + b;
+}
+
 /* Rows of bfloat16 as columns: [n][rows]; adds the sums over rows to sums unless NULL. Rows are a multiple of 32, n of 16. */
 static void turn_rows(const uint16_t *in, int64_t ld, int64_t rows, int64_t n, uint16_t *out, float *sums) {
     const __m512i ones = _mm512_set1_epi32(0x3f803f80);
@@ -72,15 +91,21 @@ static void turn_rows(const uint16_t *in, int64_t ld, int64_t rows, int64_t n, u
 }
 #endif
 
-/* Of every library that includes this file: whether products are left to the matrix unit, which `wanted` 0 forbids and 1 allows. */
-int drct_matrix_unit(int wanted) {
+/* Of every library that includes this file: whether there is a matrix unit that may be used. */
+int drct_matrix_unit(void) {
 #ifdef TILES
-    static int granted = -1;
-    if (granted < 0) granted = use_tiles;
-    return use_tiles = granted && wanted;
+    return tiles_granted;
+#else
+    return 0;
+#endif
+}
+
+/* Leaves products to the matrix unit, as from the beginning, or to vectors: for comparisons. */
+void drct_use_matrix_unit(int wanted) {
+#ifdef TILES
+    use_tiles = tiles_granted && wanted;
 #else
     (void)wanted;
-    return 0;
 #endif
 }
 
