@@ -79,7 +79,7 @@ def test_killed_and_resumed_equals_one_go(option_dict: Make, tmp_path: Path) -> 
 def test_precision_auto_follows_the_processor(option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from drct.engine import devices
 
-    for instructions, wanted in (((), False), (("avx512_bf16",), True)):
+    for instructions, wanted in (((), False), (("amx_bf16",), True)):
         monkeypatch.setattr(devices, "bf16_instructions", lambda found=instructions: found)
         options, _ = parse_options(option_dict() | {"train": option_dict()["train"] | {"precision": "auto"}})
         assert uses_bf16(options.train, torch.device("cpu")) is wanted

@@ -144,7 +144,7 @@ def test_target_size_refuses_what_is_too_large():
 
 
 def test_images_are_computed_in_float32_on_every_cpu(network, monkeypatch):
-    monkeypatch.setattr(drct.engine.devices, "bf16_instructions", lambda: ("avx512_bf16",))
+    monkeypatch.setattr(drct.engine.devices, "bf16_instructions", lambda: ("amx_bf16",))
     assert drct.engine.resolve_precision("auto", "cpu") == "bf16"
     assert Upscaler(network, device="cpu").precision == "fp32"
     assert Upscaler(network, device="cpu", precision="bf16").precision == "bf16"

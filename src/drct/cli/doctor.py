@@ -68,9 +68,10 @@ def _cpu() -> dict[str, str]:
 
     packing, attention, blocks = packing_available(), native.available(), native.swin_layer_available()
     halves = native.swin_attention_available() or native.feed_forward_available()
-    ways = (("two native kernels, fp32", halves), ("one native kernel, bf16", native.swin_bf16_available()))
+    in_bf16 = "" if native.swin_layer_available(torch.bfloat16) else f"bf16 by {native.bf16_unit()}"
+    ways = (("two native kernels, fp32", halves), (f"one native kernel, {in_bf16}", native.swin_bf16_available()))
     training = " and ".join(way for way, reason in ways if reason is None)
-    types = "fp32" if native.swin_layer_available(torch.bfloat16) else "fp32 and bf16"
+    types = f"fp32 and {in_bf16}" if in_bf16 else "fp32"
     instructions = bf16_instructions()
     if instructions:
         bf16 = f"{' '.join(instructions)}: matrix products measured at {bf16_speedup():.1f}x the rate of fp32 (--precision bf16)"

@@ -12,10 +12,13 @@ from drct.errors import DeviceError, did_you_mean
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Instructions for which "auto" means bf16, by their names in /proc/cpuinfo. No measurement at run time decides, since the bytes of
-# a result must not depend on how busy a machine was. That it pays is shown in benchmarks/RESULTS.md.
-CHOSEN = ("avx512_bf16", "amx_bf16", "avx10_2")
-BF16 = (*CHOSEN, "bf16")  # the last is ARM's, for which nobody has measured yet: only when it is asked for
+# Instructions for bf16 products, by their names in /proc/cpuinfo; the last is ARM's.
+BF16 = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16")
+# Those for which "auto" means bf16. No measurement at run time decides, since the bytes of a result must not depend on how busy a
+# machine was. That it pays is shown in benchmarks/RESULTS.md: with AVX512_BF16 on AMD's processors; on Intel's, which form such
+# products at a fraction of the rate, it takes 1.2 to 1.6 times as long as fp32. Nobody has measured ARM's yet.
+CHOSEN = ("amx_bf16", "avx10_2")
+CHOSEN_UNLESS_INTEL = "avx512_bf16"
 DEVICES = ("cpu", "cuda", "mps")
 
 
@@ -58,8 +61,8 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
 def resolve_precision(name: str = "auto", device: str | torch.device = "cpu") -> str:
     """``"fp32"``, ``"bf16"`` or ``"fp16"`` for a device.
 
-    ``"auto"`` is bf16 on GPUs of capability 8.0 or above and on x86 processors with AVX512_BF16 or AMX, which multiply bf16
-    matrices at twice the rate or more; else fp32. The same machine always gets the same answer.
+    ``"auto"`` is bf16 on GPUs of capability 8.0 or above, on x86 processors with AMX and on those with AVX512_BF16 that are not
+    Intel's, which multiply bf16 matrices at twice the rate or more; else fp32. The same machine always gets the same answer.
 
     Raises:
         DeviceError: the precision is unknown or cannot be computed on the device.
@@ -68,7 +71,7 @@ def resolve_precision(name: str = "auto", device: str | torch.device = "cpu") ->
     if name == "auto":
         if device.type == "cuda":
             return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
-        return "bf16" if device.type == "cpu" and any(name in CHOSEN for name in bf16_instructions()) else "fp32"
+        return "bf16" if device.type == "cpu" and _bf16_is_faster() else "fp32"
     if name not in PRECISIONS:
         raise DeviceError(f"precision '{name}' is unknown{did_you_mean(name, PRECISIONS)}: use auto, fp32, bf16 or fp16")
     if name == "fp16" and device.type == "cpu":
@@ -78,14 +81,24 @@ def resolve_precision(name: str = "auto", device: str | torch.device = "cpu") ->
 
 def bf16_instructions() -> tuple[str, ...]:
     """The processor's own instructions for bf16 products, by their names in /proc/cpuinfo; empty when none are known."""
+    flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    if not flags and torch.cpu._is_avx512_bf16_supported():
+        flags = ["avx512_bf16"]  # systems without /proc: ask torch
+    return tuple(name for name in BF16 if name in flags)
+
+
+def _bf16_is_faster() -> bool:
+    found = bf16_instructions()
+    return any(name in found for name in CHOSEN) or (CHOSEN_UNLESS_INTEL in found and _cpuinfo("vendor_id") != "GenuineIntel")
+
+
+def _cpuinfo(name: str) -> str:
+    """What Linux says of the first processor; empty when nothing."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
-    if not flags and torch.cpu._is_avx512_bf16_supported():
-        flags = ["avx512_bf16"]  # systems without /proc: ask torch
-    return tuple(name for name in BF16 if name in flags)
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name), "")
 
 
 @functools.cache

@@ -57,6 +57,11 @@ def swin_layer_available(dtype: torch.dtype = torch.float32) -> str | None:
     return "the processor has no bfloat16 products (AVX512_BF16)"
 
 
+def bf16_unit() -> str:
+    """The instructions by which kernels multiply bfloat16, where :func:`swin_layer_available` says that they do."""
+    return "AMX" if load_library(SOURCE_BF16).drct_matrix_unit() else "AVX512_BF16"
+
+
 def read_inputs(inputs: int) -> int:
     """How many numbers of a row of so many a product in bfloat16 reads: whole pairs, for the matrix unit (AMX) whole tiles."""
     step = 32 if load_library(SOURCE_BF16).drct_matrix_unit() else 2
