@@ -176,6 +176,7 @@ int drct_feed_forward(const Sizes *z, const Layer *layer, const float *u, float 
     if (failed) return 1;
 #pragma omp parallel num_threads(z->threads)
     {
+        unsigned control = take_tiny_for_zero();
         Room room;
         if (open_room(&room, z, 0)) {
 #pragma omp for schedule(static)
@@ -189,6 +190,7 @@ int drct_feed_forward(const Sizes *z, const Layer *layer, const float *u, float 
 #pragma omp atomic write
             failed = 1;
         }
+        take_tiny_as_before(control);
     }
     free(p.memory);
     return failed;
@@ -205,6 +207,7 @@ int drct_feed_forward_backward(const Sizes *z, const Layer *layer, const float *
     if (failed) return 1;
 #pragma omp parallel num_threads(z->threads)
     {
+        unsigned control = take_tiny_for_zero();
         Room room;
         if (open_room(&room, z, 1)) {
 #pragma omp for schedule(static)
@@ -228,6 +231,7 @@ int drct_feed_forward_backward(const Sizes *z, const Layer *layer, const float *
 #pragma omp atomic write
             failed = 1;
         }
+        take_tiny_as_before(control);
     }
     free(p.memory);
     return failed;

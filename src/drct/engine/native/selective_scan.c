@@ -85,6 +85,7 @@ int drct_selective_scan_forward(const shape_t *s, const float *u, const float *d
     if (!order) return 1;
 #pragma omp parallel for num_threads(s->threads) schedule(dynamic)
     for (int64_t task = 0; task < s->batch * blocks; task++) {
+        unsigned control = take_tiny_for_zero();
         int64_t i = task / blocks, block = task % blocks, first = block * WIDE;
         int64_t channels = dim - first < WIDE ? dim - first : WIDE;
         for (int k = 0; k < DIRECTIONS; k++) {
@@ -111,6 +112,7 @@ int drct_selective_scan_forward(const shape_t *s, const float *u, const float *d
                 store_wide(y + pixel * dim + first, &out, channels);
             }
         }
+        take_tiny_as_before(control);
     }
     free(order);
     return 0;
@@ -148,6 +150,7 @@ int drct_ss2d_scan(const shape_t *s, int64_t rank, const float *u, const float *
     }
 #pragma omp parallel for num_threads(s->threads) schedule(dynamic)
     for (int64_t task = 0; task < s->batch * blocks; task++) {
+        unsigned control = take_tiny_for_zero();
         int64_t i = task / blocks, first = task % blocks * WIDE, channels = dim - first < WIDE ? dim - first : WIDE;
         wide *w = weights + task * rank, factor = load_wide(skip + first, channels);
         for (int k = 0; k < DIRECTIONS; k++) {
@@ -182,6 +185,7 @@ int drct_ss2d_scan(const shape_t *s, int64_t rank, const float *u, const float *
                 store_wide(y + pixel * dim + first, &out, channels);
             }
         }
+        take_tiny_as_before(control);
     }
     free(order), free(weights);
     return 0;
@@ -203,6 +207,7 @@ int drct_selective_scan_backward(const shape_t *s, const float *u, const float *
     if (failed) return 1;
 #pragma omp parallel for num_threads(s->threads) schedule(dynamic)
     for (int64_t task = 0; task < s->batch * DIRECTIONS * parts; task++) {
+        unsigned control = take_tiny_for_zero();
         int64_t part = task % parts, k = task / parts % DIRECTIONS, i = task / parts / DIRECTIONS;
         int64_t begin = blocks * part / parts, end = blocks * (part + 1) / parts;
         work_t *w = malloc(sizeof(work_t));
@@ -211,6 +216,7 @@ int drct_selective_scan_backward(const shape_t *s, const float *u, const float *
 #pragma omp atomic write
             failed = 1;
             free(w), free(carried), free(sum_a);
+            take_tiny_as_before(control);
             continue;
         }
         for (int64_t chunk = chunks - 1; chunk >= 0; chunk--) {
@@ -290,6 +296,7 @@ int drct_selective_scan_backward(const shape_t *s, const float *u, const float *
             for (int n = 0; n < N; n++) store_wide(da + ((i * DIRECTIONS + k) * N + n) * dim + first, &sum_a[block - begin][n], channels);
         }
         free(w), free(carried), free(sum_a);
+        take_tiny_as_before(control);
     }
     free(order);
     return failed;

@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__AVX512F__) || defined(__AVX2__)
+#if defined(__SSE__)
 #include <immintrin.h>
 #endif
 #if defined(__AVX512F__) && defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
@@ -75,6 +75,25 @@ static inline float reduce_max(vec v) {
     return a > b ? a : b;
 }
 #endif
+
+/* From here on this thread takes numbers below the normal range of float32 for zero, until take_tiny_as_before(). Intel's processors need
+ * a hundred times as long for each, and the powers of masked scores leave many. */
+static inline unsigned take_tiny_for_zero(void) {
+#ifdef __SSE__
+    unsigned control = _mm_getcsr();
+    _mm_setcsr(control | 0x8040);
+    return control;
+#else
+    return 0;
+#endif
+}
+static inline void take_tiny_as_before(unsigned control) {
+#ifdef __SSE__
+    _mm_setcsr(control);
+#else
+    (void)control;
+#endif
+}
 
 /* 2^x for x < 127, below -126 as at -126: the integer part goes into the exponent, the fraction (-0.5 to 0.5) through the polynomial
  * with p(0) = 1 whose greatest relative error is least, 9.2e-8. */

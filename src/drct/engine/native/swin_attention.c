@@ -252,6 +252,7 @@ int drct_swin_attention_forward(const Shape *s, const Layer *layer, const float 
     if (failed) return 1;
 #pragma omp parallel num_threads(s->threads)
     {
+        unsigned control = take_tiny_for_zero();
         Room room;
         if (open_room(&room, s, &z, 0)) {
 #pragma omp for schedule(static)
@@ -262,6 +263,7 @@ int drct_swin_attention_forward(const Shape *s, const Layer *layer, const float 
 #pragma omp atomic write
             failed = 1;
         }
+        take_tiny_as_before(control);
     }
     free(panels_.memory);
     return failed;
@@ -277,6 +279,7 @@ int drct_swin_attention_backward(const Shape *s, const Layer *layer, const float
     if (failed) return 1;
 #pragma omp parallel num_threads(s->threads)
     {
+        unsigned control = take_tiny_for_zero();
         Room room;
         if (open_room(&room, s, &z, 1)) {
 #pragma omp for schedule(static)
@@ -296,6 +299,7 @@ int drct_swin_attention_backward(const Shape *s, const Layer *layer, const float
 #pragma omp atomic write
             failed = 1;
         }
+        take_tiny_as_before(control);
     }
     free(panels_.memory);
     return failed;

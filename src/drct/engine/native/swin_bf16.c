@@ -829,8 +829,7 @@ int drct_swin_bf16_forward(const Block *s, const Parameters *par, const uint16_t
     {
         Work w;
         Arena own = {0};
-        unsigned control = _mm_getcsr();
-        _mm_setcsr(control | 0x8040); /* masked scores leave denormal products, many times slower: zero */
+        unsigned control = take_tiny_for_zero();
         lay_out(&own, &w, &p, 0);
         if (arena_open(&own)) {
             lay_out(&own, &w, &p, 0);
@@ -843,7 +842,7 @@ int drct_swin_bf16_forward(const Block *s, const Parameters *par, const uint16_t
 #pragma omp atomic write
             failed = 1;
         }
-        _mm_setcsr(control);
+        take_tiny_as_before(control);
     }
     free(memory.base);
     return failed;
@@ -869,8 +868,7 @@ int drct_swin_bf16_backward(const Block *s, const Parameters *par, const uint16_
     {
         Work w;
         Arena own = {0};
-        unsigned control = _mm_getcsr();
-        _mm_setcsr(control | 0x8040); /* masked scores leave denormal products, many times slower: zero */
+        unsigned control = take_tiny_for_zero();
         lay_out(&own, &w, &p, 1);
         if (arena_open(&own)) {
             lay_out(&own, &w, &p, 1);
@@ -891,7 +889,7 @@ int drct_swin_bf16_backward(const Block *s, const Parameters *par, const uint16_
 #pragma omp atomic write
             failed = 1;
         }
-        _mm_setcsr(control);
+        take_tiny_as_before(control);
     }
     free(memory.base);
     return failed;

@@ -70,6 +70,7 @@ void drct_swin_layer(const Layer *layer, const Maps *maps, int64_t windows, floa
     float *result = folded ? room.y : room.u;
     int64_t stride = folded ? room.y_stride : room.u_stride;
     Rows none = {NULL, 0}, of_u = {room.u, room.u_stride}, of_z = {room.z, dim}, of_h = {room.h, room.h_stride};
+    unsigned control = take_tiny_for_zero();
     memset(room.u, 0, sizeof(float) * SHARE * room.u_stride); /* columns beyond dim are added to and never read */
     for (int64_t window = 0; window < windows; window++) {
 #define ROW(i) (maps->order ? maps->order[window * n + (i)] : window * n + (i))
@@ -95,6 +96,7 @@ void drct_swin_layer(const Layer *layer, const Maps *maps, int64_t windows, floa
         }
 #undef ROW
     }
+    take_tiny_as_before(control);
 }
 
 int drct_swin_layer_lanes(void) { return LANES; }

@@ -272,8 +272,7 @@ void drct_swin_layer_bf16(const Layer *layer, const Maps *maps, int64_t windows,
     int64_t stride = folded ? room.y_stride : room.f_stride;
     Rows none = {NULL, 0}, of_u = {(uint32_t *)room.rounded, room.x_stride}, of_z = {(uint32_t *)room.z, room.x_stride / 2},
          of_h = {(uint32_t *)room.h, room.h_stride / 2};
-    unsigned control = _mm_getcsr();
-    _mm_setcsr(control | 0x8040); /* powers of masked scores would be denormal, many times slower: zero */
+    unsigned control = take_tiny_for_zero();
     memset(floats, 0, sizeof(float) * (size_t)room.inputs); /* products read columns beyond those that are written */
     memset(room.u, 0, sizeof(float) * SHARE * room.f_stride); /* columns beyond dim are added to and never read */
 #ifdef TILES
@@ -311,6 +310,6 @@ void drct_swin_layer_bf16(const Layer *layer, const Maps *maps, int64_t windows,
 #ifdef TILES
     if (use_tiles) release_tiles();
 #endif
-    _mm_setcsr(control);
+    take_tiny_as_before(control);
 }
 #endif

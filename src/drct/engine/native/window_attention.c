@@ -379,6 +379,7 @@ int drct_window_attention_forward(const Shape *s, const void *qkv, const float *
     int failed = 0;
 #pragma omp parallel num_threads(s->threads)
     {
+        unsigned control = take_tiny_for_zero();
         Work w;
         Range range;
         int64_t known = -1; /* the head whose range it is */
@@ -394,6 +395,7 @@ int drct_window_attention_forward(const Shape *s, const void *qkv, const float *
 #pragma omp atomic write
             failed = 1;
         }
+        take_tiny_as_before(control);
     }
     return failed;
 }
@@ -406,6 +408,7 @@ int drct_window_attention_backward(const Shape *s, const void *qkv, const float 
     int failed = 0;
 #pragma omp parallel num_threads(s->threads)
     {
+        unsigned control = take_tiny_for_zero();
         Work w;
         Range range;
         int64_t known = -1; /* the head whose range it is */
@@ -422,6 +425,7 @@ int drct_window_attention_backward(const Shape *s, const void *qkv, const float 
 #pragma omp atomic write
             failed = 1;
         }
+        take_tiny_as_before(control);
     }
     return failed;
 }
