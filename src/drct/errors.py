@@ -7,7 +7,11 @@ one line: what was wrong, in which file, and what to do. ``code`` is stable acro
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# what drivers, cuBLAS, cuDNN and torch on the CPU say in plain RuntimeErrors
+MEMORY_FULL = re.compile(r"out of memory|ALLOC_FAILED|can't allocate memory|not enough memory", re.IGNORECASE)
 
 
 class Error(Exception):
@@ -66,6 +70,11 @@ class OutOfMemoryError(Error):
     """The device or the computer has not enough memory: for the smallest tile, an image, a result, or a step of training."""
 
     code = "out_of_memory"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, in the words of torch, its libraries, drivers and Python."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and MEMORY_FULL.search(str(error)) is not None)
 
 
 class DataError(Error):

@@ -42,6 +42,45 @@ def cache_folder(kind: str) -> Path:
 
 
 @contextlib.contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Inside, no other process is in here with the folder, or False is given; the system lets go of it however the process ends.
+
+    The folder is made. Where the file system has no locks, all are alone.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:  # stays, since others may be about to open it
+        alone = True
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                alone = False
+            except OSError:
+                pass
+        yield alone
+
+
+def check_place(path: Path) -> None:
+    """Create the folder of a file that is written later, and make sure that it can be.
+
+    Raises:
+        OptionError: it cannot.
+        Error: the disk is full.
+    """
+    with written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not os.path.exists(path)
+        path.open("a").close()
+        if new:
+            path.unlink()
+
+
+@contextlib.contextmanager
 def written(path: Path) -> Iterator[None]:
     """Inside, a file or folder of results that cannot be written is told in one line.
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from drct.cli import run
+from drct.datasets import lmdb as lmdb_module
 from drct.datasets.lmdb import LmdbSource, _reader, write_lmdb
 from drct.datasets.loader import PatchSet, batches, mirror
 from drct.datasets.pack import Pack, write_pack
@@ -387,7 +391,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("drct.datasets.pack.open", lambda path, mode: open("/dev/full", mode), raising=False)  # noqa: SIM115
     with pytest.raises(DataError, match=r"pack cannot be written \(No space left on device\)"):
         write_pack(tmp_path / "pack", [("a", noise(64, 64))])
-    assert list((tmp_path / "pack").iterdir()) == []
+    assert [path.name for path in (tmp_path / "pack").iterdir()] == [".lock"]
     monkeypatch.setattr("drct.datasets.lmdb.LARGEST", 1 << 14)
     with pytest.raises(DataError, match=r"set\.lmdb cannot be written as LMDB \(.*MDB_MAP_FULL"):
         write_lmdb(tmp_path / "set.lmdb", [("a", noise(100, 100))])
@@ -418,7 +422,7 @@ def test_equal_keys_are_refused(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["--verify", "-o", "out"], "--verify writes nothing"),
-        (["-o", "out", "--lq", "."], "go with --verify"),
+        (["-o", "out", "--lq", "."], "--lq goes with --verify"),
         (["-o", "out", "--step", "10"], "give crop"),
         (["-o", ""], "the name is empty"),
     ],
@@ -441,3 +445,76 @@ def test_a_folder_of_something_else_is_no_place_for_a_pack(tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / "images").iterdir()] == ["a.png"]
     for _ in range(2):
         assert prepare(tmp_path / "images", tmp_path / "pack").images == 1
+
+
+def test_threads_share_a_data_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LMDB may be opened once: threads that come while it is being opened wait."""
+    path, opens = tmp_path / "set.lmdb", lmdb_module._open
+    write_lmdb(path, [("a", noise(8, 8))])
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        time.sleep(0.05)
+        return opens(*args, **options)
+
+    monkeypatch.setattr(lmdb_module, "_open", slowly)
+    source = LmdbSource(path)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(source.__getitem__, [0] * 8))) == 8
+
+
+def test_two_runs_never_write_one_pack(tmp_path: Path) -> None:
+    def images() -> Iterator[tuple[str, np.ndarray]]:
+        yield "a", noise(4, 4)
+        with pytest.raises(DataError, match="another process is writing"):
+            write_pack(tmp_path / "pack", [("b", noise(5, 5))])
+        yield "c", noise(6, 6)
+
+    assert write_pack(tmp_path / "pack", images()) == 2
+    assert [Pack(tmp_path / "pack").name(i) for i in range(2)] == ["a", "c"]
+
+
+def test_a_pack_whose_index_was_lost_is_made_again(tmp_path: Path) -> None:
+    """As a run leaves it that was killed while it replaced an older pack."""
+    (tmp_path / "images").mkdir()
+    write(tmp_path / "images" / "a.png", noise(64, 64))
+    prepare(tmp_path / "images", tmp_path / "pack")
+    (tmp_path / "pack" / "index.json").unlink()
+    assert prepare(tmp_path / "images", tmp_path / "pack").images == 1
+
+
+def test_pieces_of_pairs_show_the_same_places(tmp_path: Path) -> None:
+    """The last ones end at the border, which LR has where GT was cut to a multiple of the scale."""
+    gt = np.zeros((103, 101, 3), np.uint8)
+    gt[..., 0] = np.arange(101) // 4
+    for name, image in (("gt", gt), ("lq", gt[:100:4, :100:4])):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "a.png", image)
+    prepare(tmp_path / "gt", tmp_path / "gt_pack", crop=48, scale=4)
+    prepare(tmp_path / "lq", tmp_path / "lq_pack", crop=12, minimum=1)
+    high, low = Pack(tmp_path / "gt_pack"), Pack(tmp_path / "lq_pack")
+    assert len(high) == len(low) == 9
+    assert all(np.array_equal(high[i][::4, ::4], low[i]) for i in range(9))
+    with pytest.raises(OptionError, match="scale is 0"):
+        prepare(tmp_path / "gt", tmp_path / "new", scale=0)
+
+
+def test_hidden_folders_are_left_alone(tmp_path: Path) -> None:
+    for name in ("a.png", ".ipynb_checkpoints/a-checkpoint.png", "sub/.hidden.png", "sub/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, noise(8, 8))
+    source = FolderSource(tmp_path)
+    assert [source.name(i) for i in range(len(source))] == ["a.png", "sub/b.png"]
+
+
+def test_verify_pairs_as_training_does(tmp_path: Path) -> None:
+    for name in ("gt/1x4.png", "gt/2.png", "lq/1x4.png", "lq/2.png", "lq/2x4.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, noise(*((8, 8) if name.startswith("gt") else (2, 2))))
+    assert verify(tmp_path / "gt", tmp_path / "lq", 4).faults == ["2x4.png has no GT image"]
+
+
+def test_verify_names_every_fault_of_a_data_base(tmp_path: Path) -> None:
+    write_lmdb(tmp_path / "set.lmdb", [("a", noise(8, 8))])
+    info = tmp_path / "set.lmdb" / "meta_info.txt"
+    info.write_text("missing.png (8,8,3) 1\n" + info.read_text() + "gone.png (8,8,3) 1\n")
+    assert ["missing" in fault or "gone" in fault for fault in verify(tmp_path / "set.lmdb").faults] == [True, True]

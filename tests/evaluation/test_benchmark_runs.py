@@ -360,3 +360,22 @@ def test_a_folder_hides_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert Path(locate(name, 4)).stem == "drct-light-x4"
     with pytest.raises(ModelNotFoundError, match="is unknown"):
         locate("x" * 300, 4)
+
+
+def test_results_are_never_written_over_what_is_tested(data: Path, tmp_path: Path) -> None:
+    """Results of an earlier run lie where this run would write its own."""
+    folder = tmp_path / "out" / "bicubic" / "Small"
+    folder.parent.mkdir(parents=True)
+    (data / "Small" / "HR").rename(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(OptionError, match=r"a\.png is tested on and would be written over: choose another folder with --save"):
+        evaluate(EvaluationOptions(models=["bicubic"], data=folder, save=tmp_path / "out"), say=quiet)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    evaluate(EvaluationOptions(models=["bicubic"], data=folder, save=tmp_path / "new"), say=quiet)
+
+
+def test_names_of_sets_are_taken_as_they_are(data: Path) -> None:
+    (data / "Small").rename(data / "w{1}")
+    assert evaluate(EvaluationOptions(models=["bicubic"], data=data, sets=["w{1}"]), say=quiet).suites == ["w{1}"]
+    with pytest.raises(DataError, match="has no set"):
+        evaluate(EvaluationOptions(models=["bicubic"], data=data, sets=["{"]), say=quiet)

@@ -183,3 +183,24 @@ def test_nothing_is_left_of_a_comparison_of_nothing(tmp_path: Path, picture: Pic
         assert (tmp_path / "out").exists() == kept
         (tmp_path / "out").mkdir(exist_ok=True)  # somebody's
         (tmp_path / "out/notes.txt").touch()
+
+
+def test_a_metric_that_does_not_fit_costs_nothing_else(tmp_path: Path, picture: Picture) -> None:
+    for i, folder in enumerate(("one", "two")):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "thin.png", picture(40, 3, seed=i))
+    result = run(tmp_path, tmp_path / "one", tmp_path / "two")
+    values = result.values["thin"]["two"]
+    assert values["ssim"] is None
+    assert values["psnr"] is not None
+    assert result.left_out == []
+    assert [notice.startswith("thin: SSIM needs") for notice in result.notices] == [True]
+    assert (tmp_path / "out" / "thin.png").is_file()
+
+
+def test_notes_count_images_and_not_versions(tmp_path: Path, picture: Picture) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        for i in range(2):
+            write(tmp_path / folder / f"{i}.png", Carried(picture(30, 30, seed=i), np.full((30, 30), 9, np.uint8)))
+    assert run(tmp_path, tmp_path / "one", tmp_path / "two").notices == ["0, 1: transparency is laid on white"]

@@ -13,7 +13,7 @@ import yaml
 from drct.errors import CheckpointError, DataError, ModelNotFoundError, OptionError
 from drct.evaluation import Report, RunOptions, evaluate_file, evaluation
 from drct.evaluation.enlargers import Enlarger, open_enlarger
-from drct.evaluation.options import read_test_file
+from drct.evaluation.options import OVERLAP, read_test_file
 from drct.imaging import read, resize, write
 from drct.networks import create_network
 from drct.weights import load_network
@@ -115,6 +115,10 @@ def test_lr_only_in_tiles(options: dict[str, Any], monkeypatch: pytest.MonkeyPat
     assert report.metrics == ()
     assert "no metrics" in report.table()
     assert read("results/DRCT_tiny/visualization/custom/a_x{4}.png").pixels.shape == (64, 48, 3)
+    run(options, overlap=2)
+    run(options, tile="off")
+    run(options, tile=20, overlap=5)
+    assert opened[1:] == [(16, 2), ("off", OVERLAP), (20, 5)]  # what was said goes before the file
 
 
 def test_options_of_the_command_line_add_to_the_file(options: dict[str, Any], tmp_path: Path) -> None:
@@ -156,6 +160,11 @@ def test_rgb_metrics(options: dict[str, Any]) -> None:
         ({"scale": "four"}, OptionError, "scale is 'four'"),
         ({"datasets": {"test_1": {"name": "x"}}}, OptionError, "neither dataroot_gt nor dataroot_lq"),
         ({"datasets": {"test_1": {"name": "x", "dataroot_gt": "nowhere"}}}, DataError, "nowhere is not a folder"),
+        (
+            {"datasets": {"s": {"name": "x", "type": "SingleImageDataset", "dataroot_gt": "GTmod4"}}},
+            OptionError,
+            "needs dataroot_lq",
+        ),
         ({"train": {}}, OptionError, "drct train -opt"),
     ],
 )

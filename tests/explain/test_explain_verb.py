@@ -21,6 +21,7 @@ def test_several_models_after_one_option() -> None:
     assert repeat_model(["a.png", "--model", "A", "B", "-o", "x"]) == ["a.png", "--model", "A", "--model", "B", "-o", "x"]
     assert repeat_model(["--model", "A", "a.png", "b.png"]) == ["--model", "A", "a.png", "b.png"]
     assert repeat_model(["--model=A", "a.png"]) == ["--model=A", "a.png"]
+    assert repeat_model(["--model=A", "B", "a.png"]) == ["--model=A", "--model", "B", "a.png"]
 
 
 def test_lam_writes_figure_and_maps(image: Path, models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,3 +121,43 @@ def test_a_folder_hides_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "drct_light").mkdir()
     assert load_or_create("drct_light", 2).scale == 2
+
+
+def test_names_are_drawn_as_they_are(image: Path, models: list[Path], tmp_path: Path) -> None:
+    odd = [tmp_path / "m$_$.safetensors", tmp_path / "_best.safetensors"]
+    for path in odd:
+        path.write_bytes(models[0].read_bytes())
+    out = tmp_path / "flow.svg"
+    args = [str(image), "--crop", "16", "--model", *map(str, odd)]
+    assert run(["explain", "flow", *args, "-o", str(out)]) == 0
+    assert "m$_$" in out.read_text()
+    assert "_best" in out.read_text()
+    assert run(["explain", "features", *args, "-o", str(tmp_path / "features.png")]) == 0
+
+
+@pytest.mark.parametrize("verb", ["features", "field", "lam"])
+def test_too_little_memory_is_one_line(
+    verb: str,
+    image: Path,
+    models: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr(SuperResolutionNetwork, "forward", full)
+    more = ["--at", "10,12", "--window", "8"] if verb == "lam" else []
+    assert run(["explain", verb, str(image), *more, "--model", str(models[0]), "-o", str(tmp_path / "x.png")]) == 1
+    assert "not enough memory for an LR image" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    image: Path, models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(SuperResolutionNetwork, "forward", lambda *_: pytest.fail("the work began"))
+    (tmp_path / "file").touch()
+    for verb, name in (("features", "x.png"), ("report", "x.html")):
+        assert run(["explain", verb, str(image), "--model", str(models[0]), "-o", str(tmp_path / "file" / name)]) == 2
+        assert "cannot be written" in capsys.readouterr().err

@@ -101,3 +101,7 @@ def test_built_in_letters_are_all_different() -> None:
 def test_text_of_nothing() -> None:
     assert text("", 12).shape == (12, 0)
     assert text("a", 12).max() > 200
+
+
+def test_names_that_are_not_text() -> None:
+    assert text("a\udcff", 16).shape[1] > text("a", 16).shape[1]

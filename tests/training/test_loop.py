@@ -608,3 +608,27 @@ def test_training_leaves_the_settings_of_torch_alone(option_dict: Make, tmp_path
     assert torch.equal(torch.rand(1), number)
     plain = run(option_dict(total_iter=2), tmp_path / "plain")
     assert states_equal(list_states(tmp_path / "run")[-1], list_states(plain)[-1])
+
+
+def test_a_tail_of_another_kind_is_not_resampled(option_dict: Make, tmp_path: Path) -> None:
+    data = option_dict()
+    small = {k: v for k, v in data["network_g"].items() if k != "type"}
+    save_network(create_network("drct", scale=2, **small), tmp_path / "start.safetensors")
+    data["path"] = {
+        "pretrain_network_g": str(tmp_path / "start.safetensors"),
+        "strict_load_g": False,
+        "resample_upsampler_g": True,
+    }
+    with pytest.raises(OptionError, match=r"resample_upsampler_g: .*start\.safetensors has no tail 'pixelshuffledirect'"):
+        run(data, tmp_path / "run")
+
+
+def test_images_that_position_embeddings_do_not_fit_are_named_before_the_first_step(option_dict: Make, tmp_path: Path) -> None:
+    data = option_dict()
+    data["network_g"] |= {"ape": True, "img_size": data["datasets"]["train"]["gt_size"] // 2}
+    with pytest.raises(OptionError, match=r"with ape LR images must be .* but 0 of val are 40 x 32"):
+        run(data, tmp_path / "run")
+    data["network_g"]["img_size"] = 64
+    with pytest.raises(OptionError, match="the patches of training are"):
+        run(data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from drct.training.options import Metric, ValSet, parse_options, read_options
 from drct.training.schedule import Schedule
 from drct.training.steps import Learner
 from drct.training.validation import BEST_PSNR, ValidationSet, validate
+
+Make = Callable[..., dict[str, Any]]
 
 MINIMAL: dict[str, Any] = {
     "name": "x",
@@ -294,10 +297,15 @@ def test_a_resampled_tail_gives_the_area_average(scale: int) -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_convolutions_of_a_run_on_a_gpu_are_repeatable(device: str) -> None:
+def test_gradients_of_a_run_on_a_gpu_add_up_in_one_order(device: str) -> None:
+    """Those of convolutions, and of torch's attention that saves memory."""
+    saves_memory = torch.backends.cuda.mem_efficient_sdp_enabled
+    before = saves_memory()
     with repeatable(torch.device(device)):
         assert torch.backends.cudnn.deterministic == (device == "cuda")
+        assert saves_memory() == (before and device == "cpu")
     assert not torch.backends.cudnn.deterministic
+    assert saves_memory() == before
 
 
 def test_only_buffers_that_change_are_shared_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,3 +322,40 @@ def test_only_buffers_that_change_are_shared_at_every_step(monkeypatch: pytest.M
         assert dict(network.named_buffers())
         Learner(network, options.train.optim_g, world_size=2)
     assert shared == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"train.linear_start": True, "path": {"pretrain_network_g": "drct-light-x2"}}, "'train.linear_start' has no effect"),
+        ({"path": {"pretrain_network_d": "nowhere.pth"}}, "'path.pretrain_network_d' has no effect (there is no network_d)"),
+        ({"datasets.train.filename_tmpl": "{}x2"}, "'datasets.train.filename_tmpl' has no effect (there is no dataroot_lq)"),
+        ({"datasets.val_1.seed": 3}, "'datasets.val_1.seed' has no effect (nothing is degraded)"),
+    ],
+)
+def test_keys_without_effect_are_told(option_dict: Make, changes: dict[str, Any], line: str) -> None:
+    data = option_dict()
+    assert parse_options(data)[1] == []
+    for place, value in changes.items():
+        *groups, key = place.split(".")
+        group = data
+        for name in groups:
+            group = group[name]
+        group[key] = value
+    warnings = parse_options(data)[1]
+    assert len(warnings) == 1
+    assert line in warnings[0]
+
+
+def test_lr_files_do_not_go_with_enlarged_images(option_dict: Make) -> None:
+    data = option_dict()
+    data["datasets"]["train"] |= {"type": "ImageNetPairedDataset", "dataroot_lq": "lq"}
+    with pytest.raises(OptionError, match="ImageNetPairedDataset makes its LR images"):
+        parse_options(data)
+
+
+def test_names_of_degradation_options_are_words(option_dict: Make) -> None:
+    data = option_dict()
+    data["datasets"]["val_1"]["degradation"] = {1: 2}
+    with pytest.raises(OptionError, match="names of degradation options are words"):
+        parse_options(data)

@@ -130,6 +130,15 @@ def test_some_images_give_way_to_dead_leaves_before_they_are_degraded(gan_dict: 
     assert torch.equal(add_leaves_to_degrade(files, 0.0, seeded(0, 1)), files)
 
 
+def test_keys_of_the_other_stage_are_told(gan_dict: Make) -> None:
+    assert parse_options(gan_dict())[1] == parse_options(stage_one(gan_dict()))[1] == []
+    for data, keys in (
+        ({**gan_dict(), "gt_usm": False}, ["gt_usm"]),
+        ({**stage_one(gan_dict()), "l1_gt_usm": False, "gan_gt_usm": True}, ["l1_gt_usm", "gan_gt_usm"]),
+    ):
+        assert [line.split("'")[1] for line in parse_options(data)[1]] == keys
+
+
 def test_sharpening_follows_the_stage(gan_dict: Make) -> None:
     two, _ = parse_options({**gan_dict(), "l1_gt_usm": False, "percep_gt_usm": False})
     pairs = open_pairs(two)

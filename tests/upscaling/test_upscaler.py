@@ -14,7 +14,7 @@ from upscaling_helpers import smooth_image, tiny_network
 import drct
 from drct.errors import CheckpointError, DeviceError, ImageError, ModelNotFoundError, OptionError, OutOfMemoryError
 from drct.imaging import Picture, from_tensor, read, resize, to_depth, to_tensor, write
-from drct.networks import SuperResolutionNetwork
+from drct.networks import SuperResolutionNetwork, create_network
 from drct.upscaling import Upscaler, self_ensemble, target_size
 from drct.upscaling.alpha import bleed
 
@@ -423,3 +423,19 @@ def test_what_a_caller_has_set_stays_and_changes_nothing(model: Path, tile: int 
         torch.set_default_device("cpu")
         torch.set_default_dtype(torch.float32)
     assert torch.equal(torch.rand(1), number)
+
+
+def test_networks_with_position_embeddings_enlarge_their_one_size():
+    sizes = {"embed_dim": 16, "gc": 8, "depths": [1], "num_heads": [2], "window_size": 8}
+    upscaler = Upscaler(create_network("drct", scale=2, ape=True, img_size=32, **sizes), device="cpu")
+    assert upscaler(np.zeros((32, 32, 3), np.uint8)).shape == (64, 64, 3)
+    with pytest.raises(OptionError, match="with ape the input must be 32 x 32"):
+        upscaler(np.zeros((40, 32, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "alpha", [np.zeros((5, 5), np.uint8), np.zeros((10, 12, 1), np.uint8), [[0] * 12] * 10, np.full((10, 12), 0.5, np.float32)]
+)
+def test_transparency_that_does_not_fit_is_refused(network, alpha):
+    with pytest.raises(ImageError, match=r"the picture's alpha is .*uint8 of shape \(10, 12\) is needed"):
+        Upscaler(network, device="cpu").picture(picture(alpha))

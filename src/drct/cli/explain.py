@@ -33,7 +33,7 @@ def repeat_model(args: Sequence[str]) -> list[str]:
     after_model = False
     for arg in args:
         if arg.startswith("-"):
-            after_model, values = arg == "--model", 0
+            after_model, values = arg == "--model" or arg.startswith("--model="), int(arg.startswith("--model="))
             result.append(arg)
             continue
         if after_model and values:
@@ -336,9 +336,11 @@ def report(
     from drct.explain.report import write_report
     from drct.explain.subjects import centre, load_subjects, rgb8
     from drct.imaging import read
+    from drct.places import check_place
 
     if output.suffix.lower() not in (".html", ".htm"):
         raise OptionError(f"{output} is no name of a page: use .html")
+    check_place(output)
     hr = rgb8(read(image))
     height, width = centre(hr, crop).shape[:2]
     corner = at or (max(0, (width - window - 1) // 2), max(0, (height - window - 1) // 2))

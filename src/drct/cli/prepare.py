@@ -18,7 +18,7 @@ from drct.cli.paths import GivenPath
 @click.option("--minimum", type=int, default=64, show_default=True, help="Leave out images with a shorter side.")
 @click.option("--verify", "only_verify", is_flag=True, help="Write nothing; decode everything and name every fault.")
 @click.option("--lq", type=GivenPath(), help="With --verify: the folder of LR images that belong to IMAGES.")
-@click.option("--scale", type=int, help="With --lq: how many times smaller they are.")
+@click.option("--scale", type=int, help="How many times smaller LR images are: GT is cut to a multiple of it; needed with --lq.")
 def command(
     images: Path,
     output: Path | None,
@@ -39,8 +39,8 @@ def command(
 
     if only_verify and (output, crop, step) != (None, None, None):
         raise click.UsageError("--verify writes nothing: leave out -o, --crop and --step")
-    if not only_verify and (lq, scale) != (None, None):
-        raise click.UsageError("--lq and --scale go with --verify")
+    if not only_verify and lq is not None:
+        raise click.UsageError("--lq goes with --verify")
     if only_verify:
         seen = verify(images, lq, scale, minimum)
         for line in seen.faults:
@@ -49,7 +49,7 @@ def command(
         return int(bool(seen.faults))
     if output is None:
         raise click.UsageError("give -o PACK, or --verify to look only")
-    report = prepare(images, output, crop=crop, step=step, minimum=minimum)
+    report = prepare(images, output, crop=crop, step=step, minimum=minimum, scale=1 if scale is None else scale)
     for line in report.left_out:
         click.echo(printable(f"left out: {line}"), err=True)
     click.echo(printable(f"{output}: {report.pieces} pieces of {report.images} images, {report.pixels / 1e6:.1f} megapixels"))

@@ -38,7 +38,7 @@ def _listed(_: click.Context, __: click.Parameter, value: str | None) -> tuple[s
 @click.option("--markdown", type=FILE, help="Write the tables to this file.")
 @click.option("--html", type=FILE, help="Write a page with a slider for each image and difference maps.")
 @click.option("--ensemble", is_flag=True, help="Average over 8 flips and rotations: a little better, 8 times slower.")
-@click.option("--tile", default="off", show_default=True, metavar="auto|off|N", help="Side of the tiles in LR pixels.")
+@click.option("--tile", metavar="auto|off|N", help="Side of the tiles in LR pixels.  [default: off, or what the option file says]")
 @click.option("--overlap", type=int, help="LR pixels that neighbouring tiles share.  [default: 32]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--precision", default="fp32", show_default=True, help="fp32, bf16, fp16 or auto.")
@@ -51,7 +51,7 @@ def command(
     sets: tuple[str, ...],
     metrics: tuple[str, ...],
     per_image: bool,
-    tile: str,
+    tile: str | None,
     fresh: bool,
     quiet: bool,
     **values: Any,
@@ -67,7 +67,9 @@ def command(
 
     console = Console(quiet=quiet)
     given = {key: value for key, value in values.items() if value is not None}
-    given |= {"tile": int(tile) if tile.isdecimal() else tile, "resume": not fresh}
+    given["resume"] = not fresh
+    if tile is not None:
+        given["tile"] = int(tile) if tile.isdecimal() else tile
     measured = {"models": models, "data": data, "sets": sets, "metrics": metrics, **_taken(given, "scale", "crop", "convention")}
     measured = {key: value for key, value in measured.items() if value not in (None, ())}
 

@@ -12,6 +12,7 @@ import functools
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,17 @@ def _open(path: Path, **options: Any) -> Any:
         raise DataError(f"{path} cannot be opened as LMDB ({error})") from None
 
 
-@functools.cache
 def _reader(path: Path, process: int) -> Any:
     """The environment of a data base. LMDB allows one per process, and none may be used across a fork."""
+    with _opening:  # threads of a loader come at once, and a cache would let them all open it
+        return _opened(path, process)
+
+
+_opening = threading.Lock()
+
+
+@functools.cache
+def _opened(path: Path, process: int) -> Any:
     return _open(path, readonly=True, lock=False, readahead=False, meminit=False)
 
 

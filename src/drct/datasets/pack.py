@@ -16,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from drct.errors import DataError
+from drct.places import locked
 
 FORMAT = "drct-pack-1"
 
@@ -74,16 +75,18 @@ def _checked_entries(images: object, path: Path) -> list[tuple[str, int, int, in
 def write_pack(folder: str | Path, images: Iterable[tuple[str, np.ndarray]], append: bool = False) -> int:
     """Write ``(name, H x W x 3 uint8)`` images to a pack and return how many it holds.
 
-    A pack that is there already is replaced when the new one is complete; an interrupted run leaves it as it was.
+    A pack that is there already is replaced when the new one is complete; until then an interrupted run leaves it as it was.
     With ``append`` the images are added to it.
 
     Raises:
-        DataError: the pack cannot be written, or an image is of another kind.
+        DataError: the pack cannot be written, another process is writing it, or an image is of another kind.
     """
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return _append(folder, images) if append and (folder / "index.json").exists() else _replace(folder, images)
+        with locked(folder) as alone:
+            if not alone:
+                raise DataError(f"another process is writing {folder}: choose another folder, or wait for it")
+            return _append(folder, images) if append and (folder / "index.json").exists() else _replace(folder, images)
     except OSError as error:
         raise DataError(f"{error.filename or folder} cannot be written ({error.strerror or error})") from error
 

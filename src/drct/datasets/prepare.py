@@ -42,7 +42,13 @@ def cut(image: np.ndarray, size: int, step: int) -> Iterator[tuple[str, np.ndarr
 
 
 def prepare(
-    images: str | Path, out: str | Path, *, crop: int | None = None, step: int | None = None, minimum: int = 64
+    images: str | Path,
+    out: str | Path,
+    *,
+    crop: int | None = None,
+    step: int | None = None,
+    minimum: int = 64,
+    scale: int = 1,
 ) -> PrepareReport:
     """Write all readable images below a folder to the pack ``out``, or to an LMDB data base if its name ends in ``.lmdb``.
 
@@ -52,12 +58,16 @@ def prepare(
         crop: cut into sub-images of this side; None keeps whole images.
         step: distance of sub-images in pixels; default is ``crop`` (no overlap). The published preparation uses 480 and 240.
         minimum: images with a side below this are left out.
+        scale: cut GT to a multiple of this first, as its LR images are made from: else the last sub-images of both, which end at
+            the border, would show different places.
 
     Raises:
         DataError: the folder holds no readable image, or ``out`` cannot be written. Single unreadable files are listed in the
             report instead.
         OptionError: sizes that make no sense, or ``out`` is a folder of something else.
     """
+    if scale < 1:
+        raise OptionError(f"scale is {scale}, but must be at least 1")
     if crop is not None and crop < 1:
         raise OptionError(f"crop is {crop}, but must be at least 1 pixel")
     if step is not None and crop is None:
@@ -65,7 +75,9 @@ def prepare(
     if step is not None and crop is not None and not 0 < step <= crop:
         raise OptionError(f"step is {step}, but must be between 1 and crop, {crop}")
     out = Path(out)
-    if out.is_dir() and not (out / "index.json").exists() and any(not path.name.startswith(".") for path in out.iterdir()):
+    others = (path for path in out.iterdir() if not path.name.startswith(".")) if out.is_dir() else ()
+    # pixels without an index are those of a run that was ended while it replaced a pack
+    if not (out / "index.json").exists() and any(path.name != "pixels.bin" for path in others):
         raise OptionError(f"{out} holds something else than a pack: choose a new folder")
     source = FolderSource(images, keep=1)
     report = PrepareReport(0, 0, 0, [])
@@ -81,6 +93,7 @@ def prepare(
                 report.left_out.append(f"{source.name(i)} is {image.shape[1]} x {image.shape[0]}, smaller than {minimum} pixels")
                 continue
             report.images += 1
+            image = image[: image.shape[0] // scale * scale, : image.shape[1] // scale * scale]
             parts = [("", image)] if crop is None else cut(image, crop, step or crop)
             for suffix, part in parts:
                 report.pieces += 1

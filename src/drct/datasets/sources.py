@@ -42,7 +42,7 @@ class FolderSource:
         if not self.folder.is_dir():
             raise DataError(f"{self.folder} is not a folder of images")
         if names is None:
-            paths = sorted(p for p in self.folder.rglob("*") if not p.name.startswith(".") and is_image_file(p))
+            paths = sorted(p for p in self.folder.rglob("*") if not _hidden(p.relative_to(self.folder)) and is_image_file(p))
         else:
             paths = [self.folder / name for name in names]
             missing = [str(p) for p in paths if not p.is_file()]
@@ -74,10 +74,15 @@ class FolderSource:
         return read_rgb8(self.paths[i])
 
 
+def _hidden(path: Path) -> bool:
+    """Whether it or a folder that it lies in is, as of notebooks that keep copies."""
+    return any(part.startswith(".") for part in path.parts)
+
+
 class EnlargedSource:
     """Images that are at least ``minimum`` pixels on each side: smaller ones are enlarged by the bicubic, keeping their shape.
 
-    What the published pretraining does with the small images of ImageNet.
+    What becomes of the small images of ImageNet; the published pretraining stretches each side by itself.
     """
 
     def __init__(self, source: ImageSource, minimum: int) -> None:
@@ -198,11 +203,24 @@ def pair_up(gt: ImageSource, lq: ImageSource, scale: int, template: str = "{}", 
     Raises:
         DataError: naming the first image that has no partner, or several.
     """
+    order: list[int] = []
+    for i, (found, wanted) in enumerate(find_partners(gt, lq, scale, template)):
+        if len(found) != 1:
+            what = f"LR images {lq.name(found[0])} and {lq.name(found[1])}" if found else f"no LR image '{wanted}'"
+            hint = "filename_tmpl says how LR images are called" if template == "{}" else f"filename_tmpl is '{template}'"
+            raise DataError(f"{len(gt)} GT images and {len(lq)} LR images: {gt.name(i)} has {what} ({hint})")
+        order += found
+    if not subset and (extra := sorted(set(range(len(lq))) - set(order))):
+        raise DataError(f"{len(gt)} GT images and {len(lq)} LR images: {lq.name(extra[0])} has no GT image")
+    return lq if order == list(range(len(lq))) else ReorderedSource(lq, order)
+
+
+def find_partners(gt: ImageSource, lq: ImageSource, scale: int, template: str = "{}") -> Iterator[tuple[list[int], str]]:
+    """For each GT image the LR images that are called as its own, and how it was looked for; arguments as :func:`pair_up`."""
     names = [lq.name(i) for i in range(len(lq))]
     plain = _by_key("".join(name_parts(name)) for name in names)
     # names that are the same count before those that differ by "x4": ground truth may be called so too
     tables = plain, _by_key(lq_key(name, scale) for name in names) if template == "{}" else plain
-    order: list[int] = []
     for i in range(len(gt)):
         name = gt.name(i)
         stem, piece = name_parts(name)
@@ -213,14 +231,7 @@ def pair_up(gt: ImageSource, lq: ImageSource, scale: int, template: str = "{}", 
         found = next((table[key] for table, key in zip(tables, wanted, strict=True) if key in table), [])
         if len(found) > 1:
             found = [j for j in found if names[j] == name] or found
-        if len(found) != 1:
-            what = f"LR images {names[found[0]]} and {names[found[1]]}" if found else f"no LR image '{wanted[0]}'"
-            hint = "filename_tmpl says how LR images are called" if template == "{}" else f"filename_tmpl is '{template}'"
-            raise DataError(f"{len(gt)} GT images and {len(lq)} LR images: {name} has {what} ({hint})")
-        order += found
-    if not subset and (extra := sorted(set(range(len(lq))) - set(order))):
-        raise DataError(f"{len(gt)} GT images and {len(lq)} LR images: {names[extra[0]]} has no GT image")
-    return lq if order == list(range(len(lq))) else ReorderedSource(lq, order)
+        yield found, wanted[0]
 
 
 def _by_key(keys: Iterable[str]) -> dict[str, list[int]]:

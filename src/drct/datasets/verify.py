@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from drct.datasets.sources import FolderSource, ImageSource, lq_key, name_parts, open_source
+from drct.datasets.sources import FolderSource, ImageSource, find_partners, open_source
 from drct.errors import DataError, ImageError
 
 
@@ -21,7 +21,7 @@ class VerifyReport:
 def verify(gt: str | Path, lq: str | Path | None = None, scale: int | None = None, minimum: int = 1) -> VerifyReport:
     """Decode all images of a set, or of a set of pairs.
 
-    Pairs are those whose names without suffix are the same; ``x4`` at the end of an LR name is ignored.
+    Pairs are found as in training, by their names without suffix; ``x4`` at the end of an LR name is ignored.
 
     Args:
         gt: folder or pack of GT images.
@@ -44,15 +44,21 @@ def verify(gt: str | Path, lq: str | Path | None = None, scale: int | None = Non
         return report
     low = open_source(lq)
     low_sizes = _decode_all(low, report)
-    partners = {lq_key(low.name(i), scale): i for i in range(len(low))}
-    for i, (h, w) in sizes.items():
-        partner = partners.pop("".join(name_parts(high.name(i))), None)
-        if partner is None:
+    alone = dict.fromkeys(range(len(low)))
+    for i, (found, _) in enumerate(find_partners(high, low, scale)):
+        for partner in found:
+            alone.pop(partner, None)
+        if len(found) > 1:
+            report.faults.append(f"{high.name(i)} has LR images {low.name(found[0])} and {low.name(found[1])}")
+        elif not found and i in sizes:
             report.faults.append(f"{high.name(i)} has no LR image")
-        elif partner in low_sizes and low_sizes[partner] != (h // scale, w // scale):
-            lh, lw = low_sizes[partner]
-            report.faults.append(f"{high.name(i)} is {w} x {h}, but its LR {low.name(partner)} is {lw} x {lh}: not 1/{scale} of it")
-    report.faults += [f"{low.name(i)} has no GT image" for i in partners.values()]
+        elif found and i in sizes and found[0] in low_sizes:
+            (h, w), (lh, lw) = sizes[i], low_sizes[found[0]]
+            if (h // scale, w // scale) != (lh, lw):
+                report.faults.append(
+                    f"{high.name(i)} is {w} x {h}, but its LR {low.name(found[0])} is {lw} x {lh}: not 1/{scale} of it"
+                )
+    report.faults += [f"{low.name(i)} has no GT image" for i in alone]
     return report
 
 
@@ -61,7 +67,7 @@ def _decode_all(source: ImageSource, report: VerifyReport) -> dict[int, tuple[in
     for i in range(len(source)):
         try:
             image = source[i]
-        except ImageError as error:
+        except (ImageError, DataError) as error:
             report.faults.append(str(error))
             continue
         if isinstance(source, FolderSource) and image.shape[:2] != source.shape(i):

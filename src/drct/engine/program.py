@@ -158,7 +158,8 @@ class PlainProgram(Program):
 
     def _measure_bytes_per_pixel(self) -> float:
         """Largest sum of live tensors in a small run; a fifth is added for what operators allocate inside."""
-        side = 2 * self.pad_multiple
+        # position embeddings fit one size only
+        side = self.network.options.img_size if getattr(self.network.options, "ape", False) else 2 * self.pad_multiple
         if self.device.type == "cuda":
             self.warm_up(side, side)  # libraries take their workspaces once, whatever the size
             torch.cuda.synchronize(self.device)

@@ -21,7 +21,7 @@ from drct.evaluation.measures import Convention, check_convention, check_measure
 from drct.evaluation.report import ImageResult, LeftOut, ModelResult, Notice, Report
 from drct.evaluation.suites import Item, Pair, Suite, load_pair
 from drct.imaging import format_of, read, replacing_text, write
-from drct.places import cache_folder, written
+from drct.places import cache_folder, check_place, written
 
 try:
     import fcntl
@@ -97,6 +97,7 @@ class Run:
         enlarger = dataclasses.replace(enlarger, label=self._unique(enlarger.label))
         records = self._records[enlarger.label] = _Records(self._folder(enlarger), self.settings.resume)
         work = [(suite, item) for suite in self.suites for item in suite.items]
+        self._check_targets(enlarger, work)
         total = len(work)
         known = sum(self._known(records, enlarger, *one) is not None for one in work)
         if known:
@@ -136,6 +137,20 @@ class Run:
                 enlarger.upscaler.precision if enlarger.upscaler else "fp32",
             )
         )
+
+    def _check_targets(self, enlarger: Enlarger, work: list[tuple[Suite, Item]]) -> None:
+        """Refuse to write results over images that are tested on.
+
+        Raises:
+            OptionError: naming the first one.
+        """
+        if self.settings.save is None:
+            return
+        tested = {identity(path) for _, item in work for path in (item.hr, item.lr) if path is not None and path.exists()}
+        for suite, item in work:
+            target = self._image_target(enlarger, suite, item)
+            if target is not None and target.exists() and identity(target) in tested:
+                raise OptionError(f"{target} is tested on and would be written over: choose another folder with --save")
 
     def image_path(self, model: str, suite: str, image: str) -> Path:
         """Where a result lies that was saved or kept."""
@@ -312,6 +327,12 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
+def identity(path: Path) -> tuple[int, int]:
+    """What is the same for all names of a file."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
 def check_writable(path: Path) -> None:
     """Create the folder of a text that is written later.
 
@@ -320,12 +341,7 @@ def check_writable(path: Path) -> None:
     """
     if format_of(path):
         raise OptionError(f"{path} is called like an image, and might be one: choose another name")
-    make_folder(path.parent)
-    new = not os.path.exists(path)
-    with written(path):
-        path.open("a").close()
-        if new:
-            path.unlink()
+    check_place(path)
 
 
 def write_text(path: Path, text: str) -> None:

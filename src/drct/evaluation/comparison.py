@@ -131,8 +131,9 @@ def compare(options: CompareOptions, *, advance: Advance | None = None) -> Compa
         if advance is not None:
             advance(name, i, len(images))
         try:
-            pixels = _aligned(paths, labels, lambda text, name=name: notes.setdefault(text, []).append(name))  # type: ignore[misc]
-            result.values[name] = _measured(pixels, labels, options, metrics)
+            note = functools.partial(_note, notes, name)
+            pixels = _aligned(paths, labels, note)
+            result.values[name] = _measured(pixels, labels, options, metrics, note)
         except (DataError, ImageError) as error:
             result.left_out.append(str(error))
             continue
@@ -144,7 +145,8 @@ def compare(options: CompareOptions, *, advance: Advance | None = None) -> Compa
         if new:
             options.output.rmdir()
         raise DataError(f"nothing could be compared: {result.left_out[0] if result.left_out else 'the folders hold no images'}")
-    for text, names in notes.items():
+    for text, found in notes.items():
+        names = list(dict.fromkeys(found))  # several versions may have said it
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         result.notices.append(f"{', '.join(names[:3])}{more}: {text}")
     page, figures = options.output / "index.html", options.output / "figures.json"
@@ -348,15 +350,29 @@ def _opaque(picture: Picture, note: Callable[[str], None]) -> np.ndarray:
 
 
 def _measured(
-    pixels: Sequence[np.ndarray], labels: Sequence[str], options: CompareOptions, metrics: Sequence[str]
+    pixels: Sequence[np.ndarray],
+    labels: Sequence[str],
+    options: CompareOptions,
+    metrics: Sequence[str],
+    note: Callable[[str], None],
 ) -> dict[str, dict[str, float | None]]:
-    """Values of every version against the first; of the first itself only what needs no reference."""
-    values = {}
+    """Values of every version against the first; of the first itself only what needs no reference. None where one is too small."""
+    values: dict[str, dict[str, float | None]] = {}
     for i, (label, image) in enumerate(zip(labels, pixels, strict=True)):
         reference = pixels[0] if i else None
         if i or not all(MEASURES[metric].needs_hr for metric in metrics):
-            values[label] = {metric: measure(metric, image, reference, options.crop, options.convention) for metric in metrics}
+            values[label] = {}
+            for metric in metrics:
+                try:
+                    values[label][metric] = measure(metric, image, reference, options.crop, options.convention)
+                except DataError as error:
+                    values[label][metric] = None
+                    note(str(error))
     return values
+
+
+def _note(notes: dict[str, list[str]], name: str, text: str) -> None:
+    notes.setdefault(text, []).append(name)
 
 
 def _figures(result: Comparison, files: dict[str, list[Path]]) -> Iterator[Figure]:

@@ -76,9 +76,10 @@ def evaluate_file(path: Path, options: RunOptions | None = None, *, say: Say = p
         folder = Path("results") / file.name / "visualization"
         suffix = (file.val.suffix or file.name).replace("{", "{{").replace("}", "}}")
         settings = dataclasses.replace(settings, save=folder, save_as=f"{{suite}}/{{image}}_{suffix}.png")
-    if file.tile is not None and options.tile == "off":
+    if file.tile is not None and "tile" not in options.model_fields_set:
         # published tiles are enlarged by the pad on each side, so neighbours share two pads
-        options = options.model_copy(update={"tile": file.tile.tile_size, "overlap": 2 * file.tile.tile_pad})
+        of_file = {"tile": file.tile.tile_size, "overlap": 2 * file.tile.tile_pad}
+        options = options.model_copy(update={key: value for key, value in of_file.items() if key not in options.model_fields_set})
     opener = functools.partial(_open, _network(path, file), file.scale, options, file.name)
     return _run(suites, settings, [opener], options, say, advance)
 

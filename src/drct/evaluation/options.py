@@ -175,4 +175,6 @@ def read_test_file(path: Path) -> tuple[TestFile, list[str]]:
     for name, dataset in file.datasets.items():
         if dataset.dataroot_gt is None and dataset.dataroot_lq is None:
             raise OptionError(f"{path}: datasets.{name} has neither dataroot_gt nor dataroot_lq")
+        if dataset.type == "SingleImageDataset" and dataset.dataroot_lq is None:
+            raise OptionError(f"{path}: datasets.{name} is a SingleImageDataset and needs dataroot_lq")
     return file, [f"{path}: '{key}' has no effect ({DEAD_KEYS[key]})" for key in dead]

@@ -236,7 +236,7 @@ def _lr_folder(folder: Path, scale: int) -> Path | None:
 
 
 def _candidates(folder: Path, patterns: Iterable[str], scale: int) -> list[Path]:
-    return [found for pattern in patterns if (found := _child(folder, pattern.format(s=scale)))]
+    return [found for pattern in patterns if (found := _child(folder, pattern.replace("{s}", str(scale))))]
 
 
 def _child(folder: Path, path: str) -> Path | None:

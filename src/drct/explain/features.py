@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from drct.errors import OptionError
-from drct.explain.subjects import Subject, device_of
+from drct.explain.subjects import Subject, device_of, enough_memory
 from drct.imaging import to_tensor
 
 
@@ -48,8 +48,9 @@ def group_features(subject: Subject, pixels: np.ndarray) -> dict[str, Tensor]:
 
         handles.append(group.register_forward_hook(keep))
     try:
-        with torch.inference_mode():
-            subject.network(to_tensor(pixels).to(device_of(subject.network)))
+        x = to_tensor(pixels).to(device_of(subject.network))
+        with enough_memory(x), torch.inference_mode():
+            subject.network(x)
     finally:
         for handle in handles:
             handle.remove()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from drct.errors import OptionError
-from drct.explain.subjects import Subject, device_of
+from drct.explain.subjects import Subject, device_of, enough_memory
 from drct.imaging import to_tensor
 
 
@@ -42,7 +42,7 @@ def receptive_field(subject: Subject, images: Iterable[np.ndarray], advance: Cal
     for done, pixels in enumerate(images, start=1):
         x = to_tensor(pixels).to(device_of(network)).requires_grad_()
         top, left = (side // 2 * scale for side in x.shape[-2:])
-        with torch.enable_grad():
+        with enough_memory(x), torch.enable_grad():
             middle = network(x)[..., top : top + scale, left : left + scale].sum()
             (gradient,) = torch.autograd.grad(middle, x)
         magnitude = gradient[0].abs().sum(0).cpu().double().numpy()

@@ -16,7 +16,7 @@ from drct.explain.extras import need
 from drct.explain.field import Field
 from drct.explain.flow import MEASURES, Flow
 from drct.explain.lam import Attribution, Window, density
-from drct.places import written
+from drct.places import check_place, written
 
 SUFFIXES = (".png", ".pdf", ".svg")
 ALPHA = 0.5  # of the image under a map
@@ -36,11 +36,12 @@ STYLE = {
 
 
 def check_path(path: Path, inputs: Sequence[str | os.PathLike[str]] = ()) -> None:
-    """Raise OptionError unless a figure can be called so and is no input."""
+    """Raise OptionError unless a figure can be called so, is no input, and can be written: now, not when all was computed."""
     if path.suffix.lower() not in SUFFIXES:
         raise OptionError(f"{path} has no suffix of a figure: use {', '.join(SUFFIXES)}")
     if any(path.resolve() == Path(i).resolve() for i in inputs):
         raise OptionError(f"{path} is an input: choose another output")
+    check_place(path)
 
 
 def save(figure: Any, path: Path) -> Path:
@@ -67,7 +68,12 @@ def new_figure(width: float, height: float) -> Iterator[Any]:
 
 def label(name: str, width: int = 22) -> str:
     """A name broken into lines that fit beside or above a panel."""
-    return textwrap.fill(name, width)
+    return textwrap.fill(verbatim(name), width)
+
+
+def verbatim(name: str) -> str:
+    """A name as it is: no formulas between dollars, and no bytes that are not text."""
+    return name.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
 
 
 def panels(figure: Any, count: int) -> list[Any]:
@@ -129,15 +135,17 @@ def flow_figure(names: Sequence[str], flows: Sequence[Flow]) -> Any:
         axes = figure.subplots(1, len(MEASURES))
         longest = max(len(flow.groups) for flow in flows)
         for ax, (key, label) in zip(axes, MEASURES.items(), strict=True):
-            for i, (name, flow) in enumerate(zip(names, flows, strict=True)):
+            for i, flow in enumerate(flows):
                 groups = np.arange(1, len(flow.groups) + 1)
                 colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
                 wider = 1.2 * min(len(names) - 1 - i, 4)  # than what is drawn later: equal curves show as a core and its rim
-                ax.plot(groups, flow.measures[key], color=colour, marker=marker, ms=4 + wider, lw=1.4 + wider, label=name)
+                ax.plot(groups, flow.measures[key], color=colour, marker=marker, ms=4 + wider, lw=1.4 + wider)
             ax.set(title=label, xlabel="group", xticks=ticks(longest), ylim=(0, None))
             ax.grid(alpha=0.3, lw=0.5)
         axes[0].set_ylabel("feature intensity (no unit)")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(names)), frameon=False)
+        # a legend leaves out what begins with "_"
+        labels = [" " + verbatim(name) if name.startswith("_") else verbatim(name) for name in names]
+        figure.legend(axes[0].get_lines(), labels, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
     return figure
 
 

@@ -26,7 +26,7 @@ from drct.engine.accelerate import accelerate
 from drct.errors import OptionError
 from drct.explain.cost import gradient_memory
 from drct.explain.extras import need
-from drct.explain.subjects import Subject, device_of
+from drct.explain.subjects import Subject, device_of, enough_memory
 from drct.imaging import to_tensor
 from drct.networks import SuperResolutionNetwork
 from drct.upscaling.memory import free_memory
@@ -122,7 +122,7 @@ def attribute(
     for start in range(0, fold, batch):
         images, changes = path(lr, sigma, fold, kernel_size, range(start, min(start + batch, fold)))
         x = images.to(device).requires_grad_()
-        with torch.enable_grad():
+        with enough_memory(x), torch.enable_grad():
             sr = network(x)
             (gradient,) = torch.autograd.grad(detail(sr, window).sum(), x)
         # a window without any detail has no gradient: its step counts as zero, as published

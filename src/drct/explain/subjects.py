@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from drct.engine.devices import resolve_device
-from drct.errors import OptionError
+from drct.errors import OptionError, OutOfMemoryError, is_out_of_memory
 from drct.imaging import Picture, is_image_file, read, to_depth
 from drct.networks import SuperResolutionNetwork, create_network, list_networks
 from drct.weights import load_network
@@ -24,6 +25,22 @@ class Subject:
 
     name: str
     network: SuperResolutionNetwork
+
+
+@contextlib.contextmanager
+def enough_memory(lr: Tensor) -> Iterator[None]:
+    """Inside, a network runs on images ``(N, C, h, w)``; that memory ran out is said in one line.
+
+    Raises:
+        OutOfMemoryError: it did.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        h, w = lr.shape[-2:]
+        raise OutOfMemoryError(f"not enough memory for an LR image of {w} x {h} pixels: use a smaller one, or --crop") from error
 
 
 def load_subjects(models: Sequence[str | os.PathLike[str]], device: str | torch.device = "auto") -> list[Subject]:

@@ -126,7 +126,7 @@ def text(line: str, height: int) -> np.ndarray:
 
     Drawn with the system's sans-serif font, with built-in letters (ASCII only) where the system has no font.
     """
-    line = " ".join(line.split())
+    line = " ".join(line.encode("utf-8", "backslashreplace").decode().split())
     if not line:
         return np.zeros((height, 0), np.uint8)
     enter("text")

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import re
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from drct.errors import CheckpointError, OptionError
+from drct.places import locked
 from drct.weights.files import read_pickle
 from drct.weights.save import write_atomically
 
@@ -105,15 +105,7 @@ def held(folder: Path) -> Iterator[None]:
         OptionError: another process does.
         OSError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:  # stays, since others may be about to open it
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OptionError(f"another process is training in {folder}: choose another name, or wait for it") from None
-            except OSError:
-                pass  # a file system without locks
+    with locked(folder) as alone:
+        if not alone:
+            raise OptionError(f"another process is training in {folder}: choose another name, or wait for it")
         yield

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from drct.datasets.loader import RawBatch, batches
 from drct.engine.accelerate import accelerate
 from drct.engine.devices import bf16_instructions
-from drct.errors import CheckpointError, Error, OptionError, OutOfMemoryError
+from drct.errors import CheckpointError, Error, OptionError, OutOfMemoryError, is_out_of_memory
 from drct.networks import SuperResolutionNetwork, create_network
 from drct.networks.defaults import usual_defaults
 from drct.networks.registry import options_without_effect
@@ -32,13 +33,11 @@ from drct.training.pairs import Batch, open_pairs
 from drct.training.processes import Process, StopSignals, processes
 from drct.training.schedule import Schedule
 from drct.training.steps import build_step, uses_bf16
-from drct.training.validation import ValidationSet, check_borders, check_metrics, save_sheet, validate
+from drct.training.validation import ValidationSet, check_borders, check_metrics, check_positions, save_sheet, validate
 from drct.weights.files import one_line, weights_sha256
 
 BAD_STEPS = 10  # so many non-finite steps in a row end the run
 GAN_OPTIONS = ("optim_d", "gan_opt", "net_d_iters", "net_d_init_iters")
-# what drivers, cuBLAS, cuDNN and torch on the CPU say in plain RuntimeErrors
-MEMORY_FULL = re.compile(r"out of memory|ALLOC_FAILED|can't allocate memory|not enough memory", re.IGNORECASE)
 
 
 class TrainingError(Error):
@@ -100,7 +99,7 @@ def train(
                     run.resume(start, go_back=resume is not None)
                 return run.go(stop_after, tensorboard)
         except (RuntimeError, MemoryError) as error:
-            if isinstance(error, RuntimeError) and not MEMORY_FULL.search(str(error)):
+            if not is_out_of_memory(error):
                 raise
             raise OutOfMemoryError(_how_to_save_memory(options, process.device)) from error
 
@@ -141,15 +140,18 @@ def _writing(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """Inside, the gradients of convolutions are the same every time; the fastest on GPUs add up in any order.
+    """Inside, gradients of convolutions and attention are the same every time; the fastest on GPUs add up in any order.
 
     Without, a run that is resumed would not give the weights of one that was not interrupted.
     """
-    before = torch.backends.cudnn.deterministic
-    if device.type == "cuda":
-        torch.backends.cudnn.deterministic = True
-    try:
+    if device.type != "cuda":
         yield
+        return
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch.backends.cudnn.deterministic = before
 
@@ -180,6 +182,7 @@ class Run:
             check_borders(options.val.metrics, self.val_sets)
         start = options.model_copy(update={"path": Path_()}) if resumes else options
         self.network = build_network(start, say)
+        check_positions(self.network, options.patch_size // options.scale, self.val_sets)
         self.network.to(process.device)
         for line in accelerate(self.network):
             say(line)
@@ -520,6 +523,11 @@ def build_network(options: TrainOptions, say: Callable[[str], None]) -> SuperRes
             say(f"warning: {path.pretrain_network_g} is of another scale: loading all but the upsampler")
         say(str(load_into(network, weights, strict=path.strict_load_g, skip_upsampler=skip)))
         if path.resample_upsampler_g:
+            if (
+                "upsample.0.weight" not in weights.tensors
+                or weights.tensors["upsample.0.weight"].shape[0] != network.in_chans * scale**2
+            ):
+                raise OptionError(f"path.resample_upsampler_g: {path.pretrain_network_g} has no tail 'pixelshuffledirect'")
             resample_tail(network, weights.tensors["upsample.0.weight"], weights.tensors["upsample.0.bias"], scale)
     elif options.train.linear_start:
         linear_start(network)

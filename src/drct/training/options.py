@@ -57,6 +57,8 @@ def _degradation(value: Any) -> Any:
     """A preset's name, or a mapping of degradation options."""
     if isinstance(value, str):
         return DegradationOptions.preset(value)
+    if isinstance(value, dict) and not all(isinstance(key, str) for key in value):
+        raise ValueError("the names of degradation options are words")
     return DegradationOptions(**value) if isinstance(value, dict) else value
 
 
@@ -107,6 +109,8 @@ class TrainSet(Options):
             raise ValueError("tone_share and dataroot_lq exclude each other: tones are moved before LR is made and rounded")
         if self.leaves_share and self.dataroot_lq is not None:
             raise ValueError("leaves_share and dataroot_lq exclude each other: there are no LR files of dead leaves")
+        if self.type == "ImageNetPairedDataset" and self.dataroot_lq is not None:
+            raise ValueError("an ImageNetPairedDataset makes its LR images: leave out dataroot_lq, or use a PairedImageDataset")
         if self.fault_share and self.type == "RealESRGANDataset":
             raise ValueError("fault_share is for clean pairs: a RealESRGANDataset is degraded already")
         if self.clean_share and self.type != "RealESRGANDataset":
@@ -438,6 +442,27 @@ def parse_options(data: Any, source: str = "options") -> tuple[TrainOptions, lis
     if options.network_d is None:
         alone = ("optim_d", "net_d_iters", "net_d_init_iters")
         warnings += [f"'train.{key}' has no effect (there is no network_d)" for key in alone if key in train.model_fields_set]
+        if options.path.pretrain_network_d is not None:
+            warnings.append("'path.pretrain_network_d' has no effect (there is no network_d)")
+    if train.linear_start and options.path.pretrain_network_g is not None:
+        warnings.append("'train.linear_start' has no effect (path.pretrain_network_g gives the weights)")
+    if train_set.type == "RealESRGANDataset":
+        gan = train.gan_opt is not None
+        other = {"gt_usm": False} if gan else {"l1_gt_usm": False, "percep_gt_usm": False, "gan_gt_usm": True}
+        reason = (
+            "the GAN stage degrades sharpened ground truth, and each loss has a key of its own" if gan else "it is of the GAN stage"
+        )
+        given = [key for key, value in other.items() if key in options.model_fields_set and getattr(options, key) is value]
+        warnings += [f"'{key}' has no effect ({reason})" for key in given]
+    if train.gan_opt is not None and train.gan_opt.gan_type == "hinge":
+        given = [key for key in ("real_label_val", "fake_label_val") if key in train.gan_opt.model_fields_set]
+        warnings += [f"'train.gan_opt.{key}' has no effect (hinge has no labels)" for key in given]
+    sets: list[tuple[str, TrainSet | ValSet]] = [("train", train_set), *options.val_sets.items()]
+    for place, data_set in sets:
+        if data_set.dataroot_lq is None and data_set.filename_tmpl != "{}":
+            warnings.append(f"'datasets.{place}.filename_tmpl' has no effect (there is no dataroot_lq)")
+        if isinstance(data_set, ValSet) and data_set.degradation is None and "seed" in data_set.model_fields_set:
+            warnings.append(f"'datasets.{place}.seed' has no effect (nothing is degraded)")
     if train_set.type != "RealESRGANDataset" and "crop_size" in train_set.model_fields_set:
         warnings.append("'datasets.train.crop_size' has no effect (it is of a RealESRGANDataset)")
     for kind, keys in (("MultiStepLR", ("milestones", "gamma")), ("CosineAnnealingLR", ("eta_min",))):

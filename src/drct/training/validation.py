@@ -15,6 +15,7 @@ from drct.errors import OptionError
 from drct.evaluation.metrics import SSIM_WINDOW, psnr, ssim
 from drct.evaluation.perceptual import lpips
 from drct.imaging import resize
+from drct.networks.base import SuperResolutionNetwork
 from drct.training.options import Metric, ValSet
 from drct.training.pairs import seeded
 
@@ -62,6 +63,20 @@ class ValidationSet:
 
     def __len__(self) -> int:
         return self.count
+
+    def name_of(self, i: int) -> str:
+        """Of an image, without decoding it."""
+        source = self.lq if self.gt is None else self.gt
+        assert source is not None
+        return source.name(i)
+
+    def lq_shape(self, i: int) -> tuple[int, int]:
+        """Height and width of what the network is given, without decoding it."""
+        if self.lq is not None:
+            return self.lq.shape(i)
+        assert self.gt is not None
+        h, w = self.gt.shape(i)
+        return h // self.scale, w // self.scale
 
     def __getitem__(self, i: int) -> Sample:
         if self.gt is None:
@@ -116,6 +131,28 @@ def check_borders(metrics: dict[str, Metric], sets: list[ValidationSet]) -> None
                         f"val.metrics.{name}: {dataset.gt.name(i)} of {dataset.name} is {w} x {h}, but {needed} x {needed} pixels "
                         f"are needed inside of a crop_border of {crop}: reduce it or remove the image"
                     )
+
+
+def check_positions(network: SuperResolutionNetwork, patch: int, sets: list[ValidationSet]) -> None:
+    """Make sure that a network with absolute position embeddings (``ape``), which has one size, gets images of this size.
+
+    Args:
+        patch: side of the training patches, LR pixels.
+
+    Raises:
+        OptionError: naming the first image of another size.
+    """
+    if not getattr(network.options, "ape", False):
+        return
+    wanted = network.options.img_size
+    sizes = [("the patches of training", patch, patch)]
+    for dataset in sets:
+        sizes += [(f"{dataset.name_of(i)} of {dataset.name}", *dataset.lq_shape(i)) for i in range(len(dataset))]
+    for name, h, w in sizes:
+        if {-(-side // network.pad_multiple) * network.pad_multiple for side in (h, w)} != {wanted}:
+            raise OptionError(
+                f"network_g: with ape LR images must be {wanted} x {wanted}, as img_size says, but {name} are {w} x {h}"
+            )
 
 
 @torch.inference_mode()

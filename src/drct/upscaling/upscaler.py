@@ -615,6 +615,14 @@ def check_picture(picture: Picture) -> None:
     if not isinstance(picture, Picture):
         raise ImageError(f"the picture is a {type(picture).__name__}, not a drct.imaging.Picture: use upscale for arrays")
     check_image(picture.pixels)
+    alpha, shape = picture.alpha, picture.pixels.shape[:2]
+    if alpha is None:
+        return
+    if not isinstance(alpha, np.ndarray) or alpha.shape != shape or alpha.dtype != picture.pixels.dtype:
+        found = f"{alpha.dtype} of shape {alpha.shape}" if isinstance(alpha, np.ndarray) else f"a {type(alpha).__name__}"
+        raise ImageError(
+            f"the picture's alpha is {found}, but {picture.pixels.dtype} of shape {shape} is needed, as its pixels are"
+        )
 
 
 def check_image(image: np.ndarray) -> None:
