@@ -26,15 +26,26 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "heads wider than a vector": {"depths": [1], "num_heads": [1], "window_size": 8, "embed_dim": 40, "gc": 20, "head_dim": 20},
 }
+# Blocks without a convolution behind them.
+PLAIN: dict[str, tuple[str, dict[str, Any]]] = {
+    "SwinIR": ("swinir", {"depths": [2], "num_heads": [2], "embed_dim": 32}),
+    "SwinIR, channels and heads that do not fill vectors": ("swinir", {"depths": [3], "num_heads": [2], "embed_dim": 36}),
+    "SwinIR without biases": ("swinir", {"depths": [2], "num_heads": [2], "embed_dim": 32, "qkv_bias": False}),
+    "HAT": ("hat", {"depths": [2], "num_heads": [2], "embed_dim": 32, "squeeze_factor": 1, "conv_scale": 0.5}),
+    "HAT, channels that do not fill vectors": (
+        "hat",
+        {"depths": [2], "num_heads": [2], "embed_dim": 36, "squeeze_factor": 1, "window_size": 8, "conv_scale": 0.5},
+    ),
+}
 
 
 pytestmark = pytest.mark.usefixtures("bf16_products")
 
 
-def network(options: dict[str, Any]) -> torch.nn.Module:
+def network(options: dict[str, Any], name: str = "drct_light") -> torch.nn.Module:
     """Untrained, but with norms, biases and scores that matter."""
     torch.manual_seed(0)
-    net = create_network("drct_light", scale=2, **options)
+    net = create_network(name, scale=2, **options)
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.1 * torch.randn_like(p)) if p.dim() == 1 else p.mul_(3 if p.dim() == 2 else 1)
@@ -54,6 +65,19 @@ def test_as_close_to_float32_as_autocast(name: str) -> None:
     net = network(SIZES[name])
     x = torch.rand(2, 3, 32, 48)
     exact, autocast = values_and_gradients(net, x, False), values_and_gradients(net, x, True)
+    check(net, x, exact, autocast)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_blocks_alone_as_close_to_float32_as_autocast(name: str) -> None:
+    architecture, options = PLAIN[name]
+    net = network({"drop_path_rate": 0.0, **options}, architecture)
+    x = torch.rand(2, 3, 32, 48)
+    check(net, x, values_and_gradients(net, x, False), values_and_gradients(net, x, True))
+
+
+def check(net: torch.nn.Module, x: torch.Tensor, exact: list[torch.Tensor], autocast: list[torch.Tensor]) -> None:
+    """Values and gradients of the accelerated network against those of the same one before, in float32 and under autocast."""
     lines = accelerate(net)
     assert any("native blocks" in line for line in lines), lines
     ours = values_and_gradients(net, x, True)
@@ -63,8 +87,9 @@ def test_as_close_to_float32_as_autocast(name: str) -> None:
         assert mine <= 2 * theirs + 0.01
 
 
-def test_inference_gives_the_values_of_training() -> None:
-    net = network(SIZES["light"])
+@pytest.mark.parametrize("name", ["drct_light", "swinir", "hat"])
+def test_inference_gives_the_values_of_training(name: str) -> None:
+    net = network(SIZES["light"] if name == "drct_light" else PLAIN[{"swinir": "SwinIR", "hat": "HAT"}[name]][1], name).eval()
     accelerate(net)
     x = torch.rand(1, 3, 32, 32)
     with torch.autocast("cpu", torch.bfloat16):
@@ -96,9 +121,11 @@ def test_two_threads_give_the_same_gradients() -> None:
         assert (a - b).abs().max() <= 1e-4 * a.abs().max()
 
 
-def test_stochastic_depth_draws_as_the_network_does() -> None:
+@pytest.mark.parametrize("name", ["drct_light", "swinir"])
+def test_stochastic_depth_draws_as_the_network_does(name: str) -> None:
     """A sample whose branches are all dropped passes the blocks unchanged: same drops, so same distance to float32."""
-    net = network({**SIZES["light"], "drop_path_rate": 0.5, "depths": [1, 1], "num_heads": [3, 3]})
+    options = SIZES["light"] | {"depths": [1, 1], "num_heads": [3, 3]} if name == "drct_light" else PLAIN["SwinIR"][1]
+    net = network({**options, "drop_path_rate": 0.5}, name)
     x = torch.rand(8, 3, 16, 16)
     torch.manual_seed(5)
     exact = values_and_gradients(net, x, False)
@@ -128,3 +155,7 @@ def test_what_the_kernel_cannot_do_is_refused() -> None:
         native.dense_group(torch.zeros(1, 8, 8, 16), torch.ones(1, 1, 2), [shape], 1e-5, [])
     with pytest.raises(ValueError, match="does not go with"):
         native.dense_group(torch.zeros(1, 8, 12, 16).bfloat16(), torch.ones(1, 1, 2), [shape], 1e-5, [])
+    shape = native.BlockShape(8, 0, 1, 16, 32, 0, 0.25, None)
+    x = torch.zeros(1, 8, 8, 16).bfloat16()
+    with pytest.raises(ValueError, match="does not go with a map"):
+        native.swin_block(x, torch.ones(1, 2), shape, 1e-5, [], torch.zeros(1, 8, 8, 8).bfloat16())

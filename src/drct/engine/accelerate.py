@@ -18,6 +18,7 @@ from drct.engine import native
 from drct.engine.gpu.availability import triton_available
 from drct.engine.native import AttentionLayer, BlockShape, FeedForward
 from drct.networks.drct import BLOCKS, RDG
+from drct.networks.hat import HAB
 from drct.networks.mamba_drct import DIRECTIONS, SS2D
 from drct.networks.window_attention import DropPath, SwinBlock, WindowAttention
 
@@ -175,20 +176,51 @@ class _NativeGroup:
 
     def supported(self) -> bool:
         """Whether the kernel computes what this group does; dropout of single numbers it does not know."""
-        widening = any(shape.out > shape.dim for shape in self.shapes)
-        return not widening and all(b.window % 8 == 0 and b.mlp.drop.p == 0 and b.attn.attn_drop == 0 for b in self.blocks)
+        return all(shape.out <= shape.dim for shape in self.shapes) and all(map(_fits_kernel, self.blocks))
 
     def __call__(self, x: Tensor) -> Tensor:
-        bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        if x.device.type != "cpu" or not bf16 or torch.compiler.is_compiling():
+        if not _is_short_autocast(x):
             return self.plain(self.group, x)
-        ones = x.new_ones(len(x), 1, 1, 1, dtype=torch.float32)
-        branches = torch.stack([torch.cat([b.drop_path(ones), b.drop_path(ones)], 1).view(-1, 2) for b in self.blocks])
+        branches = torch.stack([_drawn_twice(block, x) for block in self.blocks])
         parameters = [p for pair in zip(self.blocks, self.adjusts, strict=True) for p in _block_parameters(*pair)]
         return native.dense_group(x.bfloat16(), branches, self.shapes, self.blocks[0].norm1.eps, parameters)
 
 
-def _block_shape(block: SwinBlock, adjust: nn.Conv2d) -> BlockShape:
+class _NativeBlock:
+    """Stands in for ``SwinBlock.forward`` under autocast to bfloat16: the whole block of SwinIR or HAT in one kernel."""
+
+    def __init__(self, block: SwinBlock) -> None:
+        self.block = block
+        self.plain = type(block).forward
+        self.shape = _block_shape(block, None)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        block = self.block
+        if not _is_short_autocast(x):
+            return self.plain(block, x)
+        beside = block.conv_branch(block.norm1(x)).bfloat16() if isinstance(block, HAB) else None
+        parameters = _block_parameters(block, None)
+        return native.swin_block(x.bfloat16(), _drawn_twice(block, x), self.shape, block.norm1.eps, parameters, beside)
+
+
+def _fits_kernel(block: SwinBlock) -> bool:
+    """Whether the kernel of whole blocks computes what this one does; dropout of single numbers it does not know."""
+    return block.window % 8 == 0 and block.mlp.drop.p == 0 and block.attn.attn_drop == 0
+
+
+def _is_short_autocast(x: Tensor) -> bool:
+    """Whether the kernel of whole blocks takes this map: under autocast to bfloat16 on a CPU."""
+    bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return x.device.type == "cpu" and bf16 and not torch.compiler.is_compiling()
+
+
+def _drawn_twice(block: SwinBlock, x: Tensor) -> Tensor:
+    """The factors ``(B, 2)`` that stochastic depth draws for the two branches of a block."""
+    ones = x.new_ones(len(x), 1, 1, 1, dtype=torch.float32)
+    return torch.cat([block.drop_path(ones), block.drop_path(ones)], 1).view(-1, 2)
+
+
+def _block_shape(block: SwinBlock, adjust: nn.Conv2d | None) -> BlockShape:
     attn = block.attn
     return BlockShape(
         block.window,
@@ -196,15 +228,16 @@ def _block_shape(block: SwinBlock, adjust: nn.Conv2d) -> BlockShape:
         attn.num_heads,
         attn.dim // attn.num_heads,
         block.mlp.fc1.out_features,
-        adjust.out_channels,
+        0 if adjust is None else adjust.out_channels,
         attn.scale,
         None,
     )
 
 
-def _block_parameters(block: SwinBlock, adjust: nn.Conv2d) -> list[Tensor | None]:
-    layers = (block.norm1, block.attn.qkv, block.attn.proj, block.norm2, block.mlp.fc1, block.mlp.fc2, adjust)
-    return [p for layer in layers for p in (layer.weight, layer.bias)] + [block.attn.relative_position_bias_table]
+def _block_parameters(block: SwinBlock, adjust: nn.Conv2d | None) -> list[Tensor | None]:
+    layers = (block.norm1, block.attn.qkv, block.attn.proj, block.norm2, block.mlp.fc1, block.mlp.fc2)
+    of_adjust = (None, None) if adjust is None else (adjust.weight, adjust.bias)
+    return [*(p for layer in layers for p in (layer.weight, layer.bias)), *of_adjust, block.attn.relative_position_bias_table]
 
 
 class _FastScan:
@@ -237,7 +270,7 @@ def accelerate(network: nn.Module, blocks: bool = True) -> list[str]:
 
     Args:
         network: changed in place.
-        blocks: under autocast to bfloat16, let one kernel do whole Swin blocks of DRCT; without, only their attention.
+        blocks: under autocast to bfloat16, let one kernel do whole Swin blocks; without, only their attention.
     """
     scans = [module for module in network.modules() if isinstance(module, SS2D)]
     swins = [module for module in network.modules() if isinstance(module, SwinBlock)]
@@ -259,12 +292,8 @@ def accelerate(network: nn.Module, blocks: bool = True) -> list[str]:
         lines.append(_accelerate_attention(swins, device))
     if device != "cpu":
         return lines
-    groups = [_NativeGroup(module) for module in network.modules() if isinstance(module, RDG)]
-    if blocks and groups and native.swin_bf16_available() is None:
-        supported = [group for group in groups if group.supported()]
-        for group in supported:
-            group.group.forward = group  # type: ignore[method-assign]
-        lines.append(f"under bfloat16 autocast: native blocks in {len(supported)} dense groups")
+    if blocks and swins and native.swin_bf16_available() is None:
+        lines.append(_accelerate_blocks(network))
     if torch.backends.cpu.get_cpu_capability() == "AVX2":
         for module in network.modules():
             if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
@@ -272,6 +301,19 @@ def accelerate(network: nn.Module, blocks: bool = True) -> list[str]:
     if swins or not scans:
         lines.append(_accelerate_attention(swins, device))
     return lines
+
+
+def _accelerate_blocks(network: nn.Module) -> str:
+    groups = [_NativeGroup(module) for module in network.modules() if isinstance(module, RDG)]
+    supported = [group for group in groups if group.supported()]
+    for group in supported:
+        group.group.forward = group  # type: ignore[method-assign]
+    if groups:
+        return f"under bfloat16 autocast: native blocks in {len(supported)} dense groups"
+    alone = [module for module in network.modules() if isinstance(module, SwinBlock) and _fits_kernel(module)]
+    for block in alone:
+        block.forward = _NativeBlock(block)  # type: ignore[method-assign]
+    return f"under bfloat16 autocast: {len(alone)} native blocks"
 
 
 def _accelerate_attention(blocks: list[SwinBlock], device: str) -> str:

@@ -119,7 +119,11 @@ class HAB(SwinBlock):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, dim)`` in and out."""
         normed = self.norm1(x)
-        return self.second_half(x + self.drop_path(self.attention(normed)) + self.conv_scale * self.conv_block(normed))
+        return self.second_half(x + self.drop_path(self.attention(normed)) + self.conv_branch(normed))
+
+    def conv_branch(self, normed: Tensor) -> Tensor:
+        """``alpha CAB(normed)``"""
+        return self.conv_scale * self.conv_block(normed)
 
 
 def overlap_position_index(window: int, overlap_window: int) -> Tensor:

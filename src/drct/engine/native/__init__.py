@@ -5,7 +5,7 @@ from drct.engine.native.gelu import gelu_, gelu_available
 from drct.engine.native.linear import PackedLinear, linear, linear_available
 from drct.engine.native.selective_scan import D_STATE, scan_available, selective_scan, ss2d_scan
 from drct.engine.native.swin_attention import AttentionLayer, swin_attention, swin_attention_available
-from drct.engine.native.swin_bf16 import BlockShape, dense_group, swin_bf16_available
+from drct.engine.native.swin_bf16 import BlockShape, dense_group, swin_bf16_available, swin_block
 from drct.engine.native.swin_layer import SwinLayerKernel, bf16_unit, swin_layer_available
 from drct.engine.native.window_attention import available, supports, window_attention, window_attention_forward
 
@@ -32,6 +32,7 @@ __all__ = [
     "swin_attention",
     "swin_attention_available",
     "swin_bf16_available",
+    "swin_block",
     "swin_layer_available",
     "window_attention",
     "window_attention_forward",

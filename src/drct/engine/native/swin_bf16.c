@@ -1,6 +1,7 @@
-/* A whole Swin block with the 1x1 convolution behind it, in bfloat16, forward and backward: the unit of DRCT's dense groups.
+/* A whole Swin block with the 1x1 convolution behind it, in bfloat16, forward and backward: the unit of DRCT's dense groups. Without the
+ * convolution it is a block of SwinIR and, with a branch e that comes from outside, of HAT.
  *
- *   u = x + f1 proj(attention(qkv(LN1(x))))      v = u + f2 fc2(gelu(fc1(LN2(u))))      y = act(adjust(v))
+ *   u = x + f1 proj(attention(qkv(LN1(x)))) + e      v = u + f2 fc2(gelu(fc1(LN2(u))))      y = act(adjust(v)), or v
  *
  * One task is one window: its tokens are gathered from the maps once and stay in the second-level cache through all layers, so
  * the cyclic shift costs nothing and maps are read and written once. Products are of bfloat16 pairs summed in float32 (AVX512_BF16);
@@ -21,7 +22,7 @@ static int omp_get_thread_num(void) { return 0; }
 typedef struct {
     int64_t batch, height, width, window, shift, heads, head_dim;
     int64_t dim, hidden, out;         /* channels of the block, of its MLP, of the 1x1 convolution; out 0: no convolution, y = v */
-    int64_t x_stride, y_stride;       /* numbers from one pixel to the next */
+    int64_t x_stride, y_stride;       /* numbers from one pixel to the next; those of e are dim */
     int64_t keep;                     /* 1: kept tensors hold all windows, 0: one window for each thread */
     int64_t parts;                    /* backward: shares of the windows with sums of their own */
     int64_t residual;                 /* y = x + alpha adjust(v) instead of leaky_relu(adjust(v)) */
@@ -37,7 +38,7 @@ typedef struct { /* as torch holds them: matrices (out, in); absent biases are N
 } Parameters;
 
 typedef struct {
-    uint16_t *qkv, *attended, *u, *hidden, *v; /* tokens of all windows, rows of Q, C, C, H, C numbers */
+    uint16_t *qkv, *attended, *u, *hidden, *v; /* tokens of all windows, rows of Q, C, C, H, C numbers; no v without a convolution */
     float *lse;                                /* (window, head, token), base 2 */
 } Kept;
 
@@ -687,8 +688,15 @@ __attribute__((noinline)) static void attend_backward(Work *w, const Block *s, c
 #define ROWS_TIMES(rows, in, matrix, outs) \
     .m = t, .n = outs, .k = (in) / 2, .a = (const uint32_t *)(rows), .am = (in) / 2, .ak = 1, .b = matrix, .bk = outs, .ld = outs
 
+/* Pixels of a map of `count` channels, added to rows of ld numbers. */
+static void add_rows(const uint16_t *map, const int64_t *token, int64_t rows, int64_t count, uint16_t *to, int64_t ld) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t c = 0; c < count; c += LANES)
+            narrow(to + i * ld + c, widen(to + i * ld + c) + widen_masked(lanes_left(count - c), map + token[i] * count + c));
+}
+
 static void forward_window(Work *w, const Block *s, const Packed *p, const Parameters *par, int64_t index, int64_t slot,
-                           const uint16_t *x_map, uint16_t *y_map, const Kept *kept) {
+                           const uint16_t *x_map, const uint16_t *e_map, uint16_t *y_map, const Kept *kept) {
     int64_t b = find_tokens(w, s, index), n = p->n, t = p->tile, C = p->C, H = p->H;
     uint16_t *qkv = kept->qkv + slot * n * p->Q, *attended = kept->attended + slot * n * C;
     for (int64_t i = 0; i < n; i += t) {
@@ -698,8 +706,10 @@ static void forward_window(Work *w, const Block *s, const Packed *p, const Param
     }
     for (int64_t head = 0; head < s->heads; head++) attend(w, s, p, head, qkv, attended, kept->lse + (slot * s->heads + head) * n);
     for (int64_t i = 0; i < n; i += t) {
-        uint16_t *u = kept->u + (slot * n + i) * C, *v = kept->v + (slot * n + i) * C, *hidden = kept->hidden + (slot * n + i) * H;
+        uint16_t *u = kept->u + (slot * n + i) * C, *hidden = kept->hidden + (slot * n + i) * H;
+        uint16_t *v = s->out ? kept->v + (slot * n + i) * C : w->norm;
         gather(x_map, s->x_stride, w->token + i, t, s->dim, w->x, C);
+        if (e_map) add_rows(e_map, w->token + i, t, s->dim, w->x, C);
         multiply_residual((Product){ROWS_TIMES(attended + i * C, C, p->proj, C), .bias = p->proj_bias, .o = u, .r = w->x,
                                     .factor = par->branches[2 * b]});
         normalize(u, t, C, s->dim, s->eps, p->norm2, p->norm2_bias, w->norm);
@@ -744,13 +754,15 @@ static void scaled(const float *x, float factor, int64_t count, uint16_t *to) {
 }
 
 static void backward_window(Work *w, const Block *s, const Packed *p, const Parameters *par, int64_t index, const uint16_t *x_map,
-                            const uint16_t *y_map, const uint16_t *dy_map, uint16_t *dx_map, const Kept *kept, const Sums *sums) {
+                            const uint16_t *y_map, const uint16_t *dy_map, uint16_t *dx_map, uint16_t *de_map, const Kept *kept,
+                            const Sums *sums) {
     int64_t b = find_tokens(w, s, index), n = p->n, t = p->tile, C = p->C, H = p->H, G = p->G, Q = p->Q;
     const uint16_t *qkv = kept->qkv + index * n * Q, *attended = kept->attended + index * n * C;
     for (int64_t i = 0; i < n; i += t) {
-        const uint16_t *u = kept->u + (index * n + i) * C, *v = kept->v + (index * n + i) * C, *hidden = kept->hidden + (index * n + i) * H;
+        const uint16_t *u = kept->u + (index * n + i) * C, *hidden = kept->hidden + (index * n + i) * H;
         float *dx = w->dx + i * C;
         if (s->out) {
+            const uint16_t *v = kept->v + (index * n + i) * C;
             for (int64_t r = 0; r < t; r++) {
                 uint16_t *d = w->d_small + r * G;
                 const uint16_t *dy = dy_map + w->token[i + r] * s->y_stride, *y = y_map + w->token[i + r] * s->y_stride;
@@ -766,7 +778,8 @@ static void backward_window(Work *w, const Block *s, const Packed *p, const Para
             multiply_float((Product){ROWS_TIMES(w->d_small, G, p->adjust, C), .f = dx});
         } else
             for (int64_t r = 0; r < t; r++)
-                for (int64_t c = 0; c < s->dim; c++) dx[r * C + c] = from_bf16(dy_map[w->token[i + r] * s->y_stride + c]);
+                for (int64_t c = 0; c < C; c += LANES)
+                    store(dx + r * C + c, widen_masked(lanes_left(s->dim - c), dy_map + w->token[i + r] * s->y_stride + c));
         /* MLP */
         scaled(dx, par->branches[2 * b + 1], t * C, w->d_narrow);
         multiply_gelu_backward((Product){ROWS_TIMES(w->d_narrow, C, p->fc2, H), .o = w->d_wide, .o2 = w->wide, .r = hidden});
@@ -775,6 +788,11 @@ static void backward_window(Work *w, const Block *s, const Packed *p, const Para
         add_weights(w, t, w->d_wide, H, w->norm, C, sums->fc1, sums->fc1_bias);
         multiply_float((Product){ROWS_TIMES(w->d_wide, H, p->fc1, C), .f = w->dn});
         normalize_backward(u, t, C, s->dim, s->eps, p->norm2, w->dn, dx, sums->norm2, sums->norm2_bias);
+        if (de_map)
+            for (int64_t r = 0; r < t; r++)
+                for (int64_t c = 0; c < s->dim; c += LANES)
+                    _mm256_mask_storeu_epi16(de_map + w->token[i + r] * s->dim + c, lanes_left(s->dim - c),
+                                             (__m256i)_mm512_cvtneps_pbh((__m512)load(dx + r * C + c)));
         /* projection */
         scaled(dx, par->branches[2 * b], t * C, w->d_narrow);
         add_weights(w, t, w->d_narrow, C, attended + i * C, C, sums->proj, sums->proj_bias);
@@ -815,8 +833,8 @@ static void give_tiles(void) {
 }
 #endif
 
-/* x and y may be slices of one map (the dense features). Returns 0, or 1 when memory ran out, or 2 on a processor without the products. */
-int drct_swin_bf16_forward(const Block *s, const Parameters *par, const uint16_t *x, uint16_t *y, const Kept *kept) {
+/* x and y may be slices of one map (the dense features); e may be NULL. Returns 0, or 1 when memory ran out, or 2 on a processor without the products. */
+int drct_swin_bf16_forward(const Block *s, const Parameters *par, const uint16_t *x, const uint16_t *e, uint16_t *y, const Kept *kept) {
 #ifdef BF16_PRODUCTS
     Packed p;
     Arena memory = {0};
@@ -835,7 +853,7 @@ int drct_swin_bf16_forward(const Block *s, const Parameters *par, const uint16_t
             lay_out(&own, &w, &p, 0);
             take_tiles();
 #pragma omp for schedule(static)
-            for (int64_t i = 0; i < windows; i++) forward_window(&w, s, &p, par, i, s->keep ? i : omp_get_thread_num(), x, y, kept);
+            for (int64_t i = 0; i < windows; i++) forward_window(&w, s, &p, par, i, s->keep ? i : omp_get_thread_num(), x, e, y, kept);
             give_tiles();
             free(own.base);
         } else {
@@ -847,15 +865,15 @@ int drct_swin_bf16_forward(const Block *s, const Parameters *par, const uint16_t
     free(memory.base);
     return failed;
 #else
-    (void)s, (void)par, (void)x, (void)y, (void)kept;
+    (void)s, (void)par, (void)x, (void)e, (void)y, (void)kept;
     return 2;
 #endif
 }
 
-/* Adds to dx, whose pixels lie as those of x; dy and y lie alike. sums is (parts, numbers of a Sums), zero on entry: part p takes its
+/* Adds to dx, whose pixels lie as those of x; dy and y lie alike. Writes de unless it is NULL. sums is (parts, numbers of a Sums), zero on entry: part p takes its
  * share of the windows, so that results do not depend on which thread ran first. */
 int drct_swin_bf16_backward(const Block *s, const Parameters *par, const uint16_t *x, const uint16_t *y, const uint16_t *dy, uint16_t *dx,
-                            const Kept *kept, float *sums, int64_t size) {
+                            uint16_t *de, const Kept *kept, float *sums, int64_t size) {
 #ifdef BF16_PRODUCTS
     Packed p;
     Arena memory = {0};
@@ -881,7 +899,7 @@ int drct_swin_bf16_backward(const Block *s, const Parameters *par, const uint16_
                 for (int i = 0; i < 14; i++) to[i] = f, f += counts[i];
                 g.bias = f;
                 for (int64_t i = windows * part / s->parts; i < windows * (part + 1) / s->parts; i++)
-                    backward_window(&w, s, &p, par, i, x, y, dy, dx, kept, &g);
+                    backward_window(&w, s, &p, par, i, x, y, dy, dx, de, kept, &g);
             }
             give_tiles();
             free(own.base);
@@ -894,7 +912,7 @@ int drct_swin_bf16_backward(const Block *s, const Parameters *par, const uint16_
     free(memory.base);
     return failed;
 #else
-    (void)s, (void)par, (void)x, (void)y, (void)dy, (void)dx, (void)kept, (void)sums, (void)size;
+    (void)s, (void)par, (void)x, (void)y, (void)dy, (void)dx, (void)de, (void)kept, (void)sums, (void)size;
     return 2;
 #endif
 }

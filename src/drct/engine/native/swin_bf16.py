@@ -1,4 +1,4 @@
-"""A Swin block and the 1x1 convolution behind it in bfloat16, by the C kernel of ``swin_bf16.c``: values and gradients."""
+"""A Swin block, alone or with the 1x1 convolution behind it, in bfloat16 by the kernel of ``swin_bf16.c``: values and gradients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from drct.engine.bias_table import expand_table, gradient_of_expanded
-from drct.engine.native.build import load_library
+from drct.engine.native.build import load_library, pointer
 from drct.engine.native.window_attention import LOG2E
 from drct.errors import DeviceError
 
@@ -33,7 +33,7 @@ class BlockShape:
         window, shift: of the attention, in pixels.
         heads, head_dim: of the attention; ``heads * head_dim`` channels.
         hidden: channels within the MLP.
-        out: channels behind the 1x1 convolution, at most those of the block.
+        out: channels behind the 1x1 convolution, at most those of the block; 0 where there is none.
         scale: factor of the scores.
         residual: None for ``leaky_relu(adjust(v), 0.2)``, else the factor a of ``x + a adjust(v)``.
     """
@@ -53,7 +53,7 @@ class BlockShape:
 
     def kept_rows(self) -> tuple[int, ...]:
         """Width of the rows kept for backward: qkv, attention's output, u, hidden, v."""
-        return padded(3 * self.dim), padded(self.dim), padded(self.dim), padded(self.hidden), padded(self.dim)
+        return padded(3 * self.dim), padded(self.dim), padded(self.dim), padded(self.hidden), padded(self.dim) if self.out else 0
 
     def gradient_shapes(self) -> list[tuple[int, ...]]:
         """Shapes of the gradients of :data:`NAMES`, without padding."""
@@ -131,7 +131,14 @@ def _check(code: int) -> None:
 
 
 def forward(
-    shape: BlockShape, x: Tensor, y: Tensor, parameters: Sequence[Tensor | None], branches: Tensor, eps: float, keep: bool
+    shape: BlockShape,
+    x: Tensor,
+    y: Tensor,
+    parameters: Sequence[Tensor | None],
+    branches: Tensor,
+    eps: float,
+    keep: bool,
+    beside: Tensor | None = None,
 ) -> list[Tensor]:
     """Compute one block into ``y``.
 
@@ -140,6 +147,7 @@ def forward(
         parameters: float32, contiguous, in the order of :data:`NAMES`, then the expanded bias times log2(e).
         branches: ``(B, 2)`` float32 factors of the two residual branches.
         keep: return what :func:`backward` needs instead of work space.
+        beside: added to what attention adds to ``x``; contiguous.
     """
     batch, height, width = x.shape[:3]
     rows = batch * height * width if keep else torch.get_num_threads() * shape.window**2
@@ -150,8 +158,7 @@ def forward(
         load_library(SOURCE).drct_swin_bf16_forward(
             ctypes.byref(block),
             ctypes.byref(_pointers(_Parameters, [*parameters, branches])),
-            ctypes.c_void_p(x.data_ptr()),
-            ctypes.c_void_p(y.data_ptr()),
+            *(pointer(t) for t in (x, beside, y)),
             ctypes.byref(_pointers(_Kept, kept)),
         )
     )
@@ -168,8 +175,10 @@ def backward(
     branches: Tensor,
     eps: float,
     kept: Sequence[Tensor],
+    dbeside: Tensor | None = None,
 ) -> list[Tensor]:
-    """Add the gradient of ``x`` to ``dx`` (spaced like ``x``; ``dy`` like ``y``); returns those of the parameters and the table."""
+    """Gradients of the parameters and the table; that of ``x`` is added to ``dx`` (spaced like ``x``; ``dy`` like ``y``), that of
+    ``beside`` written into ``dbeside``."""
     sizes = [tuple(padded(n) for n in size) for size in shape.gradient_shapes()]
     sizes.append((shape.heads, shape.window, 2 * shape.window - 1, shape.window))
     counts = [torch.Size(size).numel() for size in sizes]
@@ -180,7 +189,7 @@ def backward(
         load_library(SOURCE).drct_swin_bf16_backward(
             ctypes.byref(block),
             ctypes.byref(_pointers(_Parameters, [*parameters, branches])),
-            *(ctypes.c_void_p(t.data_ptr()) for t in (x, y, dy, dx)),
+            *(pointer(t) for t in (x, y, dy, dx, dbeside)),
             ctypes.byref(_pointers(_Kept, kept)),
             ctypes.c_void_p(sums.data_ptr()),
             ctypes.c_int64(sums.shape[1]),
@@ -227,7 +236,7 @@ class _DenseGroup(torch.autograd.Function):
             block = _prepared(shape, parameters)
             y, dy = _target(dense, out, shape), _target(ddense, dout, shape)
             of_block = backward(shape, dense, y, dy, ddense, block, branches[i], ctx.eps, kept)
-            found[:0] = [None if p is None else g.reshape(p.shape).to(p.dtype) for p, g in zip(parameters, of_block, strict=True)]
+            found[:0] = _fitting(of_block, parameters)
         return ddense[..., : shapes[0].dim], None, None, None, None, *found
 
 
@@ -236,6 +245,10 @@ def _prepared(shape: BlockShape, parameters: Sequence[Tensor | None]) -> list[Te
     table = parameters[-1]
     assert table is not None
     return [*plain, expand_table(table, shape.window) * LOG2E]
+
+
+def _fitting(gradients: Sequence[Tensor], parameters: Sequence[Tensor | None]) -> list[Tensor | None]:
+    return [None if p is None else g.reshape(p.shape).to(p.dtype) for p, g in zip(parameters, gradients, strict=True)]
 
 
 def _target(dense: Tensor, out: Tensor, shape: BlockShape) -> Tensor:
@@ -255,10 +268,67 @@ def dense_group(
         eps: of the norms.
         parameters: for each block those of :data:`NAMES`, then its bias table ``((2 * window - 1)**2, heads)``; float32.
     """
+    _refuse(x, shapes)
+    return _DenseGroup.apply(x, branches.contiguous(), tuple(shapes), eps, torch.is_grad_enabled(), *parameters)
+
+
+class _SwinBlock(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        beside: Tensor | None,
+        branches: Tensor,
+        shape: BlockShape,
+        eps: float,
+        keep: bool,
+        *parameters: Tensor | None,
+    ) -> Tensor:
+        keep = keep and any(ctx.needs_input_grad)
+        y = torch.empty_like(x)
+        kept = forward(shape, x, y, _prepared(shape, parameters), branches, eps, keep, beside)
+        if keep:
+            ctx.save_for_backward(x, branches, *parameters, *kept)
+            ctx.shape, ctx.eps, ctx.beside = shape, eps, beside is not None
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, branches, *saved = ctx.saved_tensors
+        parameters, kept = saved[:PARAMETERS], saved[PARAMETERS:]
+        shape: BlockShape = ctx.shape
+        dy = gradients[0].to(torch.bfloat16).contiguous()
+        dx, dbeside = torch.zeros_like(x), torch.empty_like(x) if ctx.beside else None
+        # without a convolution the kernel needs no result: dy stands for it
+        found = backward(shape, x, dy, dy, dx, _prepared(shape, parameters), branches, ctx.eps, kept, dbeside)
+        return dx, dbeside, None, None, None, None, *_fitting(found, parameters)
+
+
+def swin_block(
+    x: Tensor, branches: Tensor, shape: BlockShape, eps: float, parameters: Sequence[Tensor | None], beside: Tensor | None = None
+) -> Tensor:
+    """A Swin block (:class:`drct.networks.window_attention.SwinBlock`) with gradients for ``x``, ``beside`` and the parameters.
+
+    Args:
+        x: ``(B, H, W, C)``, bfloat16; H and W multiples of the window.
+        branches: ``(B, 2)`` float32, factors of the residual branches.
+        shape: of the block; ``out`` is 0.
+        eps: of the norms.
+        parameters: those of :data:`NAMES`, None for the convolution's two, then the bias table ``((2 * window - 1)**2, heads)``.
+        beside: a branch beside attention, like ``x``: the channel attention of HAT.
+    """
+    _refuse(x, [shape])
+    if beside is not None and (beside.shape != x.shape or beside.dtype != x.dtype):
+        raise ValueError(f"a branch {tuple(beside.shape)} of {beside.dtype} does not go with a map {tuple(x.shape)} of {x.dtype}")
+    beside = None if beside is None else beside.contiguous()
+    return _SwinBlock.apply(x.contiguous(), beside, branches.contiguous(), shape, eps, torch.is_grad_enabled(), *parameters)
+
+
+def _refuse(x: Tensor, shapes: Sequence[BlockShape]) -> None:
     if x.dtype != torch.bfloat16 or x.device.type != "cpu":
         raise ValueError(f"the kernel takes bfloat16 on the CPU, not {x.dtype} on {x.device}")
     if x.shape[1] % shapes[0].window or x.shape[2] % shapes[0].window or x.shape[3] != shapes[0].dim:
         raise ValueError(f"a map {tuple(x.shape)} does not go with {shapes[0].dim} channels and windows of {shapes[0].window}")
     if any(shape.out > shape.dim or shape.window % 8 for shape in shapes):
         raise ValueError("the kernel takes windows of multiples of 8 and 1x1 convolutions that do not widen")
-    return _DenseGroup.apply(x, branches.contiguous(), tuple(shapes), eps, torch.is_grad_enabled(), *parameters)
