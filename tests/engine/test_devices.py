@@ -35,22 +35,24 @@ def test_gpus_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("vendor", "instructions", "expected"),
+    ("vendor", "instructions", "granted", "expected"),
     [
-        ("AuthenticAMD", "avx2", "fp32"),
-        ("AuthenticAMD", "avx2 avx512_bf16", "bf16"),
-        ("GenuineIntel", "avx2 avx512_bf16", "fp32"),
-        ("GenuineIntel", "avx2 avx512_bf16 amx_bf16 amx_tile", "bf16"),
-        ("", "bf16", "fp32"),
+        ("AuthenticAMD", "avx2", True, "fp32"),
+        ("AuthenticAMD", "avx2 avx512_bf16", True, "bf16"),
+        ("GenuineIntel", "avx2 avx512_bf16", True, "fp32"),
+        ("GenuineIntel", "avx2 avx512_bf16 amx_bf16 amx_tile", True, "bf16"),
+        ("GenuineIntel", "avx2 avx512_bf16 amx_bf16 amx_tile", False, "fp32"),
+        ("", "bf16", True, "fp32"),
     ],
 )
 def test_auto_precision_on_a_cpu_follows_its_instructions(
-    vendor: str, instructions: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vendor: str, instructions: str, granted: bool, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {instructions}\n")
     monkeypatch.setattr(devices, "Path", lambda _: cpuinfo)
     monkeypatch.setattr(devices, "bf16_speedup", lambda: pytest.fail("a measurement must not decide about bytes"))
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: granted)
     assert resolve_precision("auto", "cpu") == expected
     assert resolve_precision("fp32", "cpu") == "fp32"
 
@@ -58,6 +60,7 @@ def test_auto_precision_on_a_cpu_follows_its_instructions(
 def test_instructions_are_read_from_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     monkeypatch.setattr(devices, "Path", lambda _: cpuinfo)
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: True)
     cpuinfo.write_text("processor\t: 0\nflags : fpu avx2 avx512_bf16 amx_bf16 amx_tile\nprocessor : 1\nflags : fpu\n")
     assert devices.bf16_instructions() == ("avx512_bf16", "amx_bf16")
     cpuinfo.write_text("processor\t: 0\nFeatures : fp asimd bf16\n")

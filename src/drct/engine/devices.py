@@ -80,11 +80,14 @@ def resolve_precision(name: str = "auto", device: str | torch.device = "cpu") ->
 
 
 def bf16_instructions() -> tuple[str, ...]:
-    """The processor's own instructions for bf16 products, by their names in /proc/cpuinfo; empty when none are known."""
+    """The processor's own instructions for bf16 products, by their names in /proc/cpuinfo; empty when none are known.
+
+    AMX counts where the system grants it to this process: its state is large, so it must be asked for.
+    """
     flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
     if not flags and torch.cpu._is_avx512_bf16_supported():
         flags = ["avx512_bf16"]  # systems without /proc: ask torch
-    return tuple(name for name in BF16 if name in flags)
+    return tuple(name for name in BF16 if name in flags and (name != "amx_bf16" or torch.cpu._init_amx()))
 
 
 def _bf16_is_faster() -> bool:
