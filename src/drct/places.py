@@ -65,6 +65,19 @@ def locked(folder: Path) -> Iterator[bool]:
         yield alone
 
 
+def check_folder(folder: Path) -> None:
+    """Create a folder in which files are written later, and make sure that they can be.
+
+    Raises:
+        OptionError: they cannot.
+        Error: the disk is full.
+    """
+    with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def check_place(path: Path) -> None:
     """Create the folder of a file that is written later, and make sure that it can be.
 

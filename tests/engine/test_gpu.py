@@ -177,6 +177,22 @@ def test_programs_in_float32_have_the_values_of_the_network(
         assert (engine.compile(network, DEVICE, "fp32")(x).cpu() - expected).abs().max() <= 1e-4
 
 
+@pytest.mark.parametrize("name", ["drct", "swinir", "hat"])
+def test_the_type_that_a_caller_made_the_default_makes_no_difference(
+    name: str, build: Callable[..., SuperResolutionNetwork], kernels: object
+) -> None:
+    program, options = programs()[name]
+    network, x, results = build(name, **options), torch.rand(1, 3, 9, 9), []
+    try:
+        for default in (torch.float32, torch.bfloat16, torch.float64):
+            torch.set_default_dtype(default)
+            with torch.inference_mode():
+                results.append(program(network, DEVICE, "fp32", graphs=False)(x).cpu())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
 @pytest.mark.parametrize("name", ["drct", "swinir"])
 def test_one_grey_image(name: str, build: Callable[..., SuperResolutionNetwork], kernels: object) -> None:
     """Of one channel torch makes no channels-last map."""

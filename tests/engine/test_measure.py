@@ -58,6 +58,11 @@ def test_relatives_are_counted_in_full(name: str, build: Callable[..., SuperReso
     assert multiply_adds(program, network, 64, 64, 2) == 2 * (plain - 64 * 64 * program.saved_multiply_adds)
 
 
+def test_an_image_too_large_for_the_computer_is_told(build: Callable[..., SuperResolutionNetwork]) -> None:
+    with pytest.raises(OutOfMemoryError, match="no memory for 1 images of 90000000 x 90000000: measure with smaller ones"):
+        benchmark("drct", build("drct", **TINY), size=(1, 90_000_000, 90_000_000), device="cpu", precision="fp32")
+
+
 @pytest.mark.parametrize("name", ["drct", "hat"])
 def test_benchmark(name: str, build: Callable[..., SuperResolutionNetwork], monkeypatch: pytest.MonkeyPatch) -> None:
     """With times that are given, since real ones of so small an image may be anything on a busy machine."""

@@ -14,6 +14,7 @@ from drct.engine.accelerate import accelerate
 from drct.engine.native.build import FOLDER, compiler_command, find_compiler, kernels_folder, library_or_reason, reason_against
 from drct.errors import DeviceError
 from drct.networks import create_network
+from drct.networks.cost import count_cost
 from drct.networks.window_attention import WindowAttention, relative_position_index, window_partition, window_reverse
 
 
@@ -98,6 +99,23 @@ def test_extreme_scores_stay_finite() -> None:
     qkv = 100 * torch.randn(1, 8, 8, 3 * 16)
     out = native.window_attention_forward(qkv, torch.zeros(1, 64, 64), 1, 8, 0, 1.0)
     assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("name", ["drct_light", "swinir_light", "hat_s"])
+def test_accelerated_network_leaves_to_torch_what_kernels_do_not_take(name: str) -> None:
+    options = {"embed_dim": 32, "depths": [1], "num_heads": [2], "window_size": 8}
+    network = create_network(name, scale=2, **options).eval()
+    with torch.no_grad():
+        x = torch.rand(1, 3, 16, 16)
+        expected = network(x)
+        accelerate(network)
+        assert network(x[:0]).shape == (0, 3, 32, 32)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert network(x[:0]).shape == (0, 3, 32, 32)
+        with torch.autocast("cpu", torch.float16):
+            assert (network(x) - expected).abs().max() < 0.02
+        assert (network.double()(x.double()) - expected).abs().max() < 1e-5
+    assert count_cost(network.float(), 16, 16).multiply_adds > 0
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("drct_light", 10), ("swinir_light", 4), ("hat_s", 4)])
@@ -253,6 +271,11 @@ def test_the_compiler_may_have_arguments(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("DRCT_CACHE", str(tmp_path))
     assert compiler_command() == [compiler, "-g0"]
     assert not isinstance(library_or_reason("gelu.c"), str)
+
+
+def test_a_compiler_that_nobody_can_make_sense_of_is_none(monkeypatch: pytest.MonkeyPatch, fresh: None) -> None:
+    monkeypatch.setenv("CC", "gcc '")
+    assert find_compiler() is None
 
 
 def test_without_a_home_kernels_are_kept_where_temporary_files_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

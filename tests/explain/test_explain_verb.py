@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from drct.cli.explain import repeat_model
 from drct.errors import MissingDependencyError
 from drct.explain import extras
 from drct.explain.subjects import load_or_create
-from drct.networks import SuperResolutionNetwork
+from drct.networks import SuperResolutionNetwork, create_network
 
 
 def test_several_models_after_one_option() -> None:
@@ -22,6 +23,28 @@ def test_several_models_after_one_option() -> None:
     assert repeat_model(["--model", "A", "a.png", "b.png"]) == ["--model", "A", "a.png", "b.png"]
     assert repeat_model(["--model=A", "a.png"]) == ["--model=A", "a.png"]
     assert repeat_model(["--model=A", "B", "a.png"]) == ["--model=A", "--model", "B", "a.png"]
+
+
+def test_a_folder_hides_no_name_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("hat", "drct-light-x2", "photos"):
+        Path(name).mkdir()
+    args = ["--model", "A", "hat", "drct-light-x2", "photos"]
+    assert repeat_model(args) == ["--model", "A", "--model", "hat", "--model", "drct-light-x2", "photos"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text here")
+def test_names_that_are_no_text(image: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = create_network("drct", scale=2, embed_dim=8, gc=4, depths=[1], num_heads=[2], window_size=4)
+    named = tmp_path / "m\udcff.pth"
+    with named.open("wb") as file:
+        torch.save({"params": network.state_dict()}, file)
+    lam, flow = tmp_path / "lam.png", tmp_path / "flow.png"
+    assert run(["explain", "lam", str(image), "--at", "10,12", "--fold", "2", "--model", str(named), "-o", str(lam)]) == 0
+    assert r"m\udcff/attribution" in np.load(lam.with_suffix(".npz"))
+    assert run(["explain", "flow", str(image), "--crop", "16", "--model", str(named), "-o", str(flow)]) == 0
+    assert flow.with_suffix(".csv").read_text().splitlines()[1].startswith(r"m\udcff,")
 
 
 def test_lam_writes_figure_and_maps(image: Path, models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

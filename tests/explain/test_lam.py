@@ -110,6 +110,13 @@ def test_density_is_that_of_scipy() -> None:
     assert np.abs(np.diff(density(values))).mean() < 0.5 * np.abs(np.diff(values / values.max())).mean()
 
 
+@pytest.mark.filterwarnings("error")
+def test_density_of_a_single_pixel_is_that_pixel() -> None:
+    values = np.zeros((8, 9), np.float32)
+    values[3, 4] = 2
+    np.testing.assert_allclose(density(values), values / 2, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("window", "message"),
     [
@@ -127,7 +134,8 @@ def test_bad_windows_are_named(network: SuperResolutionNetwork, window: Window, 
 
 def test_bad_paths_are_named(network: SuperResolutionNetwork) -> None:
     window, lr = Window(1, 1, 4), torch.rand(1, 3, 10, 8)
-    for options, message in (({"fold": 0}, "at least 1"), ({"sigma": 0.0}, "above 0"), ({"kernel_size": 4}, "odd")):
+    wrong = [({"sigma": sigma}, "above 0 and at most 10000") for sigma in (0.0, float("inf"), float("nan"))]
+    for options, message in (*wrong, ({"fold": 0}, "at least 1"), ({"kernel_size": 4}, "odd")):
         with pytest.raises(OptionError, match=message):
             attribute(network, lr, window, **options)
     with pytest.raises(OptionError, match="too small"):

@@ -105,6 +105,8 @@ def test_grey_images_and_absolute_positions(name: str) -> None:
     assert network(torch.rand(1, 1, 8, 8)).shape == (1, 1, 16, 16)
     with pytest.raises(OptionError, match="with ape the input must be 8 x 8, not 12 x 8"):
         network(torch.rand(1, 1, 9, 8))
+    with pytest.raises(OptionError, match="img_size is 10, but with ape must be a multiple of the window, 4"):
+        small(name, ape=True, img_size=10)
 
 
 @pytest.mark.parametrize("scale", [2, 4])

@@ -152,6 +152,15 @@ def test_too_large_for_the_format_is_told_before_the_work(tmp_path: Path) -> Non
     assert not (tmp_path / "out.webp").exists()
 
 
+def test_the_place_of_a_result_is_looked_at_before_the_work(tmp_path: Path) -> None:
+    write(tmp_path / "in.png", smooth_image(8, 8))
+    upscaler = drct.Upscaler(tiny_network(2), device="cpu")
+    with pytest.raises(drct.OptionError, match=r"in\.png cannot be written \(File exists\): choose another place"):
+        upscaler.file(tmp_path / "in.png", tmp_path / "in.png/out.png", progress=lambda done: pytest.fail("worked"))
+    upscaler.file(tmp_path / "in.png", tmp_path / "new/folder/out.png")
+    assert (tmp_path / "new/folder/out.png").exists()
+
+
 def test_all_pages_of_a_tiff(tmp_path: Path) -> None:
     pages = [Image.fromarray(smooth_image(20 + 8 * i, 30, seed=i)) for i in range(3)]
     pages[1] = pages[1].convert("L")

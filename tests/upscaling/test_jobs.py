@@ -81,6 +81,13 @@ def test_one_stem_twice_keeps_the_old_suffix():
     assert names("a.jpg", "a.png", format="same") == {"a.jpg": "a_x4.jpg", "a.png": "a_x4.png"}
 
 
+def test_a_longer_name_that_another_input_has_anyway(tree):
+    found = names("photo.jpg", "photo.png", "photo.jpg.webp")
+    assert found.pop("photo.png") == "photo.png_x4.png"
+    assert all(target.startswith(f"{source}~") for source, target in found.items())
+    assert len(set(found.values())) == 2
+
+
 def test_names_that_differ_in_case_or_in_how_accents_are_written_are_one_name(tree):
     assert names("a.jpg", "A.png") == {"a.jpg": "a.jpg_x4.png", "A.png": "A.png_x4.png"}
     for one, two in (("a.png", "A.png"), ("stra\u00dfe.png", "STRASSE.png"), ("\u00fc.png", "u\u0308.png")):

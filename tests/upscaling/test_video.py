@@ -165,6 +165,11 @@ CASES = {
         codes=(0, 2, 2, 2),  # which is 1 in H.264
         clip={"codec": "ffv1", "pixel_format": "gray", "samples": Samples("grey", 8), "codes": (1, 2, 2, 2)},
     ),
+    "grey-with-an-odd-result": Case(
+        *("mkv", "mkv", ("93 x 69 became 94 x 70",), (94, 70)),
+        clip={"codec": "ffv1", "pixel_format": "gray", "samples": Samples("grey", 8), "codes": (1, 2, 2, 2), "size": (23, 31)},
+        options={"scale": 3},
+    ),
 }
 
 
@@ -195,6 +200,30 @@ def test_all_is_kept(tmp_path: Path, repeater: Repeater, short_parts: None, name
     for old, new in zip(before.images, after.images, strict=True):
         assert np.abs(old.mean((0, 1)) - new.mean((0, 1))).max() < 600  # of 65535
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted({source.name, target.name})
+
+
+def test_sound_that_begins_before_the_pictures_is_told_in_matroska(tmp_path: Path, repeater: Repeater) -> None:
+    """AAC in MP4 begins 1024 samples before 0; Matroska has no such times, so that everything moves, by whole milliseconds."""
+    source = make_clip(tmp_path / "in.mp4", sound=True, chapters=[CHAPTER])
+    result = upscale_clip(source, tmp_path / "out.mkv", repeater)
+    before, after = content(source), content(tmp_path / "out.mkv")
+    late = after.times[0] - before.times[0]
+    assert 0.02 < late < 0.03
+    assert [round(time - late, 3) for time in after.times] == [round(time, 3) for time in before.times]
+    assert [notice for notice in result.notices if notice.startswith(f"everything begins {round(1000 * late)} ms later")]
+    assert [float(start) for start, _, _ in after.chapters] == pytest.approx([float(before.chapters[0][0]) + late], abs=1e-3)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_track_of_a_codec_that_nobody_knows_is_left_out(tmp_path: Path, repeater: Repeater, suffix: str) -> None:
+    source = make_clip(tmp_path / f"in{suffix}", sound=True)
+    data = source.read_bytes()
+    unknown = data.replace(b"mp4a", b"apac").replace(b"esds", b"dapa") if suffix == ".mp4" else data.replace(b"A_AAC", b"A_XYZ")
+    assert unknown != data
+    source.write_bytes(unknown)
+    result = upscale_clip(source, tmp_path / "out.mp4", repeater)
+    assert any(notice.startswith("sound track of an unknown kind left out") for notice in result.notices)
+    assert len(content(tmp_path / "out.mp4").times) == 12
 
 
 @pytest.mark.parametrize("name", ["12:30:05.mp4", "a%03d.mov", "file:x.mkv"])
@@ -649,6 +678,9 @@ def test_frames_that_are_missing_are_told(tmp_path: Path, repeater: Repeater) ->
         ("out.mkv", {"codec": "ffv1", "crf": 5}, "lossless"),
         ("out.mp4", {"preset": "fat"}, r"preset 'fat' is not one of h264: .* \(did you mean 'fast'\?\)"),
         ("out.mp4", {"scale": 17}, "scale is 17"),
+        ("out.mp4", {"start": 1e300}, "start is 1e[+]300, but must be 0 to 10000000 seconds"),
+        ("out.mp4", {"start": float("inf")}, "start is inf, but must be"),
+        ("out.mp4", {"duration": 0}, "duration is 0, but must be above 0"),
         ("in.mp4", {}, "would replace the input"),
     ],
 )
@@ -730,7 +762,7 @@ def test_times_of_day_and_seconds(text: object, seconds: float) -> None:
 
     assert UpscaleOptions(inputs=("a.mp4",), start=text).start == seconds
     for wrong in ("soon", "1:99", "1:2:3:4"):
-        with pytest.raises(OptionError, match=rf"start is '{wrong}': must be seconds from 0 up, or H:MM:SS"):
+        with pytest.raises(OptionError, match=rf"start is '{wrong}': must be seconds from 0 to 10 million, or H:MM:SS"):
             UpscaleOptions(inputs=("a.mp4",), start=wrong)
 
 

@@ -37,13 +37,21 @@ def repeat_model(args: Sequence[str]) -> list[str]:
             result.append(arg)
             continue
         if after_model and values:
-            if os.path.isdir(arg) or Path(arg).suffix.lower() in supported_suffixes():
+            if (os.path.isdir(arg) and not _names_a_model(arg)) or Path(arg).suffix.lower() in supported_suffixes():
                 after_model = False
             else:
                 result.append("--model")
         values += 1
         result.append(arg)
     return result
+
+
+def _names_a_model(arg: str) -> bool:
+    """Whether it is taken for a model even where a folder has this name."""
+    from drct.networks import list_networks
+    from drct.weights import list_models
+
+    return arg in list_networks() or arg in {card.name for card in list_models()}
 
 
 class Pair(click.ParamType):

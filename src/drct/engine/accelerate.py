@@ -23,6 +23,10 @@ from drct.networks.mamba_drct import DIRECTIONS, SS2D
 from drct.networks.window_attention import DropPath, SwinBlock, WindowAttention
 
 Attend = Callable[[Tensor, Tensor, Tensor, int, int, float], Tensor]
+KINDS = {  # what the kernels of attention take
+    *(("cpu", dtype) for dtype in (torch.float32, torch.bfloat16)),
+    *(("cuda", dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)),
+}
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -41,7 +45,8 @@ class _FastAttention:
     def __call__(self, x: Tensor) -> Tensor:
         attn = self.block.attn
         kernel = self.kernels.get(x.device.type)
-        if kernel is None or (attn.training and attn.attn_drop > 0) or torch.compiler.is_compiling():
+        dropping = attn.training and attn.attn_drop > 0
+        if kernel is None or dropping or _kind(x, attn.qkv.weight) not in KINDS or torch.compiler.is_compiling():
             return self.plain(self.block, x)
         table, index = attn.relative_position_bias_table, attn.relative_position_index
         if self.whole and _is_plain_float(x, attn.qkv.weight):
@@ -121,7 +126,7 @@ class _FoldedStep:
     def __call__(self, j: int, x: Tensor) -> Tensor:
         block, adjust = self.blocks[j], self.adjusts[j]
         mlp = block.mlp
-        if torch.compiler.is_compiling() or (mlp.drop.p > 0 and mlp.training):
+        if torch.compiler.is_compiling() or (mlp.drop.p > 0 and mlp.training) or x.device.type not in ("cpu", "cuda"):
             return self.plain(j, x)
         u = block.first_half(x)
         matrix = adjust.weight.flatten(1)
@@ -135,8 +140,15 @@ class _FoldedStep:
 
 def _is_plain_float(x: Tensor, weight: Tensor) -> bool:
     """Whether the C kernels for float32 on a CPU take these."""
-    cast = torch.is_autocast_enabled(x.device.type) or not x.dtype == weight.dtype == torch.float32
-    return x.device.type == "cpu" and not cast and not torch.compiler.is_compiling()
+    cast = torch.is_autocast_enabled("cpu") or not x.dtype == weight.dtype == torch.float32
+    return x.device.type == "cpu" and not cast and x.numel() > 0 and not torch.compiler.is_compiling()
+
+
+def _kind(x: Tensor, weight: Tensor) -> tuple[str, torch.dtype] | None:
+    """Device and type of what a layer makes of ``x``; None where that is nothing."""
+    device = x.device.type
+    cast = torch.is_autocast_enabled(device)
+    return (device, torch.get_autocast_dtype(device) if cast else weight.dtype) if x.numel() > 0 else None
 
 
 class _FastLinear:
@@ -211,7 +223,7 @@ def _fits_kernel(block: SwinBlock) -> bool:
 def _is_short_autocast(x: Tensor) -> bool:
     """Whether the kernel of whole blocks takes this map: under autocast to bfloat16 on a CPU."""
     bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    return x.device.type == "cpu" and bf16 and not torch.compiler.is_compiling()
+    return x.device.type == "cpu" and bf16 and x.numel() > 0 and not torch.compiler.is_compiling()
 
 
 def _drawn_twice(block: SwinBlock, x: Tensor) -> Tensor:

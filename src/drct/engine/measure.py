@@ -25,7 +25,7 @@ from drct.engine.cpu.workers import for_each
 from drct.engine.devices import DTYPES
 from drct.engine.folding import Affine
 from drct.engine.program import PlainProgram, Program
-from drct.errors import OutOfMemoryError
+from drct.errors import OutOfMemoryError, is_out_of_memory
 from drct.networks import SuperResolutionNetwork
 from drct.networks.cost import count_cost
 
@@ -256,11 +256,16 @@ def benchmark(
 
     Raises:
         DeviceError: as :func:`drct.engine.compile`.
-        OutOfMemoryError: our own program does not fit.
+        OutOfMemoryError: our own program does not fit, or not even the image.
     """
     program = compile(network, device, precision)
     batch, height, width = size
-    x = torch.rand(batch, network.in_chans, height, width).to(program.device)
+    try:
+        x = torch.rand(batch, network.in_chans, height, width).to(program.device)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(f"no memory for {batch} images of {width} x {height}: measure with smaller ones") from None
     operations = 2 * multiply_adds(program, network, height, width, batch)
     products = Products(program, operations // 4)
     contestants: dict[str, Run] = {"drct": program}

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from drct.explain.features import group_features
 from drct.explain.subjects import Subject
+from drct.imaging.replacing import replacing_text
 
 # key of a measure: its title in figures
 MEASURES = {
@@ -68,9 +69,13 @@ def feature_flow(subject: Subject, images: Iterable[np.ndarray], advance: Callab
 
 
 def write_csv(file: Path, names: Sequence[str], flows: Sequence[Flow]) -> None:
-    """The numbers of a figure: a row for each network and group."""
-    with file.open("w", newline="", encoding="utf-8") as out:
-        writer = csv.writer(out)
+    """The numbers of a figure: a row for each network and group.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with replacing_text(file) as out:
+        writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["model", "group", "images", *MEASURES])
         for name, flow in zip(names, flows, strict=True):
             for i, group in enumerate(flow.groups):

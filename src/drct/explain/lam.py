@@ -16,6 +16,7 @@ import copy
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,12 +29,14 @@ from drct.explain.cost import gradient_memory
 from drct.explain.extras import need
 from drct.explain.subjects import Subject, device_of, enough_memory
 from drct.imaging import to_tensor
+from drct.imaging.replacing import replacing
 from drct.networks import SuperResolutionNetwork
 from drct.upscaling.memory import free_memory
 
 SIGMA, FOLD, KERNEL_SIZE = 1.2, 50, 9  # of the paper
 CPU_PIXELS = 64 * 64  # LR pixels in a batch that keep a CPU busy; more leave its caches and gain nothing
 GPU_SHARE = 0.5  # of free memory
+WIDEST = 1e4  # pixels of the Gaussian that a path may begin with, more than any image has
 EPSILON = 1e-5  # keeps the Gaussian of width zero finite
 
 
@@ -151,8 +154,8 @@ def _check_path(height: int, width: int, sigma: float, fold: int, kernel_size: i
         raise OptionError(f"the kernel size is {kernel_size}, but must be an odd number")
     if fold < 1:
         raise OptionError(f"the path has {fold} steps, but needs at least 1")
-    if not sigma > 0:
-        raise OptionError(f"sigma is {sigma}, but must be above 0")
+    if not 0 < sigma <= WIDEST:
+        raise OptionError(f"sigma is {sigma}, but must be above 0 and at most {WIDEST:.0f}")
     if min(height, width) <= kernel_size // 2:
         raise OptionError(
             f"the LR image of {width} x {height} pixels is too small: LAM needs at least {kernel_size // 2 + 1} pixels a side"
@@ -205,7 +208,8 @@ def density(attribution: np.ndarray) -> np.ndarray:
     weights = attribution.astype(np.float64) / attribution.sum(dtype=np.float64)
     bandwidth = np.sum(weights**2) ** (1 / 6)
     ys, xs = np.mgrid[:h, :w]
-    covariance = np.cov(np.stack([ys.ravel(), xs.ravel()]), aweights=weights.ravel()) * bandwidth**2
+    covariance = np.cov(np.stack([ys.ravel(), xs.ravel()]), aweights=weights.ravel(), ddof=0) * bandwidth**2
+    covariance /= (1 - np.sum(weights**2)) or 1.0  # all on a single pixel there is nothing to correct
     # a map on a single line or pixel has no inverse covariance; a thousandth of a pixel is below what a figure shows
     inverse = np.linalg.inv(covariance + 1e-6 * np.eye(2))
     dy, dx = np.mgrid[1 - h : h, 1 - w : w]
@@ -268,11 +272,16 @@ def attribute_all(
 
 def save_maps(file: str | os.PathLike[str], subjects: Sequence[Subject], results: Sequence[Attribution], window: Window) -> None:
     """Write raw maps as .npz: ``window`` (x, y, size), and for each network ``NAME/attribution``, ``/gradient``,
-    ``/diffusion_index``."""
+    ``/diffusion_index``; bytes of names that are no text become ``\\udcNN``.
+
+    Raises:
+        ImageError: the file cannot be written.
+    """
     arrays: dict[str, np.ndarray] = {"window": np.array([window.x, window.y, window.size])}
     for subject, result in zip(subjects, results, strict=True):
-        arrays[f"{subject.name}/attribution"] = result.map
-        arrays[f"{subject.name}/gradient"] = result.gradient
-        arrays[f"{subject.name}/diffusion_index"] = np.array(result.diffusion_index)
-    with open(file, "wb") as out:
+        name = subject.name.encode(errors="backslashreplace").decode()
+        arrays[f"{name}/attribution"] = result.map
+        arrays[f"{name}/gradient"] = result.gradient
+        arrays[f"{name}/diffusion_index"] = np.array(result.diffusion_index)
+    with replacing(Path(file)) as out:
         np.savez_compressed(out, **arrays)  # type: ignore[arg-type]

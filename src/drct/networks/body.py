@@ -156,6 +156,8 @@ class BodyNetwork(SuperResolutionNetwork):
     options: BodyOptions
 
     def __init__(self, options: BodyOptions, make_groups: Callable[[], Sequence[nn.Module]], pad_multiple: int) -> None:
+        if options.ape and options.img_size % pad_multiple:
+            raise OptionError(f"img_size is {options.img_size}, but with ape must be a multiple of the window, {pad_multiple}")
         super().__init__(
             options, scale=options.upscale, in_chans=options.in_chans, pad_multiple=pad_multiple, img_range=options.img_range
         )

@@ -174,7 +174,8 @@ class OCAB(nn.Module):
         heads, side = self.num_heads, self.overlap_window
         dim = qkv.shape[-1] // 3
         rows, columns = h // self.window, w // self.window
-        q = window_partition(qkv[..., :dim].contiguous(), self.window).reshape(b * rows * columns, -1, heads, dim // heads)
+        n = self.window**2
+        q = window_partition(qkv[..., :dim].contiguous(), self.window).reshape(b * rows * columns, n, heads, dim // heads)
         border = (side - self.window) // 2
         padded = F.pad(qkv[..., dim:], (0, 0, border, border, border, border))
         patches = padded.unfold(1, side, self.window).unfold(2, side, self.window)  # (B, rows, columns, 2 dim, side, side)
@@ -182,7 +183,7 @@ class OCAB(nn.Module):
         k, v = kv.transpose(-1, -2).unbind(1)
         bias = gather_bias(self.relative_position_bias_table, self.relative_position_index).to(q.dtype)
         out = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=bias, scale=self.scale)
-        return window_reverse(out.transpose(1, 2).reshape(b, rows, columns, -1, dim), self.window)
+        return window_reverse(out.transpose(1, 2).reshape(b, rows, columns, n, dim), self.window)
 
 
 class HybridBlocks(nn.Module):

@@ -27,6 +27,7 @@ from drct.imaging import (
     write_pages,
     write_strips,
 )
+from drct.places import check_folder
 from drct.upscaling import memory
 from drct.upscaling.passes import Pass, Plans, Progress, Stages, TilesTooLarge, UpscaledPicture, target_size
 from drct.upscaling.strips import Alpha, Colours, Rows, Shares, Survey, larger, survey
@@ -90,12 +91,13 @@ class PictureUpscaler(Protocol):
 
 
 def way_of(info: PictureInfo, size: Size, target: Path, format: str | None, encoding: Encoding, strips: Strips) -> str:
-    """How a file is upscaled: ``"whole"``, in ``"strips"``, or as ``"pictures"`` one by one.
+    """How a file is upscaled: ``"whole"``, in ``"strips"``, or as ``"pictures"`` one by one. The result's folder is made.
 
     Raises:
-        OptionError, ImageError: the result cannot be written under this name or in this size; told before any work.
+        OptionError, ImageError: the result cannot be written in this place, under this name or in this size; told before any work.
     """
     check_output(target, *size, format, encoding)
+    check_folder(target.parent)
     kind = writable_format(target, format)
     if info.several and kind.sequence and not encoding.pyramid:
         return "pictures"

@@ -190,7 +190,7 @@ def _named(found: list[_Found], options: UpscaleOptions, label: str) -> Iterator
 
 
 def _apart(found: list[_Found], targets: list[Path], label: str, options: UpscaleOptions) -> list[Path]:
-    """Longer names where one is wanted twice: with the old suffix, and if only the case of letters is different, with a hash."""
+    """Longer names where one is wanted twice: with the old suffix, and where that is still one name, with a hash."""
     keys = _Keys()
     made_in = functools.cache(manifest.made_in)
 
@@ -199,13 +199,16 @@ def _apart(found: list[_Found], targets: list[Path], label: str, options: Upscal
     for one, target in zip(found, targets, strict=True):
         if count[keys[target]] > 1:
             # an earlier run may have given this input the short name, when no other wanted it
-            made_of = None if one.root is None else made_in(one.root).get(os.path.relpath(target, one.root))
-            if made_of is None or str(made_of) != os.path.abspath(one.source):
+            names = [target, target.with_suffix(_FULL.get(format_of(one.source) or "", target.suffix))]
+            made_of = [] if one.root is None else [made_in(one.root).get(os.path.relpath(name, one.root)) for name in names]
+            if os.path.abspath(one.source) not in map(str, made_of):
                 target = _target(one, one.source.name, label, options)
         longer.append(target)
-    spellings = collections.Counter(key for key, _ in {(keys[target], target.name) for target in longer})
+    sharing = collections.Counter(
+        key for key, _ in {(keys[target], one.source.name) for one, target in zip(found, longer, strict=True)}
+    )
     return [
-        _target(one, one.source.name + _mark(one.source), label, options) if spellings[keys[target]] > 1 else target
+        _target(one, one.source.name + _mark(one.source), label, options) if sharing[keys[target]] > 1 else target
         for one, target in zip(found, longer, strict=True)
     ]
 

@@ -17,8 +17,12 @@ AUTO = "auto"  # looks at each picture
 FIDELITY_MODEL, REAL_MODEL = "drct-light", "drct-real-light"  # what it chooses from: for clean and for degraded pictures
 LARGEST_SCALE = 16.0
 OVERLAP = 32  # input pixels that neighbouring tiles share
-TIME = "must be seconds from 0 up, or H:MM:SS"
-EXPECTED = {"tile": "must be 'auto', 'off' or a number of pixels", "start": TIME, "duration": TIME.replace("from 0 up", "above 0")}
+TIME = "must be seconds {}, or H:MM:SS"
+EXPECTED = {
+    "tile": "must be 'auto', 'off' or a number of pixels",
+    "start": TIME.format("from 0 to 10 million"),
+    "duration": TIME.format("above 0"),
+}
 
 
 def _seconds(value: Any) -> Any:
@@ -81,7 +85,7 @@ class UpscaleOptions(BaseModel):
     codec: str | None = Field(None, description="of videos: h264, h265, av1, vp9 or ffv1; default by format, depth and size")
     crf: int | None = Field(None, ge=0, description="of videos: constant rate factor, smaller is better; default by codec")
     preset: str | None = Field(None, description="of videos: speed of the encoder, by its own names")
-    start: Seconds | None = Field(None, description="of videos: first second, or H:MM:SS, of the part that is made larger")
+    start: Seconds | None = Field(None, le=1e7, description="of videos: first second, or H:MM:SS, of the part that is made larger")
     duration: Seconds | None = Field(None, gt=0, description="of videos: seconds, or H:MM:SS, that are made larger from there")
 
     def __init__(self, **values: Any) -> None:

@@ -192,6 +192,8 @@ def _read_safetensors(path: Path, shapes_only: bool) -> tuple[dict[str, Tensor],
     except RuntimeError as error:  # of torch: the system gives no room for it
         raise CheckpointError(f"{path} cannot be read ({one_line(error)})") from error
     except (SafetensorError, OSError) as error:
+        if "UTF-8" in str(error) and any("\udc80" <= letter <= "\udcff" for letter in str(path)):
+            raise CheckpointError(f"{path} cannot be read: safetensors opens no file whose name is no UTF-8: rename it") from error
         raise CheckpointError(f"{path} is truncated or damaged ({one_line(error)}): fetch the file again") from error
 
 

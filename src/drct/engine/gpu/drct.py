@@ -26,7 +26,7 @@ class GPUDRCTProgram(GPUBodyProgram):
         self.folded_multiply_adds = sum(layer.multiply_adds for group in self.groups for layer in group)
 
     def body(self, rows: Tensor, size: tuple[int, int, int]) -> Tensor:
-        dense = torch.empty(len(rows), self.width, device=rows.device)
+        dense = rows.new_empty(len(rows), self.width)
         dense[:, : self.dim] = rows
         del rows
         for group in self.groups:

@@ -38,8 +38,11 @@ def find_compiler() -> str | None:
 
 
 def compiler_command() -> list[str]:
-    """The compiler and what ``$CC`` says behind it, as in ``CC="ccache gcc"``; empty when there is none."""
-    commands = [shlex.split(os.environ["CC"])] if os.environ.get("CC", "").strip() else [["gcc"], ["clang"], ["cc"]]
+    """The compiler and what ``$CC`` says behind it, as in ``CC="ccache gcc"``; empty when there is none, or no sense in ``$CC``."""
+    try:
+        commands = [shlex.split(os.environ["CC"])] if os.environ.get("CC", "").strip() else [["gcc"], ["clang"], ["cc"]]
+    except ValueError:  # a quote that does not end
+        return []
     return next(([path, *rest] for name, *rest in commands if (path := shutil.which(name))), [])
 
 

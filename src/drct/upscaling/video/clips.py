@@ -159,7 +159,7 @@ def upscale_clip(
             raise VideoError(f"{clip.path}: there are no frames in the part that was asked for{length}")
         if clip.counts_frames and clip.frames > frames and start is None and duration is None:
             notices.append(f"the file announces {clip.frames} frames, but only {frames} can be decoded and shown")
-        join(clip, work, encoding, target, span, copied, strip)
+        join(clip, work, encoding, target, span, copied, notices, strip)
     except BaseException:
         if work.parts:
             work.close()

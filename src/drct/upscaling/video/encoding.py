@@ -109,8 +109,8 @@ class Encoding:
 
 
 def even_sides(codec: str, samples: Samples, height: int, width: int) -> tuple[int, int]:
-    """The size, made one larger where the encoder needs sides that its chroma planes divide."""
-    across, down = samples.subsampling if CODECS[codec].even and samples.kind != "rgb" else (1, 1)
+    """The size, made one larger where the encoder needs sides that its chroma planes divide; grey gets such planes, too."""
+    across, down = {"rgb": (1, 1), "grey": (2, 2)}.get(samples.kind, samples.subsampling) if CODECS[codec].even else (1, 1)
     return -(-height // min(down, 2)) * min(down, 2), -(-width // min(across, 2)) * min(across, 2)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import io
+import itertools
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,8 @@ _OWN_KEYS = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # 
 _NEEDED_KEYS = {"language", "stereo_mode"}  # of streams; beside them, tags may tell of place, author, date or camera
 _KINDS = {"audio": "sound track", "subtitle": "subtitles", "attachment": "attachment", "data": "data track", "video": "video track"}
 
+_FORMATS = {"matroska": "Matroska", "webm": "WebM"}
+
 
 def copied_streams(clip: Clip, encoding: Encoding, target: Path, notices: list[str]) -> list[int]:
     """Numbers of the source's streams that go into the result as they are; ``notices`` names those that its format cannot hold."""
@@ -30,7 +35,8 @@ def copied_streams(clip: Clip, encoding: Encoding, target: Path, notices: list[s
         for stream in source.streams:
             if stream.index == clip.index:
                 continue
-            codec = stream.codec_context.name if stream.codec_context is not None else stream.name or "of an unknown kind"
+            # a stream without a decoder has a name only if it is an attachment
+            codec = getattr(stream.codec_context or stream, "name", None) or "of an unknown kind"
             try:
                 with av.open(io.BytesIO(), "w", format=encoding.container) as trial:
                     if stream.type == "data":
@@ -42,7 +48,7 @@ def copied_streams(clip: Clip, encoding: Encoding, target: Path, notices: list[s
             except (ValueError, av.FFmpegError):
                 if chapters and codec == "bin_data":
                     continue  # the titles of the chapters in MP4, which are written anew
-                name = {"matroska": "Matroska", "webm": "WebM"}.get(encoding.container, encoding.container.upper())
+                name = _FORMATS.get(encoding.container, encoding.container.upper())
                 advice = "" if encoding.container == "matroska" or stream.type == "data" else " (.mkv would)"
                 notices.append(f"{_KINDS.get(stream.type, 'stream')} {codec} left out: {name} does not take it{advice}")
     return copied
@@ -69,9 +75,10 @@ def join(
     target: Path,
     span: tuple[int | None, int | None],
     copied: list[int],
+    notices: list[str],
     strip: bool = False,
 ) -> None:
-    """Write the result and give it its name when it is whole.
+    """Write the result and give it its name when it is whole; ``notices`` says if all of it begins later.
 
     Args:
         span: the part of the clip that was upscaled; all timestamps are moved so that its first frame is shown at 0.
@@ -83,28 +90,15 @@ def join(
     first, end = span
     shift = clip.shift if first is None else work.parts[0].times[0][0] * clip.time_base
     window = (None if first is None else shift, None if end is None else end * clip.time_base)
-    options = {"fflags": "+bitexact"}  # the same bytes from the same frames, without dates and random numbers
-    if encoding.container in ("mp4", "mov"):
-        options["movflags"] = "+faststart"
-        options["video_track_timescale"] = str(encoding.time_base.denominator)
+    write = functools.partial(_write, clip, work, encoding, target, window=window, copied=copied, strip=strip)
     try:
-        # libav takes "a:b" for an address unless it is told that it is a file
-        with clip.open() as source, av.open(f"file:{joined}", "w", format=encoding.container, container_options=options) as result:
-            tags = _tags(source, strip)
-            if any("." in key for key in tags) and "movflags" in options:
-                result.container_options["movflags"] += "+use_metadata_tags"  # as telephones write them
-            result.metadata.update(tags)
-            result.set_chapters(_moved_chapters(source.chapters(), shift, window[1], strip))
-            video, streams = _add_streams(clip, source, result, encoding, copied, strip)
-            result.start_encoding()
-            if bytes(video.codec_context.extradata or b"").hex() != work.parts[0].extradata:
-                raise VideoError(f"{target}: the parts were made by another version of {encoding.encoder}: remove {work.folder}")
-            for _, _, packet in heapq.merge(
-                _video_packets(av, work, video, encoding, shift),
-                _other_packets(clip, source, streams, shift, window),
-                key=lambda item: item[:2],
-            ):
-                result.mux(packet)
+        if encoding.container in ("matroska", "webm") and (late := _moved_by_muxer(write, work, encoding, shift)):
+            # it would move all packets by itself, but not the chapters, and off the milliseconds of the frames
+            shift -= late
+            notices.append(
+                f"everything begins {round(late * 1000)} ms later: {_FORMATS[encoding.container]} holds no times below 0"
+            )
+        write(f"file:{joined}", shift)  # libav takes "a:b" for an address unless it is told that it is a file
         with joined.open("rb") as file:
             os.fsync(file.fileno())
         keep_permissions(joined, target)
@@ -113,6 +107,59 @@ def join(
         raise VideoError(f"{target}: cannot be written: {error.strerror}") from None
     except OSError as error:
         raise VideoError(f"{target}: cannot be written: {error.strerror}") from None
+
+
+def _write(
+    clip: Clip,
+    work: WorkFolder,
+    encoding: Encoding,
+    target: Path,
+    into: str | io.BytesIO,
+    shift: Fraction,
+    *,
+    window: tuple[Fraction | None, Fraction | None],
+    copied: list[int],
+    strip: bool,
+    most: int | None = None,
+) -> None:
+    """Write the file for ``target``, or only so many of its packets."""
+    av = require_av(target)
+    options = {"fflags": "+bitexact"}  # the same bytes from the same frames, without dates and random numbers
+    if encoding.container in ("mp4", "mov"):
+        options["movflags"] = "+faststart"
+        options["video_track_timescale"] = str(encoding.time_base.denominator)
+    with clip.open() as source, av.open(into, "w", format=encoding.container, container_options=options) as result:
+        tags = _tags(source, strip)
+        if any("." in key for key in tags) and "movflags" in options:
+            result.container_options["movflags"] += "+use_metadata_tags"  # as telephones write them
+        result.metadata.update(tags)
+        result.set_chapters(_moved_chapters(source.chapters(), shift, window[1], strip))
+        video, streams = _add_streams(clip, source, result, encoding, copied, strip)
+        result.start_encoding()
+        if bytes(video.codec_context.extradata or b"").hex() != work.parts[0].extradata:
+            raise VideoError(f"{target}: the parts were made by another version of {encoding.encoder}: remove {work.folder}")
+        packets = heapq.merge(
+            _video_packets(av, work, video, encoding, shift),
+            _other_packets(clip, source, streams, shift, window),
+            key=lambda item: item[:2],
+        )
+        for _, _, packet in itertools.islice(packets, most):
+            result.mux(packet)
+
+
+def _moved_by_muxer(write: Callable[..., None], work: WorkFolder, encoding: Encoding, shift: Fraction) -> Fraction:
+    """How much later than asked for the packets of a file lie where its format holds no times below 0 and a stream, as AAC in MP4,
+    begins before; seconds, whole milliseconds. Seen from the beginning of such a file, since formats know exceptions."""
+    beginning = io.BytesIO()
+    write(beginning, shift, most=200)
+    beginning.seek(0)
+    with require_av("join").open(beginning) as trial:
+        stream = trial.streams.video[0]
+        packet = next((packet for packet in trial.demux(stream) if packet.pts is not None), None)
+        if packet is None:
+            return Fraction(0)
+        late = packet.pts * packet.time_base - (work.parts[0].times[0][0] * encoding.time_base - shift)
+    return Fraction(math.ceil(late * 1000), 1000) if late > Fraction(3, 2000) else Fraction(0)  # times themselves are rounded
 
 
 def _add_streams(

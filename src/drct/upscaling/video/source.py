@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from drct.errors import MissingDependencyError, VideoError
+from drct.errors import MissingDependencyError, OptionError, VideoError
 from drct.upscaling.video.colour import FULL_RANGE, MATRICES, STUDIO_RANGE, UNSPECIFIED, Samples, assumed_matrix, to_rgb
 
 RUN_UP = 10  # seconds that are decoded before the first wanted frame: no codec's references reach further back in practice
+LONGEST = 1e7  # seconds, four months: where a part may begin at the latest; libav counts nanoseconds in 64 bits
 LEAST_RATE = Fraction(25)  # frames per second where a file tells none
 _SUBSAMPLINGS = {(2, 2): "420", (2, 1): "422", (1, 1): "444", (1, 2): "440", (4, 1): "411", (4, 4): "410"}
 _CLOCKED = {"mpegts", "mpeg"}  # formats whose time begins wherever the sender's clock stood
@@ -176,14 +177,22 @@ class Clip:
         return self.start if self.format in _CLOCKED else Fraction(0)
 
     def span(self, start: float | None, duration: float | None) -> tuple[int | None, int | None]:
-        """First timestamp and end (exclusive) of a part given in seconds from the beginning; None where there is no bound."""
+        """First timestamp and end (exclusive) of a part given in seconds from the beginning; None where there is no bound.
+
+        Raises:
+            OptionError: ``start`` or ``duration`` is no time.
+        """
         if start is None and duration is None:
             return None, None
+        if start is not None and not 0 <= start <= LONGEST:
+            raise OptionError(f"start is {start}, but must be 0 to {LONGEST:.0f} seconds")
+        if duration is not None and not duration > 0:
+            raise OptionError(f"duration is {duration}, but must be above 0")
         begin = self.start + Fraction(start or 0).limit_denominator(1_000_000)
         first = math.ceil(begin / self.time_base)
         if duration is None:
             return first, None
-        return first, math.ceil((begin + Fraction(duration).limit_denominator(1_000_000)) / self.time_base)
+        return first, math.ceil((begin + Fraction(min(duration, LONGEST)).limit_denominator(1_000_000)) / self.time_base)
 
     def count(self, first: int | None, end: int | None) -> int:
         """About how many frames a part has; 0 if nobody knows."""
