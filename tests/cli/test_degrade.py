@@ -37,6 +37,21 @@ def test_the_same_seed_makes_the_same_image(preset: str, photo: Path, tmp_path: 
     assert lines[1] == f"{photo} -> {tmp_path / 'a.png'}  (90 x 70 -> 22 x 17)"
 
 
+def test_the_profile_goes_along(tmp_path: Path) -> None:
+    profile = (
+        pytest.importorskip("PIL.ImageCms").ImageCmsProfile(pytest.importorskip("PIL.ImageCms").createProfile("sRGB")).tobytes()
+    )
+    write(tmp_path / "a.png", Picture(np.full((40, 40, 3), 90, np.uint8), icc=profile))
+    assert run(["degrade", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png")]) == 0
+    assert read(tmp_path / "b.png").icc == profile
+
+
+def test_seeds_are_numbers_of_64_bits(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["degrade", str(photo), "-o", str(tmp_path / "b.png"), "--seed", str(2**62), "--sheet", "2"]) == 0
+    assert run(["degrade", str(photo), "-o", str(tmp_path / "b.png"), "--seed", "99999999999999999999"]) == 2
+    assert "--seed" in capsys.readouterr().err
+
+
 def test_a_sheet_shows_several_draws(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["degrade", str(photo), "-o", str(tmp_path / "sheet.png"), "--sheet", "3", "--scale", "2", "--seed", "7"]) == 0
     sheet = read(tmp_path / "sheet.png").pixels

@@ -122,6 +122,12 @@ def test_quality_of_jpeg_files(quality: int, scene: np.ndarray) -> None:
     assert abs(found - quality) <= 1
 
 
+def test_quality_behind_bytes_that_fill(scene: np.ndarray) -> None:
+    data = encode(scene[:16, :16], "jpeg", 50)
+    place = data.index(b"\xff\xdb")
+    assert jpeg_quality(io.BytesIO(data[:place] + b"\xff\xff" + data[place:])) == 50
+
+
 @pytest.mark.parametrize("damage", ["empty", "png", "cut", "no table", "short table"])
 def test_quality_of_what_is_no_sound_jpeg_file(damage: str, scene: np.ndarray) -> None:
     data = encode(scene[:16, :16], "jpeg", 50)

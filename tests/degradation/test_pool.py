@@ -24,6 +24,17 @@ def numbers_of(x: Tensor) -> list[int]:
     return x[:, 0, 0, 0].mul(255).round().int().tolist()
 
 
+def test_a_stored_pool_goes_on_with_batches_of_another_size() -> None:
+    pool, generator = PairPool(12), torch.Generator().manual_seed(0)
+    pool.exchange(*pairs(0, 6), generator)
+    again = PairPool(12)
+    again.load_state_dict(pool.state_dict())
+    for first, filled in ((6, 8), (10, 12), (14, 12)):
+        lq, gt = again.exchange(*pairs(first, 4), generator)
+        assert numbers_of(lq) == numbers_of(gt)
+        assert len(again) == filled
+
+
 def test_pairs_stay_together_and_none_is_lost() -> None:
     pool, generator = PairPool(6), torch.Generator().manual_seed(0)
     given_out: list[int] = []

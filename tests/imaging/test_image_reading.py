@@ -336,6 +336,80 @@ def test_cmyk_becomes_srgb(tmp_path: Path, with_profile: bool, suffix: str) -> N
     assert picture.icc[16:20] == b"RGB "
 
 
+def test_cmyk_with_a_damaged_profile_says_so(tmp_path: Path) -> None:
+    Image.new("CMYK", (30, 20)).save(tmp_path / "a.jpg", icc_profile=bytes(16) + b"CMYK" + bytes(300))
+    assert read(tmp_path / "a.jpg").notices == ["CMYK converted to sRGB through a standard profile (its own is damaged)"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "alpha", "notices"),
+    [
+        ((0,), None, ["1 extra channel left out"]),  # near infrared, or a selection
+        ((1,), 0, []),
+        ((2,), 0, []),
+        ((0, 2), 1, ["1 extra channel left out"]),
+        ((2, 0), 0, ["1 extra channel left out"]),
+        ((0, 0), None, ["2 extra channels left out"]),
+    ],
+)
+@pytest.mark.parametrize("grey", [False, True])
+def test_only_alpha_of_a_tiff_is_transparency(
+    tmp_path: Path, kinds: tuple[int, ...], alpha: int | None, notices: list[str], grey: bool
+) -> None:
+    if grey and len(kinds) > 1:
+        pytest.skip("three bands are colours to libvips")
+    colours = smooth(20, 30, 1 if grey else 3)
+    further = [np.full((20, 30, 1), 200, np.uint8), np.full((20, 30, 1), 0, np.uint8)][: len(kinds)]
+    image = pyvips.Image.new_from_array(np.concatenate([colours, *further], 2))
+    image.copy(interpretation="b-w" if grey else "srgb").tiffsave(str(tmp_path / "a.tif"))
+    data = (tmp_path / "a.tif").read_bytes()
+    at = data.index(struct.pack("<HHI", 0x0152, 3, len(kinds))) + 8
+    values = struct.pack(f"<{len(kinds)}H", *kinds)
+    (tmp_path / "a.tif").write_bytes(data[:at] + values + data[at + len(values) :])
+    picture = read(tmp_path / "a.tif")
+    assert picture.notices == notices
+    assert picture.pixels.shape == colours.shape
+    if kinds[0] != 1:  # which colours are multiplied by
+        np.testing.assert_array_equal(picture.pixels, colours)
+    assert (picture.alpha is None) == (alpha is None)
+    if alpha is not None:
+        np.testing.assert_array_equal(picture.alpha, further[alpha][:, :, 0])
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+def test_short_samples_of_avif_fill_all_bits(tmp_path: Path, bits: int) -> None:
+    ramp = np.linspace(0, 65535, 64 * 64 * 3).astype(np.uint16).reshape(64, 64, 3)
+    ramp[0, 0], ramp[0, 1] = 65535, 0
+    image = pyvips.Image.new_from_array(ramp, interpretation="rgb16")
+    image.heifsave(str(tmp_path / "a.avif"), compression="av1", bitdepth=bits, lossless=True)
+    pixels = read(tmp_path / "a.avif").pixels
+    assert pixels[0, 0].tolist() == [65535] * 3
+    assert pixels[0, 1].tolist() == [0] * 3
+    levels = (1 << bits) - 1
+    written = ramp >> (16 - bits)  # as libvips takes them
+    assert np.abs(pixels - written * (65535 / levels)).max() <= 0.51
+
+
+def test_resolutions_are_those_that_files_state(tmp_path: Path) -> None:
+    image = Image.fromarray(smooth(20, 30, 3))
+    for suffix in ("png", "jpg", "tif", "webp", "avif", "gif"):
+        image.save(tmp_path / f"a.{suffix}")
+        assert read_info(tmp_path / f"a.{suffix}").resolution is None, suffix
+    for suffix in ("png", "jpg", "tif"):
+        image.save(tmp_path / f"a.{suffix}", dpi=(254, 127))
+        assert read_info(tmp_path / f"a.{suffix}").resolution == pytest.approx((10, 5), rel=1e-3), suffix
+    image.save(tmp_path / "a.tif", resolution=100, resolution_unit=1)  # of no unit
+    assert read_info(tmp_path / "a.tif").resolution is None
+    image.save(tmp_path / "a.tif", resolution=100, resolution_unit=3)
+    assert read_info(tmp_path / "a.tif").resolution == (10, 10)
+    data = (tmp_path / "a.png").read_bytes()
+    at = data.index(b"pHYs") + 12
+    assert data[at] == 1
+    chunk = data[at - 12 : at] + b"\0"  # a ratio of sides only
+    (tmp_path / "a.png").write_bytes(data[: at - 12] + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[at + 5 :])
+    assert read_info(tmp_path / "a.png").resolution is None
+
+
 def test_cmyk_with_a_profile_for_rgb_goes_through_a_standard_one(tmp_path: Path, srgb_profile: bytes) -> None:
     Image.new("CMYK", (30, 20), (0, 200, 200, 0)).save(tmp_path / "a.jpg", icc_profile=srgb_profile)
     picture = read(tmp_path / "a.jpg")
@@ -405,10 +479,15 @@ def test_float_values_are_kept_and_reported(tmp_path: Path) -> None:
     assert "beyond 0..1" in picture.notices[0]
     for bad in (np.nan, np.inf, -np.inf):
         values[3, 4, 1] = bad
-        write(tmp_path / "a.tif", values)
-        refused(tmp_path / "a.tif", "NaN or infinite")
-        write(tmp_path / "a.tif", Picture(np.zeros_like(values), values[:, :, 1].copy()))
-        refused(tmp_path / "a.tif", "NaN or infinite")
+        pyvips.Image.new_from_array(values, interpretation="scrgb").tiffsave(str(tmp_path / "b.tif"))
+        refused(tmp_path / "b.tif", "NaN or infinite")
+        with_alpha = np.concatenate([np.zeros_like(values), values[:, :, 1:2]], 2)
+        pyvips.Image.new_from_array(with_alpha, interpretation="scrgb").tiffsave(str(tmp_path / "b.tif"))
+        refused(tmp_path / "b.tif", "NaN or infinite")
+        for picture in (Picture(values), Picture(np.zeros_like(values), values[:, :, 1].copy())):
+            with pytest.raises(ImageError, match=r"a\.tif: cannot be written: the pixels hold NaN or infinite values"):
+                write(tmp_path / "a.tif", picture)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif").pixels[0], values[0])  # as it was
 
 
 @pytest.mark.parametrize("dtype", [np.uint32, np.int16, np.int32])

@@ -11,7 +11,7 @@ from pictures import exif_with, smooth
 from PIL import Image
 
 from drct.imaging import Encoding, Picture, StripReader, png_chunks, read, read_info, write, write_strips
-from drct.imaging.png_chunks import chunk, inspect
+from drct.imaging.png_chunks import Inspection, chunk, inspect
 
 TEXTS = [
     (b"tEXt", b"Author\0Jane"),
@@ -84,7 +84,7 @@ def test_text_has_a_bound() -> None:
     assert found.texts == chunk(*long) + chunk(*TEXTS[0])
     assert found.notices == ("text of the PNG left out: more than 1 MB",)
     longest = (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b" " * (1 << 21))
-    assert inspect(io.BytesIO(png_with(longest, TEXTS[0]))) == (0, b"", chunk(*TEXTS[0]), ())
+    assert inspect(io.BytesIO(png_with(longest, TEXTS[0]))) == Inspection(texts=chunk(*TEXTS[0]))
 
 
 def test_chunks_that_lie_about_their_length() -> None:

@@ -41,15 +41,16 @@ def drct_options(draw: st.DrawFn) -> dict[str, Any]:
         blocks = [draw(st.sampled_from([h for h in range(1, 7) if dim % h == 0])) for dim in dims]
         heads, options["block_heads"] = [blocks[0]] * groups, blocks
     ratio = draw(st.one_of(st.sampled_from([1.0, 2.0, 4.0]), st.floats(0.25, 4.0)))
+    window = draw(st.integers(1, 5))
     upsampler = draw(st.sampled_from(["pixelshuffle", "pixelshuffledirect"]))
     return options | {
         "upscale": draw(st.sampled_from([1, 2, 3, 4, 8] if upsampler == "pixelshuffle" else [1, 2, 3, 4, 5])),
         "in_chans": draw(st.sampled_from([1, 3, 4])),
-        "img_size": draw(st.sampled_from([8, 24, 64])),
+        "img_size": window * draw(st.sampled_from([1, 2, 8])),
         "embed_dim": d,
         "depths": draw(st.lists(st.integers(1, 6), min_size=groups, max_size=groups)),
         "num_heads": heads,
-        "window_size": draw(st.integers(1, 5)),
+        "window_size": window,
         "gc": gc,
         "mlp_ratio": ratio if int(d * ratio) else 1.0,
         "upsampler": upsampler,

@@ -13,6 +13,7 @@ from drct.cli import run
 from drct.cli.export import command as export
 from drct.cli.models import command as models_command
 from drct.networks import SuperResolutionNetwork
+from drct.networks.window_attention import relative_position_index
 from drct.weights import load_network, read_weights, save_network
 
 
@@ -48,6 +49,17 @@ def test_export_to_safetensors_and_back(tiny: SuperResolutionNetwork, tmp_path: 
     x = torch.rand(1, 3, 6, 7)
     with torch.inference_mode():
         assert torch.equal(load_network("net_compat.pth")(x), tiny(x))
+
+
+@pytest.mark.filterwarnings("error")
+def test_export_notes_what_is_doubtful(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    weights = tiny.state_dict()
+    weights["layers.0.swin1.attn.relative_position_index"] = relative_position_index(4)  # but no masks of shifted windows
+    torch.save({"params": weights}, tmp_path / "net.pth")
+    result = CliRunner().invoke(export, [str(tmp_path / "net.pth"), "--to", "safetensors", "-o", str(tmp_path / "a.safetensors")])
+    assert result.exit_code == 0
+    assert "drct: note: " in result.output
+    assert "shifted" in result.output
 
 
 def test_export_keeps_precision_and_notes(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:

@@ -135,6 +135,18 @@ def test_a_later_download_must_be_the_same_file(server: Server, catalogue: Model
     assert not (models / ".net.pth.part").exists()
 
 
+def test_half_a_file_of_unknown_length_is_found_out(server: Server, catalogue: ModelCard, models: Path) -> None:
+    whole = server.content
+    server.announce_length, server.content = False, whole[: len(whole) // 2]
+    with pytest.raises(
+        DownloadError, match=rf"the {len(server.content)} bytes that arrived are only a part of the file, or damaged"
+    ):
+        find_model("net-x2")
+    assert not (models / "checksums.json").exists()
+    server.content = whole
+    assert find_model("net-x2").read_bytes() == whole
+
+
 def test_progress(server: Server, models: Path) -> None:
     steps: list[tuple[int, int | None]] = []
     download(card_of(server, **truth(server)), progress=lambda done, total: steps.append((done, total)))

@@ -28,7 +28,6 @@ def window_options(draw: st.DrawFn, family: str) -> dict[str, Any]:
     d = 6 * width
     options: dict[str, Any] = {
         "in_chans": draw(st.sampled_from([1, 3, 4])),
-        "img_size": draw(st.sampled_from([8, 24, 64])),
         "embed_dim": d,
         "depths": draw(st.lists(st.integers(1, 3), min_size=groups, max_size=groups)),
         "num_heads": heads,
@@ -49,6 +48,7 @@ def window_options(draw: st.DrawFn, family: str) -> dict[str, Any]:
         options["compress_ratio"] = d // draw(st.integers(1, d))
         options["squeeze_factor"] = d // draw(st.integers(1, d))
         options["resi_connection"] = draw(st.sampled_from(["1conv", "identity"]))
+    options["img_size"] = options["window_size"] * draw(st.sampled_from([1, 2, 8]))
     scales = {"pixelshuffle": [1, 2, 3, 4, 8], "pixelshuffledirect": [1, 2, 3, 5], "nearest+conv": [2, 4]}
     options["upscale"] = draw(st.sampled_from(scales[options.get("upsampler", "pixelshuffle")]))
     return options

@@ -84,6 +84,11 @@ def test_prefixes(prefix: str, tiny: SuperResolutionNetwork, tmp_path: Path) -> 
     assert same(read_weights(path).tensors, tiny.state_dict())
 
 
+def test_averages_by_torch(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    torch.save(torch.optim.swa_utils.AveragedModel(tiny).state_dict(), tmp_path / "net.pth")
+    assert same(read_weights(tmp_path / "net.pth").tensors, tiny.state_dict())
+
+
 def test_any_first_byte_of_a_safetensors_file(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
     """The file begins with the length of its header: 0x80 there must not be taken for a pickle."""
     firsts = set()

@@ -18,7 +18,7 @@ from drct.cli.paths import GivenPath
 @click.option("-o", "--output", type=GivenPath(), required=True, help="Image file to write.")
 @click.option("--preset", metavar="real|web|camera", help="What happens to the image.  [default: real]")
 @click.option("-opt", "--options", "option_file", type=GivenPath(), help="Degrade as this option file trains.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another number, another draw.")
+@click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="Another number, another draw.")
 @click.option("--scale", type=click.IntRange(1, 16), help="How many times smaller it becomes.  [default: 4, or the file's]")
 @click.option("--sheet", type=click.IntRange(1, 99), metavar="N", help="Show N draws for the middle of the image side by side.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
@@ -38,7 +38,7 @@ def command(
     """
     from drct.degradation import DegradationOptions, degrade_picture, sample_sheet
     from drct.errors import OptionError
-    from drct.imaging import read, write
+    from drct.imaging import Picture, read, write
 
     options, sharpen = DegradationOptions.preset(preset or "real"), True
     console = Console(quiet=quiet)
@@ -67,7 +67,9 @@ def command(
         samples, pixels = [sample], sample.pixels
     else:
         pixels, samples = sample_sheet(picture, options, scale=scale, seed=seed, count=sheet, sharpen=sharpen)
-    write(output, pixels)
+    # a grey picture's profile does not fit the colours that it was given
+    for notice in write(output, Picture(pixels, icc=None if picture.is_grey else picture.icc)):
+        console.note(f"{output}: {notice}")
     for sample in samples:
         console.say(f"seed {sample.seed}: {sample.words}")
     console.say(f"{image} -> {output}  ({picture.width} x {picture.height} -> {pixels.shape[1]} x {pixels.shape[0]})")

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from drct.cli.console import Console
 from drct.cli.paths import GivenPath
 
 
@@ -28,4 +29,9 @@ def command(**options: Any) -> None:
     """
     from drct.weights import export_model
 
-    click.echo(export_model(**options))
+    notices: list[str] = []
+    target = export_model(**options, notices=notices)
+    console = Console()
+    for notice in notices:
+        console.note(notice)
+    click.echo(target)

@@ -102,6 +102,8 @@ def jpeg_quality(file: BinaryIO) -> int | None:
     if file.read(2) != b"\xff\xd8":
         return None
     while len(head := file.read(4)) == 4 and head[0] == 0xFF:
+        while head[1] == 0xFF and (more := file.read(1)):  # fill bytes (T.81, B.1.1.2)
+            head = head[1:] + more
         marker, length = head[1], int.from_bytes(head[2:], "big") - 2
         if marker == 0xDB:
             return _quality_of(file.read(length))

@@ -63,6 +63,7 @@ class PairPool:
                 f"but was given {tuple(lq.shape[1:])} and {tuple(gt.shape[1:])}"
             )
         if self._filled < self.size:
+            self._filled -= self._filled % n  # pairs of a stored pool, filled by other batches, that leave no room for whole ones
             end = self._filled + n
             self._lq[self._filled : end], self._gt[self._filled : end] = lq, gt
             self._filled = end

@@ -172,11 +172,16 @@ def corrected(
     return bytes(exif.data)
 
 
-def corrected_xmp(data: bytes, width: int | None = None, height: int | None = None) -> bytes:
+def corrected_xmp(
+    data: bytes, width: int | None = None, height: int | None = None, resolution: tuple[float, float] | None = None
+) -> bytes:
     """The same corrections in an XMP packet, which repeats some EXIF tags as attributes or elements of its XML."""
-    values = {b"tiff:Orientation": 1, b"tiff:ImageWidth": width, b"exif:PixelXDimension": width}
+    values: dict[bytes, int | str | None] = {b"tiff:Orientation": 1, b"tiff:ImageWidth": width, b"exif:PixelXDimension": width}
     values |= {b"tiff:ImageLength": height, b"exif:PixelYDimension": height}
+    if resolution is not None:
+        across, down = (f"{round(side * 25.4 * 10000)}/10000" for side in resolution)
+        values |= {b"tiff:XResolution": across, b"tiff:YResolution": down, b"tiff:ResolutionUnit": 2}
     for name, value in values.items():
         if value is not None:
-            data = re.sub(rb"(\b" + name + rb"\s*(?:=\s*[\"']|>)\s*)\d+", rb"\g<1>%d" % value, data)
+            data = re.sub(rb"(\b" + name + rb"\s*(?:=\s*[\"']|>)\s*)\d+(?:/\d+)?", rb"\g<1>" + str(value).encode(), data)
     return data

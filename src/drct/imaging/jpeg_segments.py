@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 
 from drct.imaging.exif import Exif
 
-COMMENT, _APP2, _SCAN, _END = 0xFE, 0xE2, 0xDA, 0xD9
+COMMENT, _APP0, _APP2, _SCAN, _END = 0xFE, 0xE0, 0xE2, 0xDA, 0xD9
 _START = b"\xff\xd8"
 _PICTURES = 0xB002  # tag of the list of pictures
 _PREVIEW, _GAIN_MAP = 0x01, 0x05  # upper bytes of their kinds
@@ -29,18 +29,20 @@ class Inspection(NamedTuple):
         pictures: how many stand behind the first one; previews of it do not count.
         gain_map: whether one of them is a gain map, by which screens that can do so show more light.
         notices: what is left out of the comments.
+        resolved: its JFIF header has a resolution in pixels per inch or centimetre.
     """
 
     comments: tuple[bytes, ...] = ()
     pictures: int = 0
     gain_map: bool = False
     notices: tuple[str, ...] = ()
+    resolved: bool = False
 
 
 def inspect(file: BinaryIO) -> Inspection:
     """Look at the segments before the pixels."""
     comments: list[bytes] = []
-    pictures, gain_map = 0, False
+    pictures, gain_map, resolved = 0, False, False
     notices: dict[str, None] = {}
     at = 2
     for _ in range(_MOST_SEGMENTS):
@@ -60,6 +62,9 @@ def inspect(file: BinaryIO) -> Inspection:
                 notices["comments of the JPEG left out: more than 1 MB"] = None
             elif text and not text.startswith(_OF_ENCODERS):
                 comments.append(text)
+        elif head[1] == _APP0:
+            data = file.read(12)
+            resolved = resolved or (data[:5] == b"JFIF\0" and data[7:8] in (b"\1", b"\2") and any(data[8:10]) and any(data[10:12]))
         elif head[1] == _APP2:
             data = file.read(length - 2)
             gain_map = gain_map or data.startswith(_GAIN_MAP_MARK)
@@ -68,11 +73,16 @@ def inspect(file: BinaryIO) -> Inspection:
                 pictures = sum(kind != _PREVIEW for kind in kinds)
                 gain_map = gain_map or _GAIN_MAP in kinds
         at += 2 + length
-    return Inspection(tuple(comments), pictures, gain_map, tuple(notices))
+    return Inspection(tuple(comments), pictures, gain_map, tuple(notices), resolved)
 
 
 def segment(marker: int, data: bytes) -> bytes:
     return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
+
+
+def dressed(segments: bytes, beginning: bytes) -> bytes | None:
+    """The beginning of a JPEG file with more segments behind its start; None of less than that."""
+    return beginning[:2] + segments + beginning[2:] if len(beginning) >= 2 else None
 
 
 def _kinds(file: BinaryIO, index: bytes, base: int) -> list[int]:

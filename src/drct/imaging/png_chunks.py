@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 BEHIND_HEADER = 33  # where chunks can be put in
+RESOLUTION = b"pHYs"
 _LENGTHS = {b"cICP": 4, b"mDCV": 24, b"cLLI": 8, b"gAMA": 4, b"cHRM": 32}
 _SRGB = {b"cICP": bytes((1, 13, 0, 1)), b"cHRM": struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)}
 _SRGB_GAMMA = range(45000, 46000)  # 1 / 2.2 and thereabouts, which every viewer takes for sRGB
@@ -34,12 +35,14 @@ class Inspection(NamedTuple):
         colours: chunks by which the colours are others than those of sRGB and of the ICC profile; may be empty.
         texts: chunks of text; may be empty.
         notices: what is left out of the text.
+        resolved: it has a resolution in pixels per metre.
     """
 
     frames: int = 0
     colours: bytes = b""
     texts: bytes = b""
     notices: tuple[str, ...] = ()
+    resolved: bool = False
 
 
 def inspect(file: BinaryIO) -> Inspection:
@@ -48,7 +51,7 @@ def inspect(file: BinaryIO) -> Inspection:
     found: dict[bytes, bytes] = {}
     texts = bytearray()
     notices: dict[str, None] = {}
-    before_pixels = True
+    before_pixels, resolved = True, False
     at = 8
     for _ in range(_MOST_CHUNKS):
         file.seek(at)
@@ -64,12 +67,15 @@ def inspect(file: BinaryIO) -> Inspection:
                 notices[notice] = None
         elif before_pixels and name == b"acTL":
             frames = int.from_bytes(file.read(4), "big")
+        elif before_pixels and name == RESOLUTION and length == 9:
+            across, down, unit = struct.unpack(">IIB", file.read(9).ljust(9, b"\0"))
+            resolved = unit == 1 and bool(across and down)
         elif before_pixels and name in (b"iCCP", b"sRGB"):
             found[name] = b""
         elif before_pixels and length == _LENGTHS.get(name):
             found[name] = file.read(length)
         at += 12 + length
-    return Inspection(frames, _colours(found), bytes(texts), tuple(notices))
+    return Inspection(frames, _colours(found), bytes(texts), tuple(notices), resolved)
 
 
 def _text(file: BinaryIO, name: bytes, length: int, room: int) -> tuple[bytes, str]:
@@ -90,6 +96,22 @@ def _text(file: BinaryIO, name: bytes, length: int, room: int) -> tuple[bytes, s
 
 def chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def dressed(insert: bytes, resolved: bool, beginning: bytes) -> bytes | None:
+    """The beginning of a PNG file with more chunks behind its header, and without a resolution unless ``resolved``; None while the
+    pixels have not begun."""
+    kept = [beginning[:BEHIND_HEADER], insert]
+    at = BEHIND_HEADER
+    while at + 8 <= len(beginning):
+        end = at + 12 + int.from_bytes(beginning[at : at + 4], "big")
+        name = beginning[at + 4 : at + 8]
+        if name == b"IDAT":
+            return b"".join(kept) + beginning[at:]
+        if resolved or name != RESOLUTION:
+            kept.append(beginning[at:end])
+        at = end
+    return None
 
 
 def names(chunks: bytes) -> list[str]:

@@ -45,6 +45,8 @@ class Header(NamedTuple):
         xmp: XMP packet, without what it told of things behind the picture.
         iptc, png_colours, png_texts, jpeg_comments: see :class:`Picture`.
         notices: what is left out.
+        resolved: the file states a resolution in a unit of length, outside of EXIF data.
+        extra: of a TIFF, see :class:`drct.imaging.tiff_directories.Inspection`.
     """
 
     name: str
@@ -57,6 +59,8 @@ class Header(NamedTuple):
     png_texts: bytes
     jpeg_comments: tuple[bytes, ...]
     notices: tuple[str, ...]
+    resolved: bool
+    extra: tuple[int, ...] | None
 
 
 def read(path: str | os.PathLike[str], max_pixels: int | None = None, page: int = 0) -> Picture:
@@ -171,15 +175,13 @@ def open_image(
         all_frames: the frames of an animation instead of one of them.
     """
     enter(path)
-    pages: tuple[int, ...] = ()
-    is_raw, exif_data, lies, captions = False, None, False, None
+    lies = False
     try:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         head = file.read(HEAD_BYTES)
         name, what = sniff(head[:64])
-        if name == "tiff":
-            is_raw, exif_data, pages, lies, captions = tiff_directories.inspect(file, page)
+        tiff = tiff_directories.inspect(file, page) if name == "tiff" else tiff_directories.Inspection()
         if name == "gif":
             lies = gif_blocks.is_cut_off(file)
         png = png_chunks.inspect(file) if name == "png" else png_chunks.Inspection()
@@ -190,9 +192,9 @@ def open_image(
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
     if not head:
         raise ImageError(f"{path}: the file is empty")
-    if lies:
+    if lies or tiff.lies:
         raise ImageError(f"{path}: the file is cut off or damaged")
-    if is_raw:
+    if tiff.is_raw:
         name, what = None, "a camera raw file or another TIFF that begins with a preview"
     if name is None:
         raise ImageError(f"{path}: {what}; {_readable()} are read")
@@ -203,9 +205,9 @@ def open_image(
         _check_claim(path, name, size, width, height, max_pixels)
     options: dict[str, Any] = {"access": access, "fail_on": "error"}
     if page:
-        if page >= max(1, len(pages)):
+        if page >= max(1, len(tiff.pages)):
             raise ImageError(f"{path}: there is no page {page + 1}")
-        options["page"] = pages[page]
+        options["page"] = tiff.pages[page]
     if all_frames:
         options["n"] = -1
     try:
@@ -218,9 +220,9 @@ def open_image(
     except pyvips.Error as error:
         raise _undecodable(path, name, error) from None
     _check_claim(path, name, size, image.width, image.height, max_pixels)
-    frames = len(pages) or max(1, png.frames, heif.frames, int(_field(image, "n-pages", 1)))
-    if name != "tiff":
-        exif_data, captions = _field(image, "exif-data", None), _field(image, "iptc-data", None)
+    frames = len(tiff.pages) or max(1, png.frames, heif.frames, int(_field(image, "n-pages", 1)))
+    exif_data = tiff.exif if name == "tiff" else _field(image, "exif-data", None)
+    captions = tiff.iptc if name == "tiff" else _field(image, "iptc-data", None)
     xmp, told = xmp_container.without_container(_field(image, "xmp-data", b""))
     return Header(
         name,
@@ -233,6 +235,8 @@ def open_image(
         png.texts,
         jpeg.comments,
         (*_behind(jpeg, told if name == "jpeg" else set()), *heif.notices, *jpeg.notices, *png.notices),
+        {"png": png.resolved, "jpeg": jpeg.resolved, "tiff": tiff.resolved}.get(name, True),
+        tiff.extra,
     )
 
 
@@ -341,13 +345,14 @@ def upright(path: Path | str, header: Header) -> tuple[PictureInfo, pyvips.Image
     notices += header.notices
     turn = int(_field(image, "orientation", 1))
     exif_data = _upright_exif(exif_data, notices)
-    # 1 pixel per millimetre is how libvips says that the file gave none.
-    resolution = None if (image.xres, image.yres) == (1.0, 1.0) else (float(image.xres), float(image.yres))
+    # 1 pixel per millimetre is how libvips says that the file gave none; or it takes one of a screen, or numbers without a unit.
+    stated = header.resolved and (image.xres, image.yres) != (1.0, 1.0)
+    resolution = (float(image.xres), float(image.yres)) if stated else None
     if resolution is None and exif_data:  # WebP and AVIF have no other place for it
         resolution = exif.resolution(exif_data)
     xmp = exif.corrected_xmp(header.xmp) if header.xmp else None
 
-    image = _to_rgb_or_grey(path, image, notices)
+    image = _to_rgb_or_grey(path, _filled(image), header.extra, notices)
     icc = _fitting_profile(_field(image, "icc-profile-data", None), image, notices)
     sides = image.width, image.height
     if turn in (5, 6, 7, 8):
@@ -513,17 +518,31 @@ def _upright_exif(data: bytes | None, notices: list[str]) -> bytes | None:
         return None
 
 
-def _to_rgb_or_grey(path: Path | str, image: pyvips.Image, notices: list[str]) -> pyvips.Image:
-    """Bring the colour space to RGB or grey with at most one band of alpha, keeping the depth."""
+def _filled(image: pyvips.Image) -> pyvips.Image:
+    """Samples of 9 to 15 bits, which libvips shifts into the upper ones of 16, so that white is white."""
+    bits = int(_field(image, "heif-bitdepth", 16))
+    if image.format != "ushort" or not 8 < bits < 16:
+        return image
+    interpretation = image.interpretation
+    image = image.linear(65535 / ((1 << 16) - (1 << (16 - bits))), 0).rint().cast("ushort")
+    return image.copy(interpretation=interpretation)
+
+
+def _to_rgb_or_grey(path: Path | str, image: pyvips.Image, extra: tuple[int, ...] | None, notices: list[str]) -> pyvips.Image:
+    """Bring the colour space to RGB or grey with at most one band of alpha, keeping the depth.
+
+    Args:
+        extra: kinds of the bands beyond the colours, if the file tells: 1 and 2 are alpha. Else the first of them is.
+    """
     space = image.interpretation
     if image.format not in TYPES and space not in ("lab", "labs", "labq"):
         raise ImageError(f"{path}: samples of type {image.format} are not supported: convert it to 8 or 16 bits or float32")
     if space == "cmyk":
         own = _field(image, "icc-profile-data", None)
-        own = own if own and own[16:20] == b"CMYK" else None
-        notices.append(
-            "CMYK converted to sRGB through " + ("its profile" if own else "a standard profile (it has none of its own)")
-        )
+        damaged = own is not None and not _is_profile(own)
+        own = own if own and not damaged and own[16:20] == b"CMYK" else None
+        standard = f"a standard profile ({'its own is damaged' if damaged else 'it has none of its own'})"
+        notices.append(f"CMYK converted to sRGB through {'its profile' if own else standard}")
         depth = 16 if image.format == "ushort" else 8
         image = image.icc_transform("srgb", embedded=own is not None, input_profile="cmyk", intent="relative", depth=depth)
     elif space in ("lab", "labs", "labq", "lch", "xyz", "yxy", "cmc"):
@@ -533,9 +552,16 @@ def _to_rgb_or_grey(path: Path | str, image: pyvips.Image, notices: list[str]) -
             image = image.copy()
             image.remove("icc-profile-data")
     colours = 1 if image.bands < 3 else 3
-    if image.bands > colours + 1:
-        notices.append(f"{image.bands - colours - 1} extra channels left out")
-        image = image.extract_band(0, n=colours + 1)
+    further = image.bands - colours
+    kinds = (2,) if extra is None else extra
+    alpha = next((i for i, kind in enumerate(kinds[:further]) if kind in (1, 2)), None)
+    left = further - (alpha is not None)
+    if left:
+        notices.append(f"{left} extra channel{'s' * (left > 1)} left out")
+        rest = image
+        image = image.extract_band(0, n=colours)
+        if alpha is not None:
+            image = image.bandjoin(rest.extract_band(colours + alpha))
     return image
 
 
@@ -547,6 +573,11 @@ def _fitting_profile(icc: bytes | None, image: pyvips.Image, notices: list[str])
         notices.append("colour profile left out: it does not fit the kind of picture")
         return None
     return icc
+
+
+def _is_profile(icc: bytes) -> bool:
+    """Whether the header of an ICC profile says so and no more bytes than there are (ICC.1, section 7.2)."""
+    return len(icc) >= 128 and icc[36:40] == b"acsp" and int.from_bytes(icc[:4], "big") <= len(icc)
 
 
 def _samples(image: pyvips.Image) -> np.ndarray:

@@ -21,6 +21,8 @@ STRIP_OFFSETS, TILE_OFFSETS = 0x0111, 0x0144
 DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x8298)
 IPTC = 0x83BB
 RESOLUTION = (0x011A, 0x011B, 0x0128)
+UNIT = RESOLUTION[2]
+EXTRA_SAMPLES = 0x0152
 DESCRIPTION = 0x010E
 LAYOUT = (
     b"ImageJ=",
@@ -88,20 +90,24 @@ class Inspection(NamedTuple):
         pages: the pictures that are pages of their own, as libvips counts; smaller copies and masks are not.
         lies: a directory claims values longer than the file, for which the decoder would ask for memory before it finds out.
         iptc: records of IPTC captions of the page.
+        resolved: the page has a resolution in pixels per inch or centimetre.
+        extra: what its channels beyond the colours are, 1 and 2 alpha, 0 anything else; None where the file does not say.
     """
 
-    is_raw: bool
-    exif: bytes | None
-    pages: tuple[int, ...]
-    lies: bool
+    is_raw: bool = False
+    exif: bytes | None = None
+    pages: tuple[int, ...] = ()
+    lies: bool = False
     iptc: bytes | None = None
+    resolved: bool = False
+    extra: tuple[int, ...] | None = None
 
 
 def inspect(file: File, page: int = 0) -> Inspection:
     """Look at a file, classic or BigTIFF; what is no TIFF gives nothing."""
     layout = _layout(file)
     if layout is None:
-        return Inspection(False, None, (), False)
+        return Inspection()
     first = _directory(file, _number(file, layout.first, layout.offset), layout)
     pages = []
     found: Directory = {}
@@ -120,7 +126,9 @@ def inspect(file: File, page: int = 0) -> Inspection:
     iptc = None if captions is None else captions.data
     if captions is not None and layout.order == ">":
         iptc = _swapped(captions.data, captions.kind)  # bytes, whatever numbers they are called
-    return Inspection(is_raw, _extract(file, found, layout), tuple(pages), lies, iptc)
+    resolved = all(tag in found for tag in RESOLUTION[:2]) and (UNIT not in found or _bits(found, UNIT) in (2, 3))
+    extra = None if EXTRA_SAMPLES not in found else tuple(memoryview(found[EXTRA_SAMPLES].data).cast("H"))
+    return Inspection(is_raw, _extract(file, found, layout), tuple(pages), lies, iptc, resolved, extra)
 
 
 def insert(file: File, exif: bytes | None, iptc: bytes | None = None) -> None:
@@ -151,6 +159,19 @@ def insert(file: File, exif: bytes | None, iptc: bytes | None = None) -> None:
     at = _append(out, {**target, **added}, layout, end, following)
     file.write(out)
     _patch(file, layout.first, layout.offset, at)
+
+
+def forget_resolution(file: File) -> None:
+    """Have the main directory of a file, open for reading and writing, say that its resolution has no unit; libvips always writes
+    one."""
+    layout = _layout(file)
+    if layout is None:
+        return
+    start = _number(file, layout.first, layout.offset)
+    size = struct.calcsize(layout.entry) + layout.inline
+    for i, (tag, kind, length, _) in enumerate(_entries(file, start, layout)):
+        if (tag, kind, length) == (UNIT, 3, 1):
+            _patch(file, start + struct.calcsize(layout.number) + (i + 1) * size - layout.inline, layout.order + "H", 1)
 
 
 class Pages:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import mmap
 import os
 import struct
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from drct.imaging.formats import ALIASES, FORMATS, Format, format_of
 from drct.imaging.picture import Picture, PictureInfo
 from drct.imaging.replacing import Part, replacing
 
-SCREEN_RESOLUTION = (72 / 25.4, 72 / 25.4)
+SCREEN_RESOLUTION = (72 / 25.4, 72 / 25.4)  # libvips always writes one; where a picture has none, it is taken out again
 CLASSIC_TIFF_BYTES = 3 << 30  # of pixels; what is larger becomes a BigTIFF
 JPEG_OPTIMIZED = 1 << 26  # pixels up to which JPEG's tables are fitted to the picture, for which all of it is held in memory
 TILE = 256  # side of the tiles of a pyramid
@@ -332,6 +333,8 @@ def _check_arrays(path: Path, picture: Picture) -> None:
         raise ImageError(f"{path}: pixels of type {pixels.dtype} are not supported: use uint8, uint16 or float32")
     if alpha is not None and (alpha.shape != pixels.shape[:2] or alpha.dtype != pixels.dtype):
         raise ImageError(f"{path}: alpha {alpha.shape} {alpha.dtype} does not fit pixels {pixels.shape} {pixels.dtype}")
+    if pixels.dtype.kind == "f" and not (np.isfinite(pixels).all() and (alpha is None or np.isfinite(alpha).all())):
+        raise ImageError(f"{path}: cannot be written: the pixels hold NaN or infinite values")
 
 
 class _Metadata(NamedTuple):
@@ -396,9 +399,10 @@ class _Job:
         if self._target.name == "gif" and alpha is not None and bool(((alpha > 0) & (alpha < _PEAK[alpha.dtype.name])).any()):
             self._note("GIF holds no half transparency: it is either visible or not")
         pixels = to_depth(pixels, self.depth)
-        if alpha is None:
-            return np.ascontiguousarray(pixels)
-        return np.concatenate([pixels, to_depth(alpha, self.depth)[:, :, None]], axis=2)
+        samples = np.ascontiguousarray(pixels) if alpha is None else np.dstack([pixels, to_depth(alpha, self.depth)])
+        if self._target.name == "avif" and self.depth == "uint16":  # libvips drops the lower bits
+            return ((samples.astype(np.uint32) * 4095 + 32767) // 65535 << 4).astype(np.uint16)
+        return samples
 
     def _note(self, notice: str) -> None:
         if notice not in self.notices:
@@ -478,7 +482,7 @@ class _Job:
         info, target = self.info, self._target
         if not info.xmp:
             return None
-        data = exif.corrected_xmp(info.xmp, info.width, self._page_height or info.height)
+        data = exif.corrected_xmp(info.xmp, info.width, self._page_height or info.height, info.writable_resolution)
         return self._fitting("XMP data", data, {"gif": 0, "dzi": 0, "jpeg": XMP_BYTES}.get(target.name))
 
     def _iptc(self) -> bytes | None:
@@ -551,9 +555,10 @@ def _pixel_bytes(info: PictureInfo, depth: str = "", bands: int = 0) -> int:
 
 
 def to_depth(values: np.ndarray, depth: str) -> np.ndarray:
-    """Round uint8, uint16 or float32 (0..1) values to the nearest level of another of these types, clipped to its range."""
+    """Round uint8, uint16 or float32 (0..1) values to the nearest level of another of these types, clipped to its range; in the
+    machine's order of bytes."""
     if values.dtype.name == depth:
-        return values
+        return values.astype(depth, copy=False)
     if depth == "float32":
         return np.divide(values, _PEAK[values.dtype.name], dtype=np.float32)
     if values.dtype == np.uint8:
@@ -581,22 +586,25 @@ def _save(
     metadata, colours, captions = carried.exif, carried.png_colours, carried.iptc
     # EXIF is put in by this module: libvips would rebuild it, add tags of its own and break the offsets in maker notes.
     options = {**options, "keep": "icc|xmp|iptc"}
+    resolved = resolution is not None
     if metadata and target.name in ("avif", "jxl"):
         _save_with_libvips_exif(image, target, part, options, metadata)
-    elif target.name == "png" and (metadata or colours or carried.png_texts):
+    elif target.name == "png" and (metadata or colours or carried.png_texts or not resolved):
         insert = colours + (png_chunks.chunk(b"eXIf", metadata) if metadata else b"") + carried.png_texts
-        _save_with_insert(image, target, part, options, insert, png_chunks.BEHIND_HEADER)
+        _save_edited(image, target, part, options, functools.partial(png_chunks.dressed, insert, resolved))
     elif target.name == "jpeg":
         # libvips writes no header of JFIF unless it keeps all it knows; without EXIF nothing else tells the resolution
         segments = jpeg_segments.segment(0xE0, b"JFIF\0\1\1" + _density(resolution) + b"\0\0")
         if metadata:
             segments += jpeg_segments.segment(0xE1, b"Exif\0\0" + metadata)
         segments += b"".join(jpeg_segments.segment(jpeg_segments.COMMENT, comment) for comment in carried.jpeg_comments)
-        _save_with_insert(image, target, part, options, segments, 2)  # behind the start marker
+        _save_edited(image, target, part, options, functools.partial(jpeg_segments.dressed, segments))
     elif metadata is None or target.name == "tiff":
         getattr(image, target.saver)(pyvips.Target.new_to_descriptor(part.fileno()), **options)
         if target.name == "tiff" and (metadata or captions):
             tiff_directories.insert(part, metadata, captions)
+        if target.name == "tiff" and not resolved:
+            tiff_directories.forget_resolution(part)
     else:
         assert target.name == "webp"
         part.write(_webp_with_exif(image.webpsave_buffer(**options), metadata, image))
@@ -629,22 +637,28 @@ def _save_with_libvips_exif(image: pyvips.Image, target: Format, part: Part, opt
         data[begin:end] = metadata.ljust(end - begin, b"\0")
 
 
-def _save_with_insert(
-    image: pyvips.Image, target: Format, part: io.FileIO, options: dict[str, Any], insert: bytes, position: int
+def _save_edited(
+    image: pyvips.Image, target: Format, part: io.FileIO, options: dict[str, Any], edit: Callable[[bytes], bytes | None]
 ) -> None:
-    written = 0
+    """Save with another beginning, by what ``edit`` makes of it; while it gives None, it is asked again with more."""
+    beginning: bytes | None = b""
     failure: OSError | None = None
 
     def on_write(chunk: Any) -> int:
-        nonlocal written, failure
+        nonlocal beginning, failure
         data = bytes(chunk)
-        cut = position - written
+        written: bytes | None = data
+        if beginning is not None:
+            beginning += data
+            written = edit(beginning)
+            if written is not None:
+                beginning = None
         try:
-            part.write(data[:cut] + insert + data[cut:] if 0 <= cut < len(data) else data)
+            if written is not None:
+                part.write(written)
         except OSError as error:  # must not leave a callback of C
             failure = error
             return -1
-        written += len(data)
         return len(data)
 
     custom = pyvips.TargetCustom()

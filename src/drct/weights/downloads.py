@@ -14,7 +14,7 @@ from pathlib import Path
 
 from drct.errors import CheckpointError, DownloadError
 from drct.weights.cards import CHECKSUMS, ModelCard, models_folder, recorded_checksums
-from drct.weights.files import file_kind, file_sha256, one_line
+from drct.weights.files import file_kind, file_sha256, one_line, read_shapes
 
 TIMEOUT = 15.0  # seconds without an answer or without data
 CHUNK = 1 << 20
@@ -147,7 +147,9 @@ def _check(partial: Path, size: int | None, sha256: str | None) -> tuple[int, st
     """Size and hash of what arrived; raises :class:`_Unusable` if it is not the announced file."""
     arrived = partial.stat().st_size
     if size is not None and arrived != size:
-        raise _Unusable(f"{arrived} bytes arrived, but the file should have {size}")
+        raise _Unusable(
+            f"{arrived} bytes arrived, but the file should have {size} by the card or an earlier download (see {CHECKSUMS})"
+        )
     found = file_sha256(partial)
     if sha256 is not None and found != sha256:
         raise _Unusable(f"its sha256 is {found}, but the card or an earlier download (see {CHECKSUMS}) says {sha256}")
@@ -155,6 +157,11 @@ def _check(partial: Path, size: int | None, sha256: str | None) -> tuple[int, st
         file_kind(partial)
     except CheckpointError:
         raise _Unusable("what arrived is no weight file") from None
+    if sha256 is None:  # nothing but the file itself says whether all of it came
+        try:
+            read_shapes(partial)
+        except CheckpointError:
+            raise _Unusable(f"the {arrived} bytes that arrived are only a part of the file, or damaged: try again") from None
     return arrived, found
 
 

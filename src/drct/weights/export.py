@@ -28,6 +28,7 @@ def export_model(
     licence: str | None = None,
     training: str | None = None,
     overwrite: bool = False,
+    notices: list[str] | None = None,
 ) -> Path:
     """Write a weight file in another format.
 
@@ -43,6 +44,7 @@ def export_model(
         licence: terms of use for the metadata; default those of the file or its card.
         training: one line on the training for the metadata; default that of the file or its card.
         overwrite: replace an existing output.
+        notices: receives what is doubtful about the file; without this list Python warns of it.
 
     Returns:
         The file that was written.
@@ -63,7 +65,7 @@ def export_model(
         raise OptionError(f"{target} exists: give another output, or overwrite it (--overwrite)")
     if (target.suffix.lower() == ".safetensors") != (to == "safetensors"):
         raise OptionError(f"{target}: {to} is written to files that end in {'.safetensors' if to == 'safetensors' else '.pth'}")
-    network = load_network(path, key=key)
+    network = load_network(path, key=key, notices=notices)
     if to == "compat":
         export_compat(network, target)
         return target

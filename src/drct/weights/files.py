@@ -262,6 +262,8 @@ def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Remove wrappers in front of the names. Of a GAN's state dict only the generator is kept."""
+    if "n_averaged" in tensors:  # which torch's AveragedModel counts beside its module
+        tensors = {name: tensor for name, tensor in tensors.items() if name != "n_averaged"}
     while True:
         for prefix in PREFIXES:
             inner = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
