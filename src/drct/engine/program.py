@@ -14,11 +14,10 @@ from drct.engine.accelerate import accelerate
 from drct.engine.devices import DTYPES
 from drct.engine.gpu.tf32 import without_tf32
 from drct.engine.memory import LiveBytes
-from drct.errors import DeviceError, OptionError, OutOfMemoryError
+from drct.errors import DeviceError, OptionError, OutOfMemoryError, is_out_of_memory
 from drct.networks.base import SuperResolutionNetwork
 
 DEVICE_FULL = ("out of memory", "ALLOC_FAILED")  # errors of the driver, of cuBLAS and of cuDNN are plain RuntimeErrors
-COMPUTER_FULL = ("can't allocate memory", "DefaultCPUAllocator: not enough memory")  # of Unix, and of Windows
 
 
 class Program:
@@ -70,12 +69,10 @@ class Program:
             # what was made in inference mode could neither be changed in place nor take part in a loss
             return y if torch.is_inference_mode_enabled() else y.clone()
         except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in DEVICE_FULL):
-                where = str(self.device)
-            elif any(words in str(error) for words in COMPUTER_FULL):
-                where = "the computer"
-            else:
+            if not is_out_of_memory(error):
                 raise
+            by_device = isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in DEVICE_FULL)
+            where = str(self.device) if by_device else "the computer"
             raise OutOfMemoryError(
                 f"{where} has not enough memory for {x.shape[0]} image(s) of {x.shape[3]} x {x.shape[2]}: use a smaller tile"
             ) from error

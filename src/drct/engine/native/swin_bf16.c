@@ -819,19 +819,7 @@ static void backward_window(Work *w, const Block *s, const Packed *p, const Para
 
 /* ------------------------------------------------------------------------------------------------ entries */
 
-#ifdef BF16_PRODUCTS
-/* Half a tile is what is left where pairs are counted in whole vectors. */
-static void take_tiles(void) {
-#ifdef TILES
-    if (use_tiles) shape_tiles(SIDE / 2);
-#endif
-}
-static void give_tiles(void) {
-#ifdef TILES
-    if (use_tiles) release_tiles();
-#endif
-}
-#endif
+enum { LEFT_OF_PAIRS = SIDE / 2 }; /* by tiles, since pairs are counted in whole vectors */
 
 /* x and y may be slices of one map (the dense features); e may be NULL. Returns 0, or 1 when memory ran out, or 2 on a processor without the products. */
 int drct_swin_bf16_forward(const Block *s, const Parameters *par, const uint16_t *x, const uint16_t *e, uint16_t *y, const Kept *kept) {
@@ -851,7 +839,7 @@ int drct_swin_bf16_forward(const Block *s, const Parameters *par, const uint16_t
         lay_out(&own, &w, &p, 0);
         if (arena_open(&own)) {
             lay_out(&own, &w, &p, 0);
-            take_tiles();
+            take_tiles(LEFT_OF_PAIRS);
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < windows; i++) forward_window(&w, s, &p, par, i, s->keep ? i : omp_get_thread_num(), x, e, y, kept);
             give_tiles();
@@ -890,7 +878,7 @@ int drct_swin_bf16_backward(const Block *s, const Parameters *par, const uint16_
         lay_out(&own, &w, &p, 1);
         if (arena_open(&own)) {
             lay_out(&own, &w, &p, 1);
-            take_tiles();
+            take_tiles(LEFT_OF_PAIRS);
 #pragma omp for schedule(dynamic)
             for (int64_t part = 0; part < s->parts; part++) {
                 Sums g;

@@ -275,9 +275,7 @@ void drct_swin_layer_bf16(const Layer *layer, const Maps *maps, int64_t windows,
     unsigned control = take_tiny_for_zero();
     memset(floats, 0, sizeof(float) * (size_t)room.inputs); /* products read columns beyond those that are written */
     memset(room.u, 0, sizeof(float) * SHARE * room.f_stride); /* columns beyond dim are added to and never read */
-#ifdef TILES
-    if (use_tiles) shape_tiles((int)(room.half % SIDE));
-#endif
+    take_tiles(room.half % SIDE);
     for (int64_t window = 0; window < windows; window++) {
 #define ROW(i) (maps->order ? maps->order[window * n + (i)] : window * n + (i))
         for (int64_t i = 0; i < n; i++) {
@@ -307,9 +305,7 @@ void drct_swin_layer_bf16(const Layer *layer, const Maps *maps, int64_t windows,
         }
 #undef ROW
     }
-#ifdef TILES
-    if (use_tiles) release_tiles();
-#endif
+    give_tiles();
     take_tiny_as_before(control);
 }
 #endif

@@ -11,11 +11,12 @@
 #define TILES
 #endif
 
+enum { SIDE = 16 }; /* rows of a tile, and its columns of 32 bits */
+
 #ifdef TILES
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { SIDE = 16 }; /* rows of a tile, and its columns of 32 bits */
 enum { LEFT = 4, RIGHT = 5, LEFT_REST = 6, RIGHT_REST = 7 }; /* tiles 0 to 3 are sums; the last two hold what is left of k */
 
 static int tiles_granted, use_tiles;
@@ -90,6 +91,20 @@ static void turn_rows(const uint16_t *in, int64_t ld, int64_t rows, int64_t n, u
     }
 }
 #endif
+
+/* This thread's tiles, for products of which whole tiles leave `rest` pairs of k, and back again; nothing where vectors multiply. */
+static inline void take_tiles(int64_t rest) {
+#ifdef TILES
+    if (use_tiles) shape_tiles((int)rest);
+#else
+    (void)rest;
+#endif
+}
+static inline void give_tiles(void) {
+#ifdef TILES
+    if (use_tiles) release_tiles();
+#endif
+}
 
 /* Of every library that includes this file: whether there is a matrix unit that may be used. */
 int drct_matrix_unit(void) {
