@@ -18,7 +18,7 @@ from pathlib import Path
 
 import drct
 from drct.evaluation import EvaluationOptions, Report, evaluate
-from drct.evaluation.report import markdown_table
+from drct.evaluation.report import markdown_table, number
 
 SETS = ("Set5", "Set14", "BSD100")
 # name, parameters in thousands, training images, figures on SETS; from the papers
@@ -85,10 +85,12 @@ def table(scale: int, sets: tuple[str, ...], reports: list[Report]) -> list[str]
     rows = []
     for report in reports:
         for model in report.models:
-            values = [f"{report.mean(model.label, s, 'psnr'):.2f} / {report.mean(model.label, s, 'ssim'):.4f}" for s in sets]
+            values = [
+                f"{number(report.mean(model.label, s, 'psnr'), 2)} / {number(report.mean(model.label, s, 'ssim'), 4)}" for s in sets
+            ]
             parameters = f"{model.parameters / 1e3:,.0f} K" if model.parameters else ""
             cost = f"{model.multiply_adds / 1e9:.1f} G" if model.multiply_adds else ""
-            seconds = f"{report.seconds(model.label):.2f} ({model.device})"
+            seconds = f"{number(report.seconds(model.label), 2)} ({model.device})"
             rows.append([f"**{model.label}**", training(model.label), parameters, cost, *values, seconds])
     for name, thousands, images, figures in PUBLISHED[scale]:
         chosen = [figure for figure, s in zip(figures, SETS, strict=True) if s in sets]

@@ -70,15 +70,15 @@ def describe(run: Path, options: TrainOptions, iterations: int, before: str | No
     recipe = f"options/train/{run.name}.yml"
     if before is not None:
         return went_on(before, iterations, recipe)
+    losses = options.train.pixel_opt.type.removesuffix("Loss")
+    start = options.path.pretrain_network_g
+    after = f" after {Path(start).parent.name if Path(start).suffix else start}" if start else ""
     if options.degradation is None:
-        return f"L1, bicubic LR, {iterations} iterations, {recipe}"
-    losses = "L1"
+        return f"{losses}, bicubic LR, {iterations} iterations{after}, {recipe}"
     if options.train.perceptual_opt is not None:
         losses += f", perceptual ({options.train.perceptual_opt.vgg_type.upper()})"
     if options.train.gan_opt is not None:
         losses += " and GAN losses"
-    start = options.path.pretrain_network_g
-    after = f" after {Path(start).parent.name if Path(start).suffix else start}" if start else ""
     return f"second-order degradations, {losses}, {iterations} iterations{after}, {recipe}"
 
 
@@ -90,6 +90,8 @@ def keep_record(run: Path, name: str, *, continued: bool) -> None:
         earlier.mkdir()
         for file in ("log.jsonl", "curve.png"):
             (folder / file).rename(earlier / file)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)  # of weights that these do not come from
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(run / "log.jsonl", folder / "log.jsonl")
     shutil.copy(run / "curve.png", folder / "curve.png")

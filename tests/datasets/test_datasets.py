@@ -447,6 +447,43 @@ def test_a_folder_of_something_else_is_no_place_for_a_pack(tmp_path: Path) -> No
         assert prepare(tmp_path / "images", tmp_path / "pack").images == 1
 
 
+def test_an_index_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    for folder in ("images", "web"):
+        (tmp_path / folder).mkdir()
+    write(tmp_path / "images" / "a.png", noise(64, 64))
+    (tmp_path / "web" / "index.json").write_text('{"mine": 1}')
+    with pytest.raises(OptionError, match="web holds something else than a pack"):
+        prepare(tmp_path / "images", tmp_path / "web")
+    assert (tmp_path / "web" / "index.json").read_text() == '{"mine": 1}'
+
+
+@pytest.mark.parametrize("out", ["pack", "set.lmdb"])
+def test_images_smaller_than_the_scale_are_left_out(tmp_path: Path, out: str) -> None:
+    (tmp_path / "images").mkdir()
+    write(tmp_path / "images" / "a.png", noise(64, 64))
+    write(tmp_path / "images" / "b.png", noise(3, 3))
+    report = prepare(tmp_path / "images", tmp_path / out, minimum=1, scale=4)
+    assert report.left_out == ["b.png is 3 x 3, smaller than 4 pixels"]
+    assert len(open_source(tmp_path / out)) == 1
+
+
+def test_a_data_base_that_was_cut_off_is_told(tmp_path: Path) -> None:
+    write_lmdb(tmp_path / "set.lmdb", [(str(i), noise(64, 64)) for i in range(4)])
+    data = (tmp_path / "set.lmdb" / "data.mdb").read_bytes()
+    (tmp_path / "cut.lmdb").mkdir()
+    (tmp_path / "cut.lmdb" / "meta_info.txt").write_bytes((tmp_path / "set.lmdb" / "meta_info.txt").read_bytes())
+    (tmp_path / "cut.lmdb" / "data.mdb").write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match=r"cut\.lmdb is cut off: data\.mdb has \d+ bytes of"):
+        open_source(tmp_path / "cut.lmdb")[0]
+
+
+@pytest.mark.parametrize(("text", "message"), [(" \n", "list.txt lists no images"), ("/a/b.png\n", "names in it must be relative")])
+def test_lists_that_cannot_be_followed(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(DataError, match=message):
+        listed_names(tmp_path / "list.txt")
+
+
 def test_threads_share_a_data_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """LMDB may be opened once: threads that come while it is being opened wait."""
     path, opens = tmp_path / "set.lmdb", lmdb_module._open

@@ -23,11 +23,11 @@ from training_helpers import run, states_equal
 from drct.datasets.loader import PatchSet, RawBatch
 from drct.datasets.pack import write_pack
 from drct.engine.accelerate import accelerate
-from drct.errors import CheckpointError, DataError, Error, OptionError, OutOfMemoryError
+from drct.errors import CheckpointError, DataError, Error, ImageError, OptionError, OutOfMemoryError
 from drct.imaging import Picture, write
 from drct.networks import create_network
 from drct.training import checkpoint
-from drct.training.checkpoint import list_states, load_state
+from drct.training.checkpoint import list_states, load_state, set_aside
 from drct.training.log import read_log
 from drct.training.loop import Run, TrainingError, build_network, fingerprint, train
 from drct.training.options import parse_options
@@ -361,7 +361,7 @@ def test_an_image_lost_right_after_a_checkpoint_does_not_cost_it(
     monkeypatch.setattr(PatchSet, "raw_batch", broken)
     with pytest.raises(DataError, match=r"a\.png"):
         run(option_dict(), tmp_path / "run")
-    assert [load_state(path).iteration for path in list_states(tmp_path / "run")] == [5]
+    assert [load_state(path).iteration for path in list_states(tmp_path / "run")] == ([5] if cut == 5 else [5, 6])
 
 
 def test_recomputed_groups_give_the_same_gradients() -> None:
@@ -392,6 +392,39 @@ def test_going_back_sets_newer_checkpoints_aside(option_dict: Make, tmp_path: Pa
     assert "set aside: iteration_00000020.state, best.safetensors (now .abandoned)" in lines
     run(option_dict(), folder, resume="auto", stop_after=1)
     assert names(folder) == ["17.state", "18.state", "20.state.abandoned"]
+
+
+def test_what_was_set_aside_earlier_stays(tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+    for content in ("one", "two", "three"):
+        path.write_text(content)
+        set_aside([path])
+    found = {p.name: p.read_text() for p in tmp_path.iterdir()}
+    assert found == {f"{path.name}.abandoned{end}": text for end, text in (("", "one"), (".2", "two"), (".3", "three"))}
+
+
+@pytest.mark.parametrize("resume", [None, "auto"])
+def test_weights_whose_checkpoints_were_removed_are_not_replaced(option_dict: Make, tmp_path: Path, resume: str | None) -> None:
+    folder = run(option_dict(), tmp_path / "run")
+    for state in list_states(folder):
+        state.unlink()
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    with pytest.raises(OptionError, match=r"run holds best.* of an earlier run, but no checkpoint"):
+        run(option_dict(), folder, resume=resume)
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+
+
+def test_a_damaged_image_costs_no_step(option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gradients(self: Any, batches: Any, iteration: int) -> Any:
+        if iteration == 3:
+            raise ImageError("a.png: cut off")
+        return plain(self, batches, iteration)
+
+    plain = PixelStep.gradients
+    monkeypatch.setattr(PixelStep, "gradients", gradients)
+    with pytest.raises(ImageError, match="cut off"):
+        run(option_dict(), tmp_path / "run")
+    assert names(tmp_path / "run") == ["03.state"]
 
 
 def test_going_back_sets_the_best_of_the_abandoned_way_aside(option_dict: Make, tmp_path: Path) -> None:

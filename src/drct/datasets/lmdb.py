@@ -50,7 +50,12 @@ _opening = threading.Lock()
 
 @functools.cache
 def _opened(path: Path, process: int) -> Any:
-    return _open(path, readonly=True, lock=False, readahead=False, meminit=False)
+    environment = _open(path, readonly=True, lock=False, readahead=False, meminit=False)
+    # the file is mapped into memory, where reading beyond its end kills the process
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if (path / "data.mdb").stat().st_size < needed:
+        raise DataError(f"{path} is cut off: data.mdb has {(path / 'data.mdb').stat().st_size} bytes of {needed}")
+    return environment
 
 
 class LmdbSource:

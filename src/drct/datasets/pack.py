@@ -91,6 +91,15 @@ def write_pack(folder: str | Path, images: Iterable[tuple[str, np.ndarray]], app
         raise DataError(f"{error.filename or folder} cannot be written ({error.strerror or error})") from error
 
 
+def is_pack(folder: Path) -> bool:
+    """Whether a folder holds an index of this format."""
+    try:
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(index, dict) and str(index.get("format", "")).startswith("drct-pack")
+
+
 def _replace(folder: Path, images: Iterable[tuple[str, np.ndarray]]) -> int:
     pixels, index = folder / ".pixels.bin.part", folder / ".index.json.part"
     entries: list[tuple[str, int, int, int]] = []

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from drct.datasets.lmdb import write_lmdb
-from drct.datasets.pack import write_pack
+from drct.datasets.pack import is_pack, write_pack
 from drct.datasets.sources import FolderSource
 from drct.errors import DataError, ImageError, OptionError
 
@@ -75,9 +75,9 @@ def prepare(
     if step is not None and crop is not None and not 0 < step <= crop:
         raise OptionError(f"step is {step}, but must be between 1 and crop, {crop}")
     out = Path(out)
-    others = (path for path in out.iterdir() if not path.name.startswith(".")) if out.is_dir() else ()
+    others = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
     # pixels without an index are those of a run that was ended while it replaced a pack
-    if not (out / "index.json").exists() and any(path.name != "pixels.bin" for path in others):
+    if not is_pack(out) and (others - {"index.json", "pixels.bin"} or others == {"index.json"}):
         raise OptionError(f"{out} holds something else than a pack: choose a new folder")
     source = FolderSource(images, keep=1)
     report = PrepareReport(0, 0, 0, [])
@@ -89,8 +89,9 @@ def prepare(
             except ImageError as error:
                 report.left_out.append(str(error))
                 continue
-            if min(image.shape[:2]) < minimum:
-                report.left_out.append(f"{source.name(i)} is {image.shape[1]} x {image.shape[0]}, smaller than {minimum} pixels")
+            least = max(minimum, scale)
+            if min(image.shape[:2]) < least:
+                report.left_out.append(f"{source.name(i)} is {image.shape[1]} x {image.shape[0]}, smaller than {least} pixels")
                 continue
             report.images += 1
             image = image[: image.shape[0] // scale * scale, : image.shape[1] // scale * scale]

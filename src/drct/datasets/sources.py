@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -142,7 +143,12 @@ def listed_names(meta_info_file: str | Path) -> list[str]:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{meta_info_file} cannot be read as a list of images ({reason})") from error
     # published lists carry sizes behind the name: "0001_s001.png (480,480,3)"
-    return [re.sub(r"\s+\(\d+,\s*\d+,\s*\d+\).*$", "", line).strip() for line in lines if line.strip()]
+    names = [re.sub(r"\s+\(\d+,\s*\d+,\s*\d+\).*$", "", line).strip() for line in lines if line.strip()]
+    if not names:
+        raise DataError(f"{meta_info_file} lists no images")
+    if absolute := next((name for name in names if os.path.isabs(name)), None):
+        raise DataError(f"{meta_info_file} names {absolute}, but names in it must be relative to the folder of the images")
+    return names
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ def save_atomically(content: Any, path: Path) -> None:
     try:
         write_atomically(path, functools.partial(torch.save, content))
     except CheckpointError as error:
-        raise CheckpointError(f"{error}; earlier checkpoints are intact: make room and go on with --resume auto") from error
+        raise CheckpointError(f"{error}; what was saved earlier is intact: make room and go on with --resume auto") from error
 
 
 def save_state(state: State, folder: Path, keep: int = 2) -> Path:
@@ -69,12 +69,14 @@ def newer_states(folder: Path, iteration: int) -> list[Path]:
 
 
 def set_aside(states: list[Path]) -> None:
-    """Rename checkpoints that a run went back behind to ``iteration_N.state.abandoned``, and the best weights of that time alike.
+    """Rename checkpoints that a run went back behind to ``iteration_N.state.abandoned``, and the best weights of that time alike;
+    where something of this name is there from an earlier return, to ``.abandoned.2`` and so on.
 
     No run goes on from them, and none removes them: taking the ending away brings them back.
     """
     for path in states:
-        path.replace(path.with_name(path.name + ".abandoned"))
+        names = (path.with_name(f"{path.name}.abandoned{number}") for number in ("", *(f".{n}" for n in range(2, 10_000))))
+        path.replace(next(name for name in names if not name.exists()))
 
 
 def load_state(path: Path) -> State:

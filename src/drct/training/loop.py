@@ -114,6 +114,7 @@ def _find_start(resume: str | None, folder: Path, say: Callable[[str], None]) ->
     if resume is None:
         if list_states(folder):
             raise OptionError(f"{folder} holds checkpoints of an earlier run: add --resume auto, or choose another name")
+        _spare_weights(folder)
         return None
     where = folder if resume == "auto" else Path(resume)
     if resume != "auto" and not where.exists():
@@ -124,8 +125,16 @@ def _find_start(resume: str | None, folder: Path, say: Callable[[str], None]) ->
         return states[-1]
     if resume != "auto":
         raise CheckpointError(f"{where} holds no checkpoint (iteration_N.state)")
+    _spare_weights(folder)
     say(f"no checkpoint in {where}: starting from the beginning")
     return None
+
+
+def _spare_weights(folder: Path) -> None:
+    """Begin no run over the weights of another, whose checkpoints somebody has removed."""
+    for name in ("best.safetensors", "latest.safetensors"):
+        if (folder / name).exists():
+            raise OptionError(f"{folder} holds {name} of an earlier run, but no checkpoint to go on from: choose another name")
 
 
 @contextmanager
@@ -230,7 +239,17 @@ class Run:
                 # random numbers (stochastic depth) are a function of the iteration, so resuming needs no generator state
                 torch.manual_seed((o.manual_seed * 1_000_003 + self.iteration) * 4099 + self.process.rank)
                 factor = self.schedule(self.iteration)
-                terms = self.step.gradients(self._batches(loader), self.iteration)
+                try:
+                    terms = self.step.gradients(self._batches(loader), self.iteration)
+                except Error:  # a damaged image must not cost what was learned, while the pool is as it was before this step
+                    if (
+                        self.process.world_size == 1
+                        and self.saved != self.iteration
+                        and (self.pairs.keep_nothing or t.accumulate == 1)
+                    ):
+                        self.step.forget()
+                        self._save()
+                    raise
                 if self.pairs.keep_nothing and self.iteration + 1 < end:  # while a GPU is at work
                     try:
                         self._ahead = self._batch(loader, self.iteration + 1, 0)
@@ -436,9 +455,11 @@ class Run:
             self.step.learners["d"].load_state(state.discriminator)
         if len(state.pairs) == self.process.world_size:
             self.pairs.load_state(state.pairs[self.process.rank])
-        elif any(state.pairs):
+        elif state.pairs:
+            pools = " and pools of pairs begin empty" if any(state.pairs) else ""
             self.say(
-                f"warning: {where} holds the pools of {len(state.pairs)} processes, not {self.process.world_size}: starting empty"
+                f"warning: {where} was made by {len(state.pairs)} processes, not {self.process.world_size}: "
+                f"the batch is another one, other patches follow{pools}"
             )
         if self.ema is not None:
             for name, value in state.ema.items():

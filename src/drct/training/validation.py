@@ -123,6 +123,8 @@ def check_borders(metrics: dict[str, Metric], sets: list[ValidationSet]) -> None
         for i in range(len(dataset) if dataset.gt is not None else 0):
             assert dataset.gt is not None
             h, w = (side // dataset.scale * dataset.scale for side in dataset.gt.shape(i))
+            if min(h, w) == 0:
+                raise OptionError(f"{dataset.gt.name(i)} of {dataset.name} is smaller than the scale {dataset.scale}: remove it")
             for name, metric in metrics.items():
                 crop = dataset.scale if metric.crop_border is None else metric.crop_border
                 needed = SMALLEST[metric.type]
