@@ -16,15 +16,17 @@ from drct.imaging import Picture, read, resize, side_by_side, write
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES, PHOTO = ROOT / "docs" / "pictures", ROOT / "examples" / "photo.png"
+WIDTH = 1160  # of figures
 SEEDS = (8, 6, 10)  # of the preset "real": mild; compressed; blurred and noisy
 EYE = np.s_[45:125, 120:210]  # of the photograph; what is enlarged four times fills a page's width
 
 
 def explained(folder: Path, *arguments: str) -> pyvips.Image:
-    """The figure of ``drct explain``."""
+    """The figure of ``drct explain``, of the width of a page."""
     figure = folder / "figure.png"
     subprocess.run([sys.executable, "-m", "drct", "explain", *arguments, "-o", str(figure)], check=True)
-    return pyvips.Image.new_from_file(str(figure))
+    image = pyvips.Image.new_from_file(str(figure))
+    return image.resize(WIDTH / image.width)
 
 
 def lam(folder: Path) -> None:
@@ -34,8 +36,7 @@ def lam(folder: Path) -> None:
 
 def flow(folder: Path) -> None:
     models = ("--model", "drct-light-x4", "drct-light-x3", "drct-light-x2")
-    figure = explained(folder, "flow", str(PHOTO), "--crop", "64", *models)
-    figure.resize(1160 / figure.width).pngsave(str(PICTURES / "flow.png"), palette=True)
+    explained(folder, "flow", str(PHOTO), "--crop", "64", *models).pngsave(str(PICTURES / "flow.png"), palette=True)
 
 
 def demo(folder: Path) -> None:
