@@ -70,7 +70,7 @@ def test_accelerated_networks_have_the_same_values_and_gradients(name: str, opti
     torch.manual_seed(0)
     plain, fast = (create_network(name, scale=2, drop_path_rate=0.0, **options) for _ in range(2))
     fast.load_state_dict(plain.state_dict())
-    assert accelerate(fast) == [done]
+    assert accelerate(fast)[-1] == done  # before it, what whole blocks do where the processor multiplies bfloat16
     x = torch.rand(2, 3, 16, 13)
     expected, ours = plain(x), fast(x)
     assert (expected - ours).abs().max() < 1e-5
