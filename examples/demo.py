@@ -21,4 +21,9 @@ def main(photo: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) != 3:
+        sys.exit("usage: python examples/demo.py PHOTO FOLDER")
+    try:
+        main(*sys.argv[1:])
+    except drct.Error as error:
+        sys.exit(f"error: {error}")

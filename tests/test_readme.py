@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -53,6 +55,16 @@ def test_links_lead_somewhere(path: Path) -> None:
     links = re.findall(r"\]\((?!http)([^)]+)\)", path.read_text(encoding="utf-8"))
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize(("arguments", "said"), [([], "usage: "), (["missing.png", "out"], "error: missing.png: no such file")])
+def test_the_example_tells_what_it_lacks(tmp_path: Path, arguments: list[str], said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "demo.py"), *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
 
 
 def test_make_targets_exist() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,11 @@ from drct.errors import MissingDependencyError, OptionError, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+
+def several(values: Any) -> Any:
+    """A single name or path is as good as a list of one."""
+    return (values,) if isinstance(values, (str, os.PathLike)) else values
 
 
 def first_problem(

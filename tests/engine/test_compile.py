@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -352,6 +353,22 @@ def test_changing_the_network_afterwards_does_not_change_the_program(name: str, 
     for parameter in network.parameters():
         parameter.data.mul_(0.3)
     assert torch.equal(program(x), before)
+
+
+@pytest.mark.parametrize(("error", "said"), [(NotImplementedError(), "NotImplementedError"), (RuntimeError("a\nb"), "a")])
+def test_why_layers_cannot_be_packed_is_told(error: Exception, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    linear.packing_available.cache_clear()
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(_reorder_linear_weight=refuse))
+    try:
+        assert linear.packing_available() in (
+            f"this build of torch cannot pack linear layers ({said})",
+            "this build of torch has no oneDNN",
+        )
+    finally:
+        linear.packing_available.cache_clear()
 
 
 @pytest.mark.parametrize("setting", ["device", "double", "autocast"])

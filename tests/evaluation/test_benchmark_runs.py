@@ -308,6 +308,11 @@ def test_two_models_of_one_name(data: Path, tiny_model: Path, tmp_path: Path) ->
     assert report.mean("tiny", "Small", "psnr") == report.mean("tiny (2)", "Small", "psnr")
 
 
+def test_a_single_name_is_as_good_as_a_list_of_one() -> None:
+    options = EvaluationOptions(models="bicubic", data="sets", sets="Set5", metrics="psnr")
+    assert (options.models, options.sets, options.metrics) == (("bicubic",), ("Set5",), ("psnr",))
+
+
 def test_wrong_options_are_named(data: Path, tmp_path: Path) -> None:
     def run(**options: object) -> None:
         evaluate(EvaluationOptions(**{"models": ["bicubic"], "data": data, **options}), say=quiet)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,15 +66,36 @@ def test_a_download_is_checked_and_kept(tmp_path: Path, server: str, metric_cach
     assert not list((metric_cache / "metrics").glob("*.pt"))
 
 
+def test_an_original_of_the_same_name(tmp_path: Path, server: str, metric_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of NIQE is: what guards the weights must not wait for what guards their download."""
+    save_file(TENSORS, tmp_path / NAME)
+    sha256 = hashlib.sha256((tmp_path / NAME).read_bytes()).hexdigest()
+    monkeypatch.setitem(ASSETS, NAME, dataclasses.replace(ASSETS[NAME], url=server + NAME, sha256=sha256))
+    found: list[dict[str, torch.Tensor]] = []
+    thread = threading.Thread(target=lambda: found.append(load_metric_weights(NAME)), daemon=True)
+    thread.start()
+    thread.join(timeout=60)
+    assert torch.equal(found[0]["alpha"], TENSORS["alpha"])
+
+
+def test_offline_nothing_is_asked_for(tmp_path: Path, server: str, metric_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(tmp_path, server, monkeypatch)
+    monkeypatch.setenv("DRCT_OFFLINE", "1")
+    with pytest.raises(
+        DownloadError, match=rf"metric weights '{NAME}' is not on this machine and downloads are off by DRCT_OFFLINE"
+    ):
+        load_metric_weights(NAME)
+
+
 def test_all_who_come_at_once_get_the_weights_by_one_download(
     tmp_path: Path, server: str, metric_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(tmp_path, server, monkeypatch)
     fetched: list[str] = []
 
-    def fetch(card: ModelCard, *, folder: Path) -> Path:
+    def fetch(card: ModelCard, **how: Any) -> Path:
         fetched.append(card.file)
-        return download(card, folder=folder)
+        return download(card, **how)
 
     monkeypatch.setattr(metric_weights, "download", fetch)
     with ThreadPoolExecutor(4) as pool:  # the locks keep threads apart as they do processes

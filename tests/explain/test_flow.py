@@ -48,6 +48,14 @@ def test_flow_averages_over_images(models: list[Path]) -> None:
         assert values.shape == (2,)
 
 
+def test_no_image_and_empty_images_are_told(models: list[Path]) -> None:
+    subject = Subject("tiny", load_network(models[0]).eval())
+    with pytest.raises(OptionError, match="tiny: there is no image"):
+        feature_flow(subject, [])
+    with pytest.raises(OptionError, match="an image of 0 x 0 pixels has no features"):
+        feature_flow(subject, [np.zeros((0, 0, 3), np.uint8)])
+
+
 def test_a_network_without_groups_is_named() -> None:
     network = SuperResolutionNetwork(None, scale=2, in_chans=3, pad_multiple=1, img_range=1.0)
     with pytest.raises(OptionError, match="plain has no groups"):

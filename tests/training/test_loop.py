@@ -284,10 +284,11 @@ def test_a_file_that_is_no_checkpoint_is_named(option_dict: Make, tmp_path: Path
 
 
 def test_bad_data_is_named_before_the_first_step(option_dict: Make, tmp_path: Path) -> None:
-    data = option_dict()
-    data["datasets"]["train"]["gt_size"] = 128
-    with pytest.raises(DataError, match=r"^datasets\.train: .* smaller than a patch"):
-        run(data, tmp_path / "run")
+    for by_area in (False, True):
+        data = option_dict()
+        data["datasets"]["train"] |= {"gt_size": 128, "by_area": by_area}
+        with pytest.raises(DataError, match=r"^datasets\.train: .* smaller than a patch"):
+            run(data, tmp_path / "run")
     pack, nowhere, fewer = (str(tmp_path / name) for name in ("pack", "nowhere", "fewer"))
     (tmp_path / "fewer").mkdir()
     write(tmp_path / "fewer" / "a.png", Picture(pixels=np.zeros((48, 48, 3), np.uint8)))

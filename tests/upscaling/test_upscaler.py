@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pickle
+import sys
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing  # which has tensors shared
 from upscaling_helpers import smooth_image, tiny_network
 
 import drct
@@ -364,6 +368,16 @@ def test_a_used_upscaler_is_sent_to_another_process(given: str, request: pytest.
     sent = pickle.loads(pickle.dumps(upscaler))
     assert np.array_equal(sent(image), expected)
     assert sent.scales == upscaler.scales
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are counted by /proc")
+def test_sending_an_upscaler_opens_no_files(network: SuperResolutionNetwork) -> None:
+    """Torch has multiprocessing share tensors by open files, one for each."""
+    upscaler = Upscaler(network, device="cpu")
+    before = len(os.listdir("/proc/self/fd"))
+    data = ForkingPickler.dumps(upscaler)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert np.array_equal(pickle.loads(data)(smooth_image(8, 9)), upscaler(smooth_image(8, 9)))
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,7 @@ def test_of_a_family_what_is_here_goes_before_downloads(tiny: SuperResolutionNet
         ("drct-l-x5", r"model 'drct-l-x5' is unknown \(did you mean 'drct-l-x4'\?\); 'drct models' lists all"),
         ("DRCT-L_X44", r"did you mean 'drct-l-x4'"),
         ("nonsense", r"model 'nonsense' is unknown; 'drct models'"),
+        ("auto", r"'auto' chooses a network for each picture in drct upscale and drct\.AutoUpscaler: name a model here"),
         ("DRCT_Light", "'DRCT_Light' is a family of networks: name one of drct-light-x2, drct-light-x3, drct-light-x4"),
         ("nowhere/net.pth", r"nowhere.net\.pth does not exist"),
         ("net.safetensors", r"net\.safetensors does not exist"),

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from drct.errors import CheckpointError
+from drct.errors import CheckpointError, OptionError
 from drct.networks import SuperResolutionNetwork, create_network
 from drct.weights import export_compat, export_model, load_network, read_weights, save_network
 from drct.weights.save import compat_image_size, compat_state_dict, shift_mask
@@ -161,6 +161,12 @@ def test_unwritable_output(tiny: SuperResolutionNetwork, tmp_path: Path) -> None
     (tmp_path / "folder").mkdir()
     with pytest.raises(CheckpointError, match="cannot be written"):
         save_network(tiny, tmp_path / "folder")
+
+
+def test_weights_do_not_become_whole_numbers(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"dtype is torch\.int8, but weights are floats"):
+        save_network(tiny, tmp_path / "net.safetensors", dtype=torch.int8)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])

@@ -116,13 +116,14 @@ def load_metric_weights(name: str) -> dict[str, Tensor]:
 def _download(name: str, asset: Asset, target: Path) -> None:
     original = asset.url.rsplit("/", 1)[-1]
     advice = f"or put {name} or {original} into a folder and name it in DRCT_WEIGHTS"
-    card = ModelCard(name=f"weights of a metric, {name}", source=asset.url, url=asset.url, file=original, sha256=asset.sha256)
+    card = ModelCard(name=name, source=asset.url, url=asset.url, file=original, sha256=asset.sha256)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with locked(target.with_name(f".{name}.lock")):
+        # not the lock of the download itself, which is held inside: an original may have this very name
+        with locked(target.with_name(f".{name}.ready.lock")):
             if target.is_file():  # another process was faster
                 return
-            path = download(card, folder=target.parent)
+            path = download(card, folder=target.parent, what="metric weights")
             if path == target:
                 return
             ready = target.with_name(f".{name}.part")

@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from drct.checking import first_problem, name_template, read_option_file, without_keys
+from drct.checking import first_problem, name_template, read_option_file, several, without_keys
 from drct.errors import OptionError
 from drct.evaluation.measures import Convention
 
 OVERLAP = 32  # LR pixels that neighbouring tiles share
 BRANCHES = ("constrained-int", "literal['auto','off']")  # of the type of a tile
 EXPECTED = {"tile": "must be 'auto', 'off' or a number of pixels"}
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(several)]
 
 
 class Checked(BaseModel):
@@ -50,11 +53,11 @@ class RunOptions(Checked):
 class EvaluationOptions(RunOptions):
     """Options of :func:`drct.evaluation.evaluate`."""
 
-    models: tuple[str, ...] = Field(min_length=1, description="model names, weight files, bicubic, nearest")
+    models: Names = Field(min_length=1, description="model names, weight files, bicubic, nearest")
     data: Path = Field(description="folder with the benchmark sets")
-    sets: tuple[str, ...] = Field((), description="names of sets; default is all that are there")
+    sets: Names = Field((), description="names of sets; default is all that are there")
     scale: int = Field(4, ge=1, description="magnification")
-    metrics: tuple[str, ...] = Field(("psnr", "ssim"), min_length=1, description="see drct.evaluation.measures")
+    metrics: Names = Field(("psnr", "ssim"), min_length=1, description="see drct.evaluation.measures")
     crop: int | None = Field(None, ge=0, description="pixels cut from each side; default is the scale")
     convention: Convention = Field("float", description="how luma and grey images are seen")
 

@@ -38,6 +38,8 @@ def group_features(subject: Subject, pixels: np.ndarray) -> dict[str, Tensor]:
     """
     features: dict[str, Tensor] = {}
     h, w = pixels.shape[:2]
+    if not h * w:
+        raise OptionError(f"an image of {w} x {h} pixels has no features: give a larger one")
     handles = []
     for index, group in enumerate(groups_of(subject)):
 

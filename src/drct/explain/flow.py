@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from drct.errors import OptionError
 from drct.explain.features import group_features
 from drct.explain.subjects import Subject
 from drct.imaging.replacing import replacing_text
@@ -54,7 +55,7 @@ def feature_flow(subject: Subject, images: Iterable[np.ndarray], advance: Callab
         advance: called with the number of images done.
 
     Raises:
-        OptionError: the network has no named groups.
+        OptionError: the network has no named groups, or there is no image.
     """
     values = []
     groups: tuple[str, ...] = ()
@@ -64,6 +65,8 @@ def feature_flow(subject: Subject, images: Iterable[np.ndarray], advance: Callab
         values.append([intensity(feature) for feature in features.values()])
         if advance is not None:
             advance(len(values))
+    if not values:
+        raise OptionError(f"{subject.name}: there is no image to show its features of: give at least one")
     mean = np.mean(values, axis=0)  # (groups, measures)
     return Flow(groups, {key: mean[:, i] for i, key in enumerate(MEASURES)}, len(values))
 

@@ -184,18 +184,19 @@ def open_pairs(options: TrainOptions) -> Pairs:
     if data.type == "ImageNetPairedDataset":
         gt = EnlargedSource(gt, data.gt_size)
     real = options.degradation
-    patches = PatchSet(
-        gt,
-        lq,
-        options.scale,
-        data.gt_size if real is None else max(data.crop_size, options.patch_size),
-        options.manual_seed,
-        by_area=data.by_area,
-        hflip=data.use_hflip,
-        rotate=data.use_rot,
-        tone_share=data.tone_share,
-        gt_only=real is not None,
-    )
+    with at_option("datasets.train"):
+        patches = PatchSet(
+            gt,
+            lq,
+            options.scale,
+            data.gt_size if real is None else max(data.crop_size, options.patch_size),
+            options.manual_seed,
+            by_area=data.by_area,
+            hflip=data.use_hflip,
+            rotate=data.use_rot,
+            tone_share=data.tone_share,
+            gt_only=real is not None,
+        )
     if data.type == "ImageNetPairedDataset" or real is not None:
         return CleanPairs(patches, data.fault_share, data.leaves_share) if real is None else _real_pairs(patches, options, real)
     with at_option("datasets.train"):

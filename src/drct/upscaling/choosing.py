@@ -20,7 +20,7 @@ from drct.imaging import Picture
 from drct.networks import SuperResolutionNetwork
 from drct.upscaling.options import AUTO, FIDELITY_MODEL, REAL_MODEL, UpscaleOptions
 from drct.upscaling.passes import Upscaled, UpscaledPicture
-from drct.upscaling.upscaler import STRETCH, Upscaler, check_image, check_picture, networks_here
+from drct.upscaling.upscaler import STRETCH, Loaded, Upscaler, check_image, check_picture, networks_here
 from drct.weights import load_network
 
 
@@ -162,7 +162,7 @@ def _real_networks(upscaler: Upscaler, strength: float | None) -> dict[int, tupl
     for scale in found.keys() & set(upscaler.scales):
         name, path = found[scale]
         network = blend(load_network(upscaler.name(scale)), load_network(path), strength)
-        mixed[scale] = (f"{upscaler.name(scale)} with {strength:g} of {name}", network)
+        mixed[scale] = (f"{upscaler.name(scale)} with {strength:g} of {name}", Loaded(network))
     if not mixed:
         raise OptionError(f"strength mixes {FIDELITY_MODEL} with {REAL_MODEL}, which is not on this machine: leave out --strength")
     return mixed

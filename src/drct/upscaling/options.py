@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from drct.checking import first_problem
+from drct.checking import first_problem, several
 from drct.errors import OptionError
 from drct.imaging.writing import Encoding
 
@@ -38,11 +37,6 @@ def _named(path: Any) -> Any:
     return path
 
 
-def _several(paths: Any) -> Any:
-    """A single path is as good as a list of one."""
-    return (paths,) if isinstance(paths, (str, os.PathLike)) else paths
-
-
 Named = BeforeValidator(_named)
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
 
@@ -56,7 +50,7 @@ class UpscaleOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    inputs: Annotated[tuple[Annotated[Path, Named], ...], BeforeValidator(_several)] = Field(
+    inputs: Annotated[tuple[Annotated[Path, Named], ...], BeforeValidator(several)] = Field(
         min_length=1, description="image files and folders"
     )
     output: Annotated[str | Path | None, Named] = Field(None, description="file for a single image, else folder; default beside it")

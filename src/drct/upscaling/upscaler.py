@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import math
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -89,7 +90,7 @@ class Upscaler:
         self.alpha = alpha
         self.notices: list[str] = []
         # by magnification: what is shown to users, and the network or where it lies
-        self._networks: dict[int, tuple[str, Path | SuperResolutionNetwork]] = self._find(model)
+        self._networks: dict[int, tuple[str, Path | Loaded]] = self._find(model)
         self._programs: dict[int, engine.Program] = {}
         self._largest_tile: dict[int, int] = {}  # by scale, once memory ran out
         self._fixed_tiles: set[int] = set()  # scales whose tiles do not depend on the memory that is free
@@ -99,21 +100,20 @@ class Upscaler:
         """To be sent to another process, which compiles its own programs: they hold kernels and threads of this one."""
         return {**self.__dict__, "_programs": {}}
 
-    def _find(self, model: str | os.PathLike[str] | SuperResolutionNetwork) -> dict[int, tuple[str, Path | SuperResolutionNetwork]]:
+    def _find(self, model: str | os.PathLike[str] | SuperResolutionNetwork) -> dict[int, tuple[str, Path | Loaded]]:
         """Networks by scale. A single model is loaded at once, since only its file knows its scale."""
         if isinstance(model, SuperResolutionNetwork):
-            return {model.scale: (model.architecture, model)}
+            return {model.scale: (model.architecture, Loaded(model))}
         if not os.path.isfile(model) and (here := networks_here(str(model))):
             return here
         network = load_network(model, notices=self.notices)
-        return {network.scale: (str(model), network)}
+        return {network.scale: (str(model), Loaded(network))}
 
     def program(self, scale: int) -> engine.Program:
         """The program of the network with this magnification, loaded and compiled on first use."""
         if scale not in self._programs:
-            _, network = self._networks[scale]
-            if not isinstance(network, SuperResolutionNetwork):
-                network = load_network(network, notices=self.notices)
+            _, held = self._networks[scale]
+            network = held.network if isinstance(held, Loaded) else load_network(held, notices=self.notices)
             if network.in_chans not in (1, 3):
                 raise OptionError(f"the network has {network.in_chans} image channels: only grey and RGB networks upscale pictures")
             self._programs[scale] = engine.compile(network, self.device, self.precision)
@@ -140,11 +140,11 @@ class Upscaler:
     def digest(self, scale: int) -> str:
         """Hash of the weights of the network with this magnification: equal weights give equal results, whatever their file."""
         if scale not in self._digests:
-            name, network = self._networks[scale]
-            if not isinstance(network, SuperResolutionNetwork):
-                network = load_network(network, notices=self.notices)
-                self._networks[scale] = (name, network)
-            self._digests[scale] = _digest(network)
+            name, held = self._networks[scale]
+            if not isinstance(held, Loaded):
+                held = Loaded(load_network(held, notices=self.notices))
+                self._networks[scale] = (name, held)
+            self._digests[scale] = _digest(held.network)
         return self._digests[scale]
 
     def scales_for(
@@ -594,6 +594,20 @@ def self_ensemble(program: Program) -> Program:
         return total / 8
 
     return run
+
+
+class Loaded:
+    """A network in memory that goes to another process as bytes: torch would share each of its tensors by an open file."""
+
+    def __init__(self, network: SuperResolutionNetwork) -> None:
+        self.network = network
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _loaded, (pickle.dumps(self.network),)
+
+
+def _loaded(data: bytes) -> Loaded:
+    return Loaded(pickle.loads(data))
 
 
 def _digest(network: SuperResolutionNetwork) -> str:

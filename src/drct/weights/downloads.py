@@ -21,7 +21,7 @@ CHUNK = 1 << 20
 Progress = Callable[[int, "int | None"], None]
 
 
-def download(card: ModelCard, *, folder: Path | None = None, progress: Progress | None = None) -> Path:
+def download(card: ModelCard, *, folder: Path | None = None, progress: Progress | None = None, what: str = "model") -> Path:
     """Fetch the file of a downloadable model into the models folder.
 
     A download that was cut off goes on where it stopped. Size and sha256 are compared with the card, or with what the first
@@ -31,15 +31,19 @@ def download(card: ModelCard, *, folder: Path | None = None, progress: Progress 
         card: the model.
         folder: where to; default :func:`drct.weights.models_folder`.
         progress: called with bytes done and bytes in total (None if unknown).
+        what: what messages call it.
 
     Raises:
-        DownloadError: no address, no network, an error of the server, or what arrived is not the announced file.
+        DownloadError: no address, no network, an error of the server, what arrived is not the announced file, or ``DRCT_OFFLINE=1``
+            in the environment forbids downloads.
     """
     folder = folder or models_folder()
     target = folder / card.file
     by_hand = f"get it from {card.source} and put it at {target}"
+    if os.environ.get("DRCT_OFFLINE", "") not in ("", "0"):
+        raise DownloadError(f"{what} '{card.name}' is not on this machine and downloads are off by DRCT_OFFLINE: {by_hand}")
     if card.url is None:
-        raise DownloadError(f"model '{card.name}' has no direct address: {by_hand}")
+        raise DownloadError(f"{what} '{card.name}' has no direct address: {by_hand}")
     recorded_size, recorded_sha256 = recorded_checksums(folder).get(card.name, (None, None))
     size, sha256 = card.size or recorded_size, card.sha256 or recorded_sha256
     try:
@@ -54,10 +58,10 @@ def download(card: ModelCard, *, folder: Path | None = None, progress: Progress 
                 arrived = _check(partial, size, sha256)
             except _Unusable as error:
                 partial.unlink(missing_ok=True)
-                raise DownloadError(f"model '{card.name}' was not downloaded: {error}; {by_hand}") from error
+                raise DownloadError(f"{what} '{card.name}' was not downloaded: {error}; {by_hand}") from error
             except (OSError, http.client.HTTPException) as error:
                 raise DownloadError(
-                    f"model '{card.name}' could not be downloaded from {card.url} ({_reason(error)}); {by_hand}"
+                    f"{what} '{card.name}' could not be downloaded from {card.url} ({_reason(error)}); {by_hand}"
                 ) from error
             _record(folder, card, *arrived)
             os.replace(partial, target)

@@ -164,10 +164,9 @@ def find_model(
             return file
     for card in DOWNLOADABLE:
         if same_name(name, card.name) or same_name(name, card.file):
-            offline = os.environ.get("DRCT_OFFLINE", "") not in ("", "0")
-            if offline or not download:
-                off = f"is not on this machine and downloads are off{' by DRCT_OFFLINE' if offline else ''}"
-                raise DownloadError(f"model '{card.name}' {off}: get it from {card.source} and put it at {folder / card.file}")
+            if not download:
+                by_hand = f"get it from {card.source} and put it at {folder / card.file}"
+                raise DownloadError(f"model '{card.name}' is not on this machine and downloads are off: {by_hand}")
             return fetch(card, progress=progress)
     if os.path.isdir(path):
         raise ModelNotFoundError(f"{path} is a folder: give a weight file, or a name that 'drct models' lists")
@@ -175,6 +174,10 @@ def find_model(
         raise ModelNotFoundError(f"{path} does not exist: give a weight file, or a name that 'drct models' lists")
     if members := [card.name for _, card in sorted(family(name).items())]:
         raise ModelNotFoundError(f"'{name}' is a family of networks: name one of {', '.join(members)}")
+    if name == "auto":
+        raise ModelNotFoundError(
+            "'auto' chooses a network for each picture in drct upscale and drct.AutoUpscaler: name a model here"
+        )
     raise ModelNotFoundError(f"model '{name}' is unknown{did_you_mean(name.lower(), here)}; 'drct models' lists all")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from drct.errors import CheckpointError
+from drct.errors import CheckpointError, OptionError
 from drct.networks import SuperResolutionNetwork
 from drct.networks.drct import DRCT
 from drct.networks.window_attention import MASKED, relative_position_index, window_partition
@@ -40,15 +40,18 @@ def save_network(
         licence: terms under which the weights may be used.
         training: one line on how they were made.
         metadata: further text entries.
-        dtype: convert floating-point weights, for example to ``torch.float16`` to halve the file.
+        dtype: convert floating-point weights to another type of floats, for example to ``torch.float16`` to halve the file.
 
     Returns:
         The ``sha256`` that stands in the metadata, see :func:`drct.weights.weights_sha256`.
 
     Raises:
         CheckpointError: the file cannot be written, or a weight is not finite in ``dtype``.
+        OptionError: ``dtype`` is no type of floats.
     """
     path = Path(path)
+    if dtype is not None and not dtype.is_floating_point:
+        raise OptionError(f"dtype is {dtype}, but weights are floats: use torch.float32, torch.float16 or torch.bfloat16")
     tensors = {}
     for name, tensor in network.state_dict().items():
         tensor = tensor.detach().cpu()

@@ -29,7 +29,8 @@ def packing_available() -> str | None:
         y = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "gelu", [], "none")
         z = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
     except (AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
-        return f"this build of torch cannot pack linear layers ({str(error).splitlines()[0]})"
+        said = str(error).partition("\n")[0] or type(error).__name__
+        return f"this build of torch cannot pack linear layers ({said})"
     plain = F.linear(x, weight, bias)
     if not (torch.allclose(y, F.gelu(plain), atol=1e-4) and torch.allclose(z, plain, atol=1e-4)):
         return "packed linear layers of this build of torch return other values"
