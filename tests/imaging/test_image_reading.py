@@ -376,6 +376,20 @@ def test_only_alpha_of_a_tiff_is_transparency(
         np.testing.assert_array_equal(picture.alpha, further[alpha][:, :, 0])
 
 
+@pytest.mark.parametrize("kind", [1, 4, 7, 99])
+def test_kinds_of_channels_that_make_no_sense_are_none(tmp_path: Path, kind: int) -> None:
+    """As where a file does not say: the fourth channel is alpha."""
+    write(tmp_path / "a.tif", Picture(smooth(20, 30, 3), smooth(20, 30, 1)[:, :, 0]))
+    data = (tmp_path / "a.tif").read_bytes()
+    at = data.index(struct.pack("<HHI", 0x0152, 3, 1))
+    (tmp_path / "a.tif").write_bytes(data[:at] + struct.pack("<HHI", 0x0152, kind, 1) + data[at + 8 :])
+    try:
+        picture = read(tmp_path / "a.tif")
+    except ImageError:  # libvips, too, looks at it
+        return
+    assert picture.alpha is not None
+
+
 @pytest.mark.parametrize("bits", [10, 12])
 def test_short_samples_of_avif_fill_all_bits(tmp_path: Path, bits: int) -> None:
     ramp = np.linspace(0, 65535, 64 * 64 * 3).astype(np.uint16).reshape(64, 64, 3)

@@ -127,7 +127,8 @@ def inspect(file: File, page: int = 0) -> Inspection:
     if captions is not None and layout.order == ">":
         iptc = _swapped(captions.data, captions.kind)  # bytes, whatever numbers they are called
     resolved = all(tag in found for tag in RESOLUTION[:2]) and (UNIT not in found or _bits(found, UNIT) in (2, 3))
-    extra = None if EXTRA_SAMPLES not in found else tuple(memoryview(found[EXTRA_SAMPLES].data).cast("H"))
+    said = found.get(EXTRA_SAMPLES)
+    extra = None if said is None or said.kind != 3 else struct.unpack(f"<{said.length}H", said.data)
     return Inspection(is_raw, _extract(file, found, layout), tuple(pages), lies, iptc, resolved, extra)
 
 
