@@ -575,7 +575,7 @@ def fingerprint(options: TrainOptions, earlier: int = 0) -> str:
     if options.network_d is None:
         for name in GAN_OPTIONS:
             fixed["train"].pop(name)
-    for name in ("perceptual_opt", "grid_opt"):
+    for name in ("perceptual_opt", "grid_opt", "teacher_opt"):
         if fixed["train"][name] is None:
             fixed["train"].pop(name)
     if options.degradation is None:
@@ -588,6 +588,8 @@ def fingerprint(options: TrainOptions, earlier: int = 0) -> str:
             fixed["datasets"][name] = fixed["datasets"][name] is not None
         if fixed["train"].get("perceptual_opt"):
             fixed["train"]["perceptual_opt"].pop("path")
+        if fixed["train"].get("teacher_opt"):
+            fixed["train"]["teacher_opt"]["network"] = Path(fixed["train"]["teacher_opt"]["network"]).name
         fixed["network_g"].pop("use_checkpoint", None)
     if earlier < 1:
         for name in ("name", "dataset_enlarge_ratio"):

@@ -219,6 +219,14 @@ class PerceptualLossOptions(Options):
         return PUBLISHED_WEIGHTS[self.vgg_type] if self.layer_weights is None else self.layer_weights
 
 
+class TeacherOptions(Options):
+    network: str = Field(description="a model or a file of weights, of the same scale")
+    weight: Number = Field(0.8, gt=0, le=1, description="share of the teacher in what pixels and frequencies are compared with")
+    views: int = Field(
+        1, ge=1, le=8, description="flips and rotations, drawn anew for each batch, over which the teacher is averaged"
+    )
+
+
 class GANLossOptions(Options):
     type: Literal["GANLoss"] = "GANLoss"
     gan_type: Literal["vanilla", "lsgan", "hinge", "relativistic"] = "vanilla"
@@ -244,6 +252,9 @@ class Train(Options):
     pixel_opt: PixelLoss = PixelLoss()
     frequency_opt: PixelLoss | None = Field(None, description="(ours) a second loss beside pixel_opt")
     grid_opt: GridLossOptions | None = Field(None, description="(ours) against checkerboards, beside a perceptual loss")
+    teacher_opt: TeacherOptions | None = Field(
+        None, description="(ours) a trained network that stands for a part of the ground truth"
+    )
     perceptual_opt: PerceptualLossOptions | None = None
     gan_opt: GANLossOptions | None = Field(None, description="needs network_d")
     net_d_iters: int = Field(1, ge=1, description="the network learns in each so many iterations; the discriminator always does")
@@ -487,7 +498,7 @@ def _within(where: tuple[str, ...], error: ValidationError) -> ValidationError:
 
 
 def _groups(root: type[BaseModel]) -> list[type[BaseModel]]:
-    losses: list[type[BaseModel]] = [PixelLoss, GridLossOptions, PerceptualLossOptions, GANLossOptions]
+    losses: list[type[BaseModel]] = [PixelLoss, GridLossOptions, TeacherOptions, PerceptualLossOptions, GANLossOptions]
     return [
         root,
         TrainSet,

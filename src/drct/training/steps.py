@@ -27,6 +27,7 @@ from drct.training.optimizers import create_optimizer
 from drct.training.options import Optimizer, Train, TrainOptions
 from drct.training.pairs import Batch
 from drct.training.perceptual import PerceptualLoss, load_features
+from drct.training.teacher import Teacher
 
 Convolutional = TypeVar("Convolutional", bound=nn.Module)
 
@@ -104,6 +105,7 @@ class ContentLoss:
         }
         if t.grid_opt is not None:
             self.criteria["grid"] = GridLoss(t.grid_opt.loss_weight, options.scale)
+        self.teacher = None if t.teacher_opt is None else Teacher(t, options.scale, device)
         self.perceptual: PerceptualLoss | None = None
         if (p := t.perceptual_opt) is not None:
             perceptual = PerceptualLoss(
@@ -124,6 +126,8 @@ class ContentLoss:
 
     def __call__(self, sr: Tensor, batch: Batch, autocast: AbstractContextManager[Any]) -> dict[str, Tensor]:
         gt = batch.sharp if self.sharp_pixels else batch.gt
+        if self.teacher is not None:
+            gt = self.teacher.target(batch.lq, gt)
         losses = {name: criterion(sr, gt) for name, criterion in self.criteria.items()}
         if self.perceptual is not None:
             with autocast:

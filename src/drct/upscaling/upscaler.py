@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from drct import engine
+from drct.engine.views import self_ensemble
 from drct.errors import ImageError, OptionError, OutOfMemoryError, did_you_mean
 from drct.imaging import Encoding, Picture, resize, resize_rows, to_depth, visible_range
 from drct.networks import SuperResolutionNetwork
@@ -577,23 +577,6 @@ def _counting(plan: TilePlan, progress: Progress | None) -> Callable[[int], None
             progress(done / plan.tiles)
 
     return count
-
-
-def self_ensemble(program: Program) -> Program:
-    """The mean of a program over the eight flips and rotations of its input (EDSR's geometric self-ensemble, arXiv 1707.02921)."""
-
-    def run(x: Tensor) -> Tensor:
-        total: Tensor | None = None
-        for flip in (False, True):
-            for turns in range(4):
-                y = program(torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1)).contiguous())
-                y = torch.rot90(y, -turns, (-2, -1)).float()
-                y = y.flip(-1) if flip else y
-                total = y.clone() if total is None else total.add_(y)
-        assert total is not None
-        return total / 8
-
-    return run
 
 
 class Loaded:
