@@ -75,7 +75,9 @@ def check_folder(folder: Path) -> None:
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            read_only = hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_RDONLY
+            number = errno.EROFS if read_only else errno.EACCES
+            raise PermissionError(number, os.strerror(number))
 
 
 def check_place(path: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import exif_with
+from pictures import exif_with, smooth
 from PIL import Image
 
-from drct.imaging import exif, read, tiff_directories
+from drct.imaging import Picture, exif, read, tiff_directories, write
 
 
 def big_endian() -> bytes:
@@ -55,6 +55,35 @@ def test_a_resolution_alone() -> None:
     tags = Image.Exif()
     tags.load(b"Exif\0\0" + data)
     assert dict(tags) == {0x011A: 300, 0x011B: 150, 0x0128: 2}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_resolution_beside_other_tags(order: str) -> None:
+    tags = Image.Exif()
+    tags.endian = order
+    tags[0x010F], tags[0x0112], tags[0x9003] = "Maker and more", 1, "2026:12:01 10:00:00"
+    tags.get_ifd(0x8825)[1] = "N"
+    data = tags.tobytes()[6:]
+    assert exif.resolution(data) is None
+    told = exif.with_resolution(data, (11.811, 5.9055))
+    assert exif.resolution(told) == pytest.approx((11.811, 5.9055), rel=1e-4)
+    assert told[8 : len(data)] == data[8:]  # offsets in it stay true
+    again = Image.Exif()
+    again.load(told)
+    assert (again[0x010F], again[0x9003], again.get_ifd(0x8825)[1]) == ("Maker and more", "2026:12:01 10:00:00", "N")
+    assert again[0x0128] == 2
+    assert exif.resolution(exif.with_resolution(told, (1.0, 1.0))) == pytest.approx((1.0, 1.0))
+
+
+@pytest.mark.parametrize("suffix", ["webp", "avif", "png", "jpg", "tif"])
+def test_resolutions_stay_where_exif_tells_none(tmp_path: Path, suffix: str) -> None:
+    tags = Image.Exif()
+    tags[0x010F] = "Maker"
+    picture = Picture(smooth(16, 24, 3), exif=tags.tobytes()[6:], resolution=(11.811, 11.811))
+    assert write(tmp_path / f"a.{suffix}", picture) == []
+    assert read(tmp_path / f"a.{suffix}").resolution == pytest.approx((11.811, 11.811), rel=1e-3)
+    with Image.open(tmp_path / f"a.{suffix}") as image:
+        assert image.getexif()[0x010F] == "Maker"
 
 
 def test_of_a_file_that_lies_on_its_side(tmp_path: Path) -> None:

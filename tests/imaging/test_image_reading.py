@@ -390,6 +390,128 @@ def test_kinds_of_channels_that_make_no_sense_are_none(tmp_path: Path, kind: int
     assert picture.alpha is not None
 
 
+def tiff(tmp_path: Path, photometric: int, extra: tuple[int, ...], *samples: int, dtype: str = "uint8", more: bytes = b"") -> Path:
+    """A TIFF of 8 x 8 equal pixels; ``more`` are further entries, with tags beyond that of the extra samples."""
+    pixels = np.tile(np.array(samples, dtype), (8, 8, 1)).tobytes()
+    bits, count = 8 * np.dtype(dtype).itemsize, len(samples)
+    shorts = {258: [bits] * count, 259: [1], 262: [photometric], 277: [count], 338: list(extra)}
+    longs = {256: 8, 257: 8, 278: 8, 279: len(pixels)}
+    number = len(shorts) + len(longs) + 1 + len(more) // 12 - (not extra)
+    at = 8 + 2 + 12 * number + 4
+    behind, entries = b"", {}
+    for tag, values in shorts.items():
+        data = struct.pack(f"<{len(values)}H", *values)
+        if len(data) > 4:
+            entries[tag] = struct.pack("<HHII", tag, 3, len(values), at + len(behind))
+            behind += data
+        elif values:
+            entries[tag] = struct.pack("<HHI", tag, 3, len(values)) + data.ljust(4, b"\0")
+    entries |= {tag: struct.pack("<HHII", tag, 4, 1, value) for tag, value in longs.items()}
+    entries[273] = struct.pack("<HHII", 273, 4, 1, at + len(behind))
+    directory = struct.pack("<H", number) + b"".join(entries[tag] for tag in sorted(entries)) + more + bytes(4)
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<I", 8) + directory + behind + pixels)
+    return tmp_path / "a.tif"
+
+
+@pytest.mark.parametrize(
+    ("extra", "samples", "colours", "alpha", "notices"),
+    [
+        ((0, 0, 2), (100, 50, 20, 128), [100, 50, 20], 128, []),
+        ((0, 0), (100, 50, 20), [100, 50, 20], None, []),
+        ((2, 0, 0), (100, 128, 20, 77), [100], 128, ["2 extra channels left out"]),
+        ((0, 2), (100, 20, 128), [100], 128, ["1 extra channel left out"]),
+        ((0, 0, 0, 2), (100, 50, 20, 9, 128), [100, 50, 20], 128, ["1 extra channel left out"]),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_channels_of_a_tiff_that_counts_one_colour(
+    tmp_path: Path,
+    extra: tuple[int, ...],
+    samples: tuple[int, ...],
+    colours: list[int],
+    alpha: int | None,
+    notices: list[str],
+    dtype: str,
+) -> None:
+    picture = read(tiff(tmp_path, 1, extra, *samples, dtype=dtype))
+    assert picture.pixels[0, 0].tolist() == colours
+    assert (None if picture.alpha is None else picture.alpha[0, 0]) == alpha
+    assert picture.notices == notices
+    assert picture.pixels.dtype == dtype
+
+
+@pytest.mark.parametrize("alpha", [0, 100, 32768, 40000, 65535])
+@pytest.mark.parametrize(("photometric", "colours"), [(5, (25600, 12800, 5120, 2560)), (8, (32768, 5000, 60000))])
+def test_alpha_of_16_bits_beside_colours_that_are_converted(
+    tmp_path: Path, photometric: int, colours: tuple[int, ...], alpha: int
+) -> None:
+    opaque = read(tiff(tmp_path, photometric, (), *colours, dtype="uint16"))
+    picture = read(tiff(tmp_path, photometric, (2,), *colours, alpha, dtype="uint16"))
+    assert picture.alpha is not None
+    assert picture.alpha[0, 0] == alpha
+    np.testing.assert_array_equal(picture.pixels, opaque.pixels)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_ycbcr_of_a_tiff_is_rgb(tmp_path: Path, compression: str | None) -> None:
+    image = Image.fromarray(smooth(20, 30, 3), mode="YCbCr")
+    image.save(tmp_path / "a.tif", compression=compression)
+    picture = read(tmp_path / "a.tif")
+    assert picture.notices == []
+    assert np.abs(picture.pixels.astype(int) - np.asarray(image.convert("RGB")).astype(int)).max() <= 1
+    not_subsampled = struct.pack("<HHIHH", 530, 3, 2, 1, 1)
+    deep = read(tiff(tmp_path, 6, (), 30000, 32768 - 7000, 32768 + 5000, dtype="uint16", more=not_subsampled))
+    wanted = [30000 + 1.402 * 5000, 30000 + 0.344136 * 7000 - 0.714136 * 5000, 30000 - 1.772 * 7000]
+    assert deep.pixels[0, 0].tolist() == pytest.approx(wanted, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("photometric", "more", "what"),
+    [
+        (6, b"", "subsampled YCbCr without JPEG"),
+        (6, struct.pack("<HHIHH", 530, 3, 2, 2, 2), "subsampled YCbCr without JPEG"),
+        (9, b"", "ICC Lab"),
+        (32803, b"", "raw sensor data"),
+    ],
+)
+def test_colours_that_would_be_taken_for_rgb_are_refused(tmp_path: Path, photometric: int, more: bytes, what: str) -> None:
+    path = tiff(tmp_path, photometric, (), 100, 128, 140, more=more)
+    with pytest.raises(ImageError, match=rf"a\.tif: a TIFF of {what} is not supported: convert it to RGB first"):
+        read(path)
+
+
+def test_lab_of_8_bits_says_what_to_do(tmp_path: Path) -> None:
+    Image.new("LAB", (32, 32), (128, 20, 236)).save(tmp_path / "l.tif")
+    try:
+        picture = read(tmp_path / "l.tif")
+    except ImageError as error:
+        assert "cannot read Lab of 8 bits" in str(error)  # noqa: PT017 - other versions of libvips read it
+    else:
+        assert picture.notices == ["LAB converted to sRGB"]
+
+
+def damaged_profiles(profile: bytes) -> dict[str, bytes]:
+    return {
+        "cut off": profile[:300],
+        "short": profile[:40],
+        "empty": profile[:128] + bytes(len(profile) - 128),
+        "too long": struct.pack(">I", 10**6) + profile[4:],
+        "no sign": profile[:36] + b"xxxx" + profile[40:],
+    }
+
+
+def test_damaged_profiles_are_told_and_do_no_harm(tmp_path: Path, srgb_profile: bytes) -> None:
+    image = Image.fromarray(smooth(20, 30, 3))
+    for profile in damaged_profiles(srgb_profile).values():
+        for source in ("a.jpg", "a.tif"):
+            image.save(tmp_path / source, icc_profile=profile)
+            picture = read(tmp_path / source)
+            assert (picture.icc, picture.notices) == (None, ["damaged colour profile left out"])
+            assert write(tmp_path / "b.png", picture) == []
+    image.save(tmp_path / "a.jpg", icc_profile=srgb_profile)
+    assert read(tmp_path / "a.jpg").icc == srgb_profile
+
+
 @pytest.mark.parametrize("bits", [10, 12])
 def test_short_samples_of_avif_fill_all_bits(tmp_path: Path, bits: int) -> None:
     ramp = np.linspace(0, 65535, 64 * 64 * 3).astype(np.uint16).reshape(64, 64, 3)

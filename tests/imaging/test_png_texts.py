@@ -7,10 +7,11 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 from pictures import exif_with, smooth
 from PIL import Image
 
-from drct.imaging import Encoding, Picture, StripReader, png_chunks, read, read_info, write, write_strips
+from drct.imaging import Encoding, Picture, StripReader, png_chunks, read, read_info, read_size, write, write_strips
 from drct.imaging.png_chunks import Inspection, chunk, inspect
 
 TEXTS = [
@@ -109,3 +110,37 @@ def test_colours_count_only_before_the_pixels() -> None:
 def test_text_of_a_picture_that_came_from_no_file(tmp_path: Path) -> None:
     write(tmp_path / "a.png", Picture(smooth(9, 9, 1), png_texts=chunk(*TEXTS[0])))
     assert read(tmp_path / "a.png").png_texts == chunk(*TEXTS[0])
+
+
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x013B] = 6, "Jane"
+    return exif.tobytes()[6:]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_metadata_behind_the_pixels(tmp_path: Path, packed: bool) -> None:
+    flag, packet = (b"\1", zlib.compress(XMP)) if packed else (b"\0", XMP)
+    xmp, exif = chunk(b"iTXt", b"XML:com.adobe.xmp\0" + flag + b"\0en\0XMP\0" + packet), chunk(b"eXIf", turned())
+    (tmp_path / "early.png").write_bytes(png_with(raw=xmp + exif))
+    (tmp_path / "late.png").write_bytes(png_with(behind=xmp + exif))
+    early, late = read(tmp_path / "early.png"), read(tmp_path / "late.png")
+    assert early.pixels.shape == late.pixels.shape == (12, 9, 3)
+    np.testing.assert_array_equal(early.pixels, late.pixels)
+    assert (early.xmp, early.notices) == (late.xmp, late.notices) == (XMP, [])
+    assert early.exif == late.exif
+    assert read_size(tmp_path / "late.png") == (12, 9)
+    with StripReader(tmp_path / "late.png") as reader:
+        np.testing.assert_array_equal(reader.rows(0, 12)[0], late.pixels)
+
+
+def test_damaged_metadata_behind_the_pixels_is_told(tmp_path: Path) -> None:
+    whole = chunk(b"eXIf", turned())
+    text = chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(XMP)[:-6])
+    for behind, notice in ((whole[:-1] + b"?", "damaged EXIF data left out"), (text, "damaged XMP data left out")):
+        (tmp_path / "a.png").write_bytes(png_with(behind=behind))
+        picture = read(tmp_path / "a.png")
+        assert (picture.exif, picture.xmp, picture.notices) == (None, None, [notice])
+        assert picture.pixels.shape == (9, 12, 3)
+    lying = (1 << 30).to_bytes(4, "big") + b"eXIf"
+    assert inspect(io.BytesIO(png_with(behind=lying))).notices == ("damaged EXIF data left out",)

@@ -150,7 +150,8 @@ def test_nothing_is_left_when_the_block_fails(tmp_path: Path, photo: Picture) ->
     assert not [t for t in threading.enumerate() if t.name == "drct-encode"]
 
 
-def test_a_full_disk_ends_the_block(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_full_disk_ends_the_block(tmp_path: Path, suffix: str) -> None:
     program = f"""
 import resource
 import numpy as np
@@ -161,7 +162,7 @@ import signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 picture = Picture(np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8))
 try:
-    with write_strips({str(tmp_path / "a.png")!r}, picture.info) as writer:
+    with write_strips({str(tmp_path / "a")!r} + ".{suffix}", picture.info) as writer:
         for row in range(900):
             writer.write(picture.pixels[row : row + 1])
 except ImageError as error:
@@ -169,6 +170,7 @@ except ImageError as error:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert "cannot be written" in done.stdout
+    assert "damaged" not in done.stdout
     assert not list(tmp_path.iterdir())
 
 

@@ -27,6 +27,7 @@ from video_helpers import STEP, Repeater, add_boxes, box, content, make_clip, pi
 from drct.errors import Error, MissingDependencyError, OptionError, VideoError
 from drct.upscaling.video import Clip, Done, clips, upscale_clip
 from drct.upscaling.video.colour import MATRICES, Samples, from_rgb, to_rgb
+from drct.upscaling.video.segments import PartWriter
 
 QUARTER_TURN = (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
 
@@ -815,3 +816,13 @@ def test_files_are_closed_when_they_have_been_read(tmp_path: Path) -> None:
         del frames
         gc.collect()
     assert [warning for warning in caught if warning.category is ResourceWarning] == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_part_that_finds_no_room_is_given_up_without_another_error(tmp_path: Path) -> None:
+    (tmp_path / "0.bin").symlink_to("/dev/full")
+    writer = PartWriter.__new__(PartWriter)
+    writer._file = (tmp_path / "0.bin").open("wb")
+    writer._file.write(b"frames")
+    writer.abandon()
+    assert writer._file.closed

@@ -24,16 +24,15 @@ CAUSES = (
         ("not been built in", "no decoder plugin", "unsupported codec"),
         "the installed libvips has no decoder for it: convert it to another format first",
     ),
+    (("bad labq format",), "the installed libvips cannot read Lab of 8 bits: convert it to RGB, or to 16 bits, first"),
     (("out of memory", "unable to allocate", "cannot allocate"), "not enough memory"),
-    (
-        (
-            *("premature end", "truncated", "unexpected end", "end of file", "libpng read error", "failed to read directory"),
-            *("io error", "not enough", "short read", "out of data", "no data", "references data outside", "unable to parse image"),
-            *("invalid input", "invalid frame data", "incorrect data check", "incorrect header check"),
-            "jxldecoderprocessinput",
-        ),
-        "the file is cut off or damaged",
-    ),
+)
+# what it says of files that are cut off or damaged when it reads them
+CUT_OFF = (
+    *("premature end", "truncated", "unexpected end", "end of file", "libpng read error", "failed to read directory"),
+    *("io error", "not enough", "short read", "out of data", "no data", "references data outside", "unable to parse image"),
+    *("invalid input", "invalid frame data", "incorrect data check", "incorrect header check"),
+    "jxldecoderprocessinput",
 )
 
 
@@ -70,15 +69,19 @@ def enter(what: object) -> None:
     _Process.used = True
 
 
-def cause(error: pyvips.Error) -> str:
-    """The one thing in libvips' many lines that a person wants to know."""
+def cause(error: pyvips.Error, done: str = "decoded") -> str:
+    """The one thing in libvips' many lines that a person wants to know; ``done`` is what was to be done with the picture."""
     lines = [line.strip() for line in str(error.detail).splitlines() if line.strip() and "bad seek" not in line]
     whole = " ".join(lines).lower()
     for needles, plain in CAUSES:
         if any(needle in whole for needle in needles):
             return plain
+    if done == "decoded" and any(needle in whole for needle in CUT_OFF):
+        return "the file is cut off or damaged"
     detail = next((line for line in lines if not line.rstrip(":").endswith("load error")), "")
-    return f"cannot be decoded ({detail.split(': ', 1)[-1]})" if detail else "the file is cut off or damaged"
+    if detail:
+        return f"cannot be {done} ({detail.split(': ', 1)[-1]})"
+    return "the file is cut off or damaged" if done == "decoded" else f"cannot be {done}"
 
 
 @functools.cache

@@ -139,6 +139,35 @@ def of_resolution(resolution: tuple[float, float]) -> bytes:
     return bytes(exif.data)
 
 
+def with_resolution(data: bytes, resolution: tuple[float, float]) -> bytes:
+    """EXIF data that tells pixels per millimetre across and down, though it did not: a new first directory goes to its end, so that
+    all else stays where it is.
+
+    Raises:
+        ValueError: when it is no EXIF data.
+    """
+    exif, added = Exif(data), Exif(of_resolution(resolution))
+    order = exif.order
+    entries = {e.tag: bytes(exif.data[e.at : e.at + 12]) for e in exif.entries(exif.first)}
+    link = exif.first + 2 + 12 * exif._read("H", exif.first)
+    following = exif._read("I", link)
+    exif.data += bytes(len(exif.data) % 2)
+    first = len(exif.data)
+    values_at = first + 2 + 12 * len(entries.keys() | {X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT}) + 4
+    values = b""
+    for entry in added.entries(added.first):
+        if entry.tag == RESOLUTION_UNIT:
+            entries[entry.tag] = struct.pack(order + "HHIHH", entry.tag, SHORT, 1, 2, 0)
+        else:
+            entries[entry.tag] = struct.pack(order + "HHII", entry.tag, RATIONAL, 1, values_at + len(values))
+            at = added.integer(entry)
+            values += struct.pack(order + "II", *struct.unpack_from("<II", added.data, at))
+    exif.data += struct.pack(order + "H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries))
+    exif.data += struct.pack(order + "I", following) + values
+    struct.pack_into(order + "I", exif.data, 4, first)
+    return bytes(exif.data)
+
+
 def corrected(
     data: bytes, width: int | None = None, height: int | None = None, resolution: tuple[float, float] | None = None
 ) -> bytes:

@@ -23,6 +23,7 @@ _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _XMP = b"XML:com.adobe.xmp"  # keyword of the text that is XMP, which libvips keeps
 _RAW_PROFILE = b"Raw profile type "  # how keywords begin of EXIF and the like, packed as text by old programs
 _MOST_TEXT = 1 << 20  # bytes of all text
+_MOST_METADATA = 1 << 24  # bytes of EXIF or XMP data
 _MOST_CHUNKS = 1 << 20
 _KEYWORDS_TOLD = 5
 
@@ -36,6 +37,7 @@ class Inspection(NamedTuple):
         texts: chunks of text; may be empty.
         notices: what is left out of the text.
         resolved: it has a resolution in pixels per metre.
+        exif, xmp: what stands behind the pixels, where libvips does not look; None without.
     """
 
     frames: int = 0
@@ -43,15 +45,18 @@ class Inspection(NamedTuple):
     texts: bytes = b""
     notices: tuple[str, ...] = ()
     resolved: bool = False
+    exif: bytes | None = None
+    xmp: bytes | None = None
 
 
 def inspect(file: BinaryIO) -> Inspection:
-    """Look at the chunks before the pixels, and at those of text behind them too."""
+    """Look at the chunks before the pixels, and at those of text and metadata behind them too."""
     frames = 0
     found: dict[bytes, bytes] = {}
     texts = bytearray()
     notices: dict[str, None] = {}
     before_pixels, resolved = True, False
+    exif = xmp = None
     at = 8
     for _ in range(_MOST_CHUNKS):
         file.seek(at)
@@ -60,7 +65,16 @@ def inspect(file: BinaryIO) -> Inspection:
         if len(head) < 8 or name == b"IEND":
             break
         before_pixels = before_pixels and name != b"IDAT"
-        if name in _TEXTS:
+        if not before_pixels and name == b"eXIf" and exif is None:
+            exif, notice = _exif(file, length)
+            if notice:
+                notices[notice] = None
+        elif not before_pixels and name == b"iTXt" and xmp is None and (found_xmp := _xmp(file, length)) is not None:
+            xmp, notice = found_xmp
+            if notice:
+                notices[notice] = None
+        elif name in _TEXTS:
+            file.seek(at + 8)
             kept, notice = _text(file, name, length, _MOST_TEXT - len(texts))
             texts += kept
             if notice:
@@ -75,7 +89,39 @@ def inspect(file: BinaryIO) -> Inspection:
         elif before_pixels and length == _LENGTHS.get(name):
             found[name] = file.read(length)
         at += 12 + length
-    return Inspection(frames, _colours(found), bytes(texts), tuple(notices), resolved)
+    return Inspection(frames, _colours(found), bytes(texts), tuple(notices), resolved, exif, xmp)
+
+
+def _exif(file: BinaryIO, length: int) -> tuple[bytes | None, str]:
+    """EXIF data, or a notice why there is none."""
+    data = file.read(min(length, _MOST_METADATA))
+    return (data, "") if _is_whole(file, b"eXIf", data, length) else (None, "damaged EXIF data left out")
+
+
+def _xmp(file: BinaryIO, length: int) -> tuple[bytes | None, str] | None:
+    """XMP data of a chunk of text, or a notice why it is left out; None where the text is another one (section 11.3.3.4)."""
+    beginning = file.read(min(length, len(_XMP) + 3))
+    if not beginning.startswith(_XMP + b"\0"):
+        return None
+    data = beginning + file.read(max(0, min(length, _MOST_METADATA) - len(beginning)))
+    compressed, _, text = data[len(_XMP) + 1 : len(_XMP) + 2], *data[len(_XMP) + 3 :].partition(b"\0")[1:]
+    text = text.partition(b"\0")[2]  # behind the language and the keyword in that language
+    try:
+        if compressed == b"\1":
+            unpack = zlib.decompressobj()
+            text = unpack.decompress(text, _MOST_METADATA)
+            if not unpack.eof:
+                raise ValueError("longer, or cut off")
+        if not _is_whole(file, b"iTXt", data, length):
+            raise ValueError("of another checksum")
+    except (ValueError, zlib.error):
+        return None, "damaged XMP data left out"
+    return text or None, ""
+
+
+def _is_whole(file: BinaryIO, name: bytes, data: bytes, length: int) -> bool:
+    """Whether what was read of a chunk is all of it and undamaged; the file stands at its checksum."""
+    return len(data) == length and chunk(name, data)[-4:] == file.read(4)
 
 
 def _text(file: BinaryIO, name: bytes, length: int, room: int) -> tuple[bytes, str]:
@@ -88,10 +134,9 @@ def _text(file: BinaryIO, name: bytes, length: int, room: int) -> tuple[bytes, s
         return b"", "metadata packed as text (raw profile) of the PNG left out"
     if length > room:
         return b"", "text of the PNG left out: more than 1 MB"
-    whole = chunk(name, data)
-    if whole[-4:] != file.read(4):
+    if not _is_whole(file, name, data, length):
         return b"", "damaged text of the PNG left out"
-    return whole, ""
+    return chunk(name, data), ""
 
 
 def chunk(name: bytes, data: bytes) -> bytes:

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import stat
+import struct
 from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -46,7 +47,7 @@ class Header(NamedTuple):
         iptc, png_colours, png_texts, jpeg_comments: see :class:`Picture`.
         notices: what is left out.
         resolved: the file states a resolution in a unit of length, outside of EXIF data.
-        extra: of a TIFF, see :class:`drct.imaging.tiff_directories.Inspection`.
+        extra, ycbcr: of a TIFF, see :class:`drct.imaging.tiff_directories.Inspection`.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Header(NamedTuple):
     notices: tuple[str, ...]
     resolved: bool
     extra: tuple[int, ...] | None
+    ycbcr: bool
 
 
 def read(path: str | os.PathLike[str], max_pixels: int | None = None, page: int = 0) -> Picture:
@@ -198,6 +200,8 @@ def open_image(
         name, what = None, "a camera raw file or another TIFF that begins with a preview"
     if name is None:
         raise ImageError(f"{path}: {what}; {_readable()} are read")
+    if tiff.foreign:
+        raise ImageError(f"{path}: a TIFF of {tiff.foreign} is not supported: convert it to RGB first")
     loader = FORMATS[name].loader
     if not has_operation(loader):
         raise ImageError(f"{path}: the installed libvips cannot read {FORMATS[name].title}: {_readable()} are read")
@@ -221,9 +225,11 @@ def open_image(
         raise _undecodable(path, name, error) from None
     _check_claim(path, name, size, image.width, image.height, max_pixels)
     frames = len(tiff.pages) or max(1, png.frames, heif.frames, int(_field(image, "n-pages", 1)))
-    exif_data = tiff.exif if name == "tiff" else _field(image, "exif-data", None)
+    exif_data = tiff.exif if name == "tiff" else _field(image, "exif-data", png.exif)
+    if exif_data is png.exif is not None:
+        image = _turning(image, png.exif)
     captions = tiff.iptc if name == "tiff" else _field(image, "iptc-data", None)
-    xmp, told = xmp_container.without_container(_field(image, "xmp-data", b""))
+    xmp, told = xmp_container.without_container(_field(image, "xmp-data", png.xmp or b""))
     return Header(
         name,
         image,
@@ -237,7 +243,19 @@ def open_image(
         (*_behind(jpeg, told if name == "jpeg" else set()), *heif.notices, *jpeg.notices, *png.notices),
         {"png": png.resolved, "jpeg": jpeg.resolved, "tiff": tiff.resolved}.get(name, True),
         tiff.extra,
+        tiff.ycbcr,
     )
+
+
+def _turning(image: pyvips.Image, exif_data: bytes) -> pyvips.Image:
+    """The image with the orientation that its EXIF data tells, as libvips notes it down for data that it finds by itself."""
+    try:
+        turn = exif.orientation(exif_data)
+    except ValueError:  # told where it is corrected
+        return image
+    image = image.copy()
+    image.set_type(pyvips.GValue.gint_type, "orientation", turn)
+    return image
 
 
 def _behind(jpeg: jpeg_segments.Inspection, told: Set[str]) -> Iterator[str]:
@@ -352,6 +370,8 @@ def upright(path: Path | str, header: Header) -> tuple[PictureInfo, pyvips.Image
         resolution = exif.resolution(exif_data)
     xmp = exif.corrected_xmp(header.xmp) if header.xmp else None
 
+    if header.ycbcr:
+        image = _from_ycbcr(image)
     image = _to_rgb_or_grey(path, _filled(image), header.extra, notices)
     icc = _fitting_profile(_field(image, "icc-profile-data", None), image, notices)
     sides = image.width, image.height
@@ -528,6 +548,15 @@ def _filled(image: pyvips.Image) -> pyvips.Image:
     return image.copy(interpretation=interpretation)
 
 
+def _from_ycbcr(image: pyvips.Image) -> pyvips.Image:
+    """RGB of YCbCr as JPEG has it (ITU-T T.871, section 7), which needs no notice: it is but another way to write RGB."""
+    image, rest = _parted(image, 3)
+    format, middle = image.format, 1 << (15 if image.format == "ushort" else 7)
+    image = image.linear([1, 1, 1], [0, -middle, -middle])
+    image = image.recomb([[1, 0, 1.402], [1, -0.114 * 1.772 / 0.587, -0.299 * 1.402 / 0.587], [1, 1.772, 0]]).rint().cast(format)
+    return _joined(image.copy(interpretation="rgb16" if format == "ushort" else "srgb"), rest)
+
+
 def _to_rgb_or_grey(path: Path | str, image: pyvips.Image, extra: tuple[int, ...] | None, notices: list[str]) -> pyvips.Image:
     """Bring the colour space to RGB or grey with at most one band of alpha, keeping the depth.
 
@@ -544,16 +573,25 @@ def _to_rgb_or_grey(path: Path | str, image: pyvips.Image, extra: tuple[int, ...
         standard = f"a standard profile ({'its own is damaged' if damaged else 'it has none of its own'})"
         notices.append(f"CMYK converted to sRGB through {'its profile' if own else standard}")
         depth = 16 if image.format == "ushort" else 8
+        image, rest = _parted(image, 4)
         image = image.icc_transform("srgb", embedded=own is not None, input_profile="cmyk", intent="relative", depth=depth)
+        image = _joined(image, rest)
     elif space in ("lab", "labs", "labq", "lch", "xyz", "yxy", "cmc"):
         notices.append(f"{space.upper().rstrip('SQ')} converted to sRGB")
-        image = image.colourspace("rgb16" if space == "labs" else "srgb")
+        image, rest = _parted(image, 3)
+        image = _joined(image.colourspace("rgb16" if space == "labs" else "srgb"), rest)
         if image.get_typeof("icc-profile-data"):
             image = image.copy()
             image.remove("icc-profile-data")
     colours = 1 if image.bands < 3 else 3
-    further = image.bands - colours
     kinds = (2,) if extra is None else extra
+    if colours == 3 and extra is not None and len(extra) == image.bands - 1:
+        # one colour by the file's own count, as some programs write RGB with alpha; only an alpha second or third makes it grey
+        if any(kind in (1, 2) for kind in extra[:2]):
+            colours = 1
+        else:
+            kinds = extra[2:]
+    further = image.bands - colours
     alpha = next((i for i, kind in enumerate(kinds[:further]) if kind in (1, 2)), None)
     left = further - (alpha is not None)
     if left:
@@ -565,9 +603,29 @@ def _to_rgb_or_grey(path: Path | str, image: pyvips.Image, extra: tuple[int, ...
     return image
 
 
+def _parted(image: pyvips.Image, colours: int) -> tuple[pyvips.Image, pyvips.Image | None]:
+    """The bands of colours, and those beyond: libvips' conversions of colours would scale an alpha of 16 bits once more."""
+    if image.bands <= colours:
+        return image, None
+    return image.extract_band(0, n=colours), image.extract_band(colours, n=image.bands - colours)
+
+
+def _joined(image: pyvips.Image, rest: pyvips.Image | None) -> pyvips.Image:
+    if rest is None:
+        return image
+    if rest.format == "short":  # that of Lab of 16 bits, whose alpha has no sign
+        rest = rest.cast("int").boolean_const("and", [0xFFFF])
+    elif rest.format == "float" and image.format != "float":
+        rest = rest.linear(65535 if image.format == "ushort" else 255, 0).rint()
+    return image.bandjoin(rest.cast(image.format))
+
+
 def _fitting_profile(icc: bytes | None, image: pyvips.Image, notices: list[str]) -> bytes | None:
     """The profile, unless it is made for another number of channels than the picture has: PNG forbids that, others misread it."""
     if not icc:
+        return None
+    if not _is_profile(icc):
+        notices.append("damaged colour profile left out")
         return None
     if icc[16:20] != (b"GRAY" if image.bands < 3 else b"RGB "):
         notices.append("colour profile left out: it does not fit the kind of picture")
@@ -576,8 +634,14 @@ def _fitting_profile(icc: bytes | None, image: pyvips.Image, notices: list[str])
 
 
 def _is_profile(icc: bytes) -> bool:
-    """Whether the header of an ICC profile says so and no more bytes than there are (ICC.1, section 7.2)."""
-    return len(icc) >= 128 and icc[36:40] == b"acsp" and int.from_bytes(icc[:4], "big") <= len(icc)
+    """Whether an ICC profile says that it is one, and its header and table of tags claim no more bytes than there are (ICC.1,
+    sections 7.2 and 7.3)."""
+    if len(icc) < 132 or icc[36:40] != b"acsp" or int.from_bytes(icc[:4], "big") > len(icc):
+        return False
+    tags = int.from_bytes(icc[128:132], "big")
+    return 0 < tags <= (len(icc) - 132) // 12 and all(
+        offset + size <= len(icc) for _, offset, size in struct.iter_unpack(">III", icc[132 : 132 + 12 * tags])
+    )
 
 
 def _samples(image: pyvips.Image) -> np.ndarray:

@@ -118,6 +118,8 @@ def replacing(path: Path) -> Iterator[Part]:
                 file.close()  # Windows renames no open file
             os.replace(part, path)
         except BaseException as error:
+            with contextlib.suppress(OSError, ValueError):
+                file.truncate(0)  # an encoder may hold a copy of the descriptor, and the room that the file takes, for a while
             if fcntl is None:
                 file.close()
             with contextlib.suppress(OSError):

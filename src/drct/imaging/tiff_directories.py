@@ -23,6 +23,16 @@ IPTC = 0x83BB
 RESOLUTION = (0x011A, 0x011B, 0x0128)
 UNIT = RESOLUTION[2]
 EXTRA_SAMPLES = 0x0152
+COMPRESSION, PHOTOMETRIC, SUBSAMPLING = 0x0103, 0x0106, 0x0212
+YCBCR, JPEG_COMPRESSIONS = 6, (6, 7)
+# kinds of colours that libvips would take for RGB
+FOREIGN_COLOURS = {
+    YCBCR: "subsampled YCbCr without JPEG",
+    9: "ICC Lab",
+    10: "ITU Lab",
+    32803: "raw sensor data",
+    34892: "raw sensor data",
+}
 DESCRIPTION = 0x010E
 LAYOUT = (
     b"ImageJ=",
@@ -92,6 +102,8 @@ class Inspection(NamedTuple):
         iptc: records of IPTC captions of the page.
         resolved: the page has a resolution in pixels per inch or centimetre.
         extra: what its channels beyond the colours are, 1 and 2 alpha, 0 anything else; None where the file does not say.
+        ycbcr: it has YCbCr for each pixel, of the whole range, which libvips takes for RGB.
+        foreign: what other kind of colours it has, if libvips would take them for RGB.
     """
 
     is_raw: bool = False
@@ -101,6 +113,8 @@ class Inspection(NamedTuple):
     iptc: bytes | None = None
     resolved: bool = False
     extra: tuple[int, ...] | None = None
+    ycbcr: bool = False
+    foreign: str | None = None
 
 
 def inspect(file: File, page: int = 0) -> Inspection:
@@ -129,7 +143,11 @@ def inspect(file: File, page: int = 0) -> Inspection:
     resolved = all(tag in found for tag in RESOLUTION[:2]) and (UNIT not in found or _bits(found, UNIT) in (2, 3))
     said = found.get(EXTRA_SAMPLES)
     extra = None if said is None or said.kind != 3 else struct.unpack(f"<{said.length}H", said.data)
-    return Inspection(is_raw, _extract(file, found, layout), tuple(pages), lies, iptc, resolved, extra)
+    colours = _bits(found, PHOTOMETRIC)
+    by_decoder = colours == YCBCR and _bits(found, COMPRESSION) in JPEG_COMPRESSIONS  # it makes RGB of them
+    ycbcr = colours == YCBCR and not by_decoder and _bits(found, SUBSAMPLING) == 0x1_0001  # 1 across and down; without, it is 2
+    foreign = None if by_decoder or ycbcr else FOREIGN_COLOURS.get(colours)
+    return Inspection(is_raw, _extract(file, found, layout), tuple(pages), lies, iptc, resolved, extra, ycbcr, foreign)
 
 
 def insert(file: File, exif: bytes | None, iptc: bytes | None = None) -> None:

@@ -210,7 +210,7 @@ def _encoder(job: _Job, part: Part) -> Iterator[StripWriter]:
         raise
     thread.join()
     if failure:
-        raise failure[0]
+        raise failure.pop()  # kept in no variable: the frames that it refers to hold the encoder's copy of the descriptor
 
 
 def write_pages(
@@ -281,6 +281,11 @@ def _write_tiff_pages(path: Path, info: PictureInfo, pictures: Iterable[Picture]
     return notices
 
 
+def writable_formats() -> list[Format]:
+    """The formats that are written here, which depends on the installed libvips."""
+    return [f for f in FORMATS.values() if f.saver and has_operation(f.saver)]
+
+
 def writable_format(path: str | os.PathLike[str], format: str | None = None) -> Format:
     """The format that a file will have.
 
@@ -288,7 +293,7 @@ def writable_format(path: str | os.PathLike[str], format: str | None = None) -> 
         OptionError: the suffix, or the name ``format``, stands for none that is written here.
     """
     path = Path(path)
-    writable = [f.name for f in FORMATS.values() if f.saver and has_operation(f.saver)]
+    writable = [f.name for f in writable_formats()]
     titles = ", ".join(FORMATS[name].title for name in writable)
     name = format_of(path) if format is None else ALIASES.get(format.lower().lstrip("."), format.lower().lstrip("."))
     if name in FORMATS and FORMATS[name].saver and name not in writable:
@@ -423,7 +428,7 @@ class _Job:
             else:
                 _save(image, self._target, part, options, self._metadata, self.info.writable_resolution)
         except pyvips.Error as error:
-            raise ImageError(f"{self._path}: cannot be written: {cause(error)}") from None
+            raise ImageError(f"{self._path}: cannot be written: {cause(error, 'encoded')}") from None
 
     def _dressed(self, image: pyvips.Image) -> pyvips.Image:
         """The image with all metadata but EXIF."""
@@ -502,11 +507,13 @@ class _Job:
 
     def _exif(self) -> bytes | None:
         info, target = self.info, self._target
+        only_here = info.writable_resolution if target.name in ("webp", "avif", "jxl") else None  # no other place for it
         if not info.exif:
-            alone = target.name in ("webp", "avif", "jxl") and info.writable_resolution
-            return exif.of_resolution(alone) if alone else None
+            return exif.of_resolution(only_here) if only_here else None
         try:
             data = exif.corrected(info.exif, info.width, self._page_height or info.height, info.writable_resolution)
+            if only_here and exif.resolution(data) is None:
+                data = exif.with_resolution(data, only_here)
         except ValueError:
             self._note("damaged EXIF data left out")
             return None

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from drct.errors import OptionError
-from drct.imaging import FORMATS, PictureInfo, format_of, is_image_file
+from drct.imaging import FORMATS, PictureInfo, format_of, is_image_file, writable_formats
 from drct.imaging.replacing import NAME_BYTES
 from drct.upscaling import manifest
 from drct.upscaling.options import UpscaleOptions
@@ -151,7 +151,7 @@ def _file_target(options: UpscaleOptions) -> Path | None:
         return target
     format = format_of(target)
     if format is None or not FORMATS[format].saver:
-        writable = ", ".join(f.suffixes[0] for f in FORMATS.values() if f.saver)
+        writable = ", ".join(f.suffixes[0] for f in writable_formats())
         raise OptionError(f"output {target} has a suffix that is not written: use {writable} (or end a folder's name with /)")
     wanted = {None: format, "same": format_of(options.inputs[0]), "jpg": "jpeg"}.get(options.format, options.format)
     if wanted != format:

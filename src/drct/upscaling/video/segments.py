@@ -208,7 +208,8 @@ class PartWriter:
         return part
 
     def abandon(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what is still to be written finds no room, which was told already
+            self._file.close()
 
     def _encode(self, frame: Any) -> None:
         with self._encoding_errors(), _writing(self._path):
