@@ -69,22 +69,63 @@ def test_split(total: int, size: int) -> None:
 
 
 FORK = """
-import os, signal, sys, torch
+import os, signal, sys, torch, drct
 from drct import engine
 from drct.networks import create_network
 torch.set_num_threads(2)
-network = create_network("drct_light", scale=2, embed_dim=16, gc=16, depths=[1], num_heads=[1], window_size=8).eval()
-program, x = engine.compile(network, "cpu"), torch.rand(1, 3, 64, 64)
-before = program(x)
+{options}
+network = create_network({name!r}, scale=2, **options).eval()
+x = torch.rand(1, 3, 64, 64)
+{before}
 child = os.fork()
 if child == 0:
     signal.alarm(240)
-    os._exit(0 if (program(x) - before).abs().max() < 1e-5 else 3)
+    program = engine.compile(network, "cpu")
+    os._exit(0 if program(x).shape == (1, 3, 128, 128) else 3)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
+LIGHT = "options = dict(embed_dim=16, gc=16, depths=[1], num_heads=[1], window_size=8)"
+MAMBA = "options = dict(embed_dim=16, gc=16, depths=[1], d_state=8)"  # which no compiled program fits
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_does_not_wait_for_its_parents_threads() -> None:
-    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=300)
+@pytest.mark.parametrize(
+    ("name", "options", "before"),
+    [
+        ("drct_light", LIGHT, "engine.compile(network)(x)"),
+        ("drct_light", LIGHT, "engine.compile(network)"),
+        ("drct_light", LIGHT, "network(torch.rand(4, 3, 64, 64))"),
+        ("drct_light", LIGHT, "drct.load_network('drct-light-x4')"),
+        ("drct_light", LIGHT, "drct.Upscaler('drct-light-x4').program(4)"),
+        ("mamba_drct", MAMBA, "engine.compile(network)(x)"),
+    ],
+)
+def test_a_forked_child_does_not_wait_for_its_parents_threads(name: str, options: str, before: str) -> None:
+    program = FORK.format(name=name, options=options, before=before)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+TOGETHER = """
+import threading, torch
+from drct import engine
+from drct.engine.cpu.workers import for_each
+from drct.networks import create_network
+torch.set_num_threads(2)
+program = engine.compile(create_network("drct_light", scale=2, embed_dim=16, gc=16, depths=[1], num_heads=[1], window_size=8))
+go, seen = threading.Barrier(16), []
+def request():
+    go.wait()
+    program(torch.rand(1, 3, 32, 32))
+    seen.append(torch.get_num_threads())
+threads = [threading.Thread(target=request) for _ in range(16)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert seen == [2] * 16, seen
+"""
+
+
+def test_threads_that_begin_together_keep_the_number_of_threads() -> None:
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", TOGETHER], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -181,3 +184,12 @@ def test_weights_changed_behind_the_back_of_autograd_count(name: str) -> None:
 def test_values_out_of_range(name: str, options: dict, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         create_network(name, **options)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    sizes = {"embed_dim": np.int32(16), "gc": np.uint8(16), "depths": (np.int64(1),), "num_heads": [np.int64(1)]}
+    network = create_network("drct_light", scale=np.int64(2), window_size=8.0, drop_path_rate=np.float32(0.5), **sizes)
+    assert json.loads(json.dumps(dataclasses.asdict(network.options)))["upscale"] == 2
+    for wrong in ({"scale": np.float64(2.5)}, {"scale": float("nan")}, {"depths": (np.float64(1),)}, {"scale": np.bool_(True)}):
+        with pytest.raises(OptionError, match="but must be a"):
+            create_network("drct_light", **wrong)

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import pickle
 import sys
+from fractions import Fraction
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
@@ -453,3 +454,23 @@ def test_networks_with_position_embeddings_enlarge_their_one_size():
 def test_transparency_that_does_not_fit_is_refused(network, alpha):
     with pytest.raises(ImageError, match=r"the picture's alpha is .*uint8 of shape \(10, 12\) is needed"):
         Upscaler(network, device="cpu").picture(picture(alpha))
+
+
+def test_questions_about_networks_that_are_not_there():
+    upscaler = Upscaler(Nearest(2), device="cpu")
+    for ask in (upscaler.program, upscaler.name, upscaler.digest, upscaler.tile_limit):
+        for scale in (3, "2x", [2], None):
+            with pytest.raises(OptionError, match=r"scale is .*, but there are networks for 2 times here"):
+                ask(scale)
+    for rows, columns in ((0, 10), (10, -1), (1.5, 2), ("a", 1)):
+        with pytest.raises(OptionError, match="whole numbers from 1 on"):
+            upscaler.scales_for(rows, columns)
+    with pytest.raises(OptionError, match="scale is 25, but must be above 0"):
+        upscaler(smooth_image(9, 9), scale=Fraction(25))
+
+
+def test_floats_too_far_apart_for_float32_say_so(recwarn):
+    image = (np.array([-1, 0, 1], np.float32) * 3e38).repeat(9).reshape(3, 3, 3)
+    with pytest.raises(ImageError, match=r"the pixels reach from -3e\+38 to 3e\+38, which is too far for float32"):
+        Upscaler(Nearest(2), device="cpu")(image)
+    assert not recwarn.list

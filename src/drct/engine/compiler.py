@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from drct.engine.cpu import workers
 from drct.engine.cpu.drct import DRCTProgram
 from drct.engine.cpu.hat import HATProgram
 from drct.engine.cpu.mamba import MambaDRCTProgram, why_not
@@ -67,6 +68,7 @@ def _compile(network: SuperResolutionNetwork, device: torch.device, precision: s
     if device.type == "cpu" and isinstance(network, MambaDRCT) and (reason := why_not(network)) is not None:
         return PlainProgram(network, device, plain, reason)
     if device.type == "cpu" and type(network) in CPU_PROGRAMS:
+        workers.get_ready()
         return CPU_PROGRAMS[type(network)](_in_float32_on_cpu(network), precision)
     if device.type == "cuda" and type(network) in GPU_PROGRAMS and precision != "fp32":
         if (reason := triton_available()) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -73,7 +74,7 @@ def create_network(name: str, *, scale: int | None = None, **options: Any) -> Su
     family = find_family(name)
     fields = {field.name: field for field in dataclasses.fields(family.options)}
     if scale is not None:
-        if options.get("upscale", scale) != scale:
+        if "upscale" in options and options["upscale"] != scale:
             raise OptionError(f"scale is {scale} but upscale is {options['upscale']}: give one of them")
         options["upscale"] = scale
     chosen = dict(family.configurations[name])
@@ -92,16 +93,15 @@ def _checked(name: str, key: str, value: Any, annotation: str) -> Any:
     if value is None and optional == "None":
         return None
     if kind.startswith("tuple"):
-        if isinstance(value, (list, tuple)) and all(isinstance(v, int) and not isinstance(v, bool) for v in value):
-            return tuple(value)
+        if isinstance(value, (list, tuple)) and all(isinstance(v, numbers.Integral) and not isinstance(v, bool) for v in value):
+            return tuple(map(int, value))
     elif kind == "float":
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
             return float(value)
     elif kind == "int":
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if isinstance(value, float) and value.is_integer():
-            return int(value)
+        # those of numpy, too; plain ones are kept, since options are written as JSON
+        if isinstance(value, numbers.Real) and not isinstance(value, bool) and float(value).is_integer():
+            return int(float(value))
     elif isinstance(value, {"bool": bool, "str": str}[kind]):
         return value
     expected = (

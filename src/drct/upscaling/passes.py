@@ -147,7 +147,7 @@ def target_size(
         if not is_real(scale):
             raise OptionError(f"scale is {scale!r}, but must be a number")
         if not 0 < scale <= LARGEST_SCALE:
-            raise OptionError(f"scale is {scale:g}, but must be above 0 and at most {LARGEST_SCALE:g}")
+            raise OptionError(f"scale is {float(scale):g}, but must be above 0 and at most {LARGEST_SCALE:g}")
         return max(1, math.floor(height * scale + 0.5)), max(1, math.floor(width * scale + 0.5))
     new_height = to_height if to_height is not None else max(1, math.floor(height * (to_width or 1) / width + 0.5))
     new_width = to_width if to_width is not None else max(1, math.floor(width * new_height / height + 0.5))

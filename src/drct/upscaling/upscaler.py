@@ -111,8 +111,8 @@ class Upscaler:
 
     def program(self, scale: int) -> engine.Program:
         """The program of the network with this magnification, loaded and compiled on first use."""
+        _, held = self._held(scale)
         if scale not in self._programs:
-            _, held = self._networks[scale]
             network = held.network if isinstance(held, Loaded) else load_network(held, notices=self.notices)
             if network.in_chans not in (1, 3):
                 raise OptionError(f"the network has {network.in_chans} image channels: only grey and RGB networks upscale pictures")
@@ -135,12 +135,19 @@ class Upscaler:
 
     def name(self, scale: int) -> str:
         """Name or file of the network with this magnification."""
-        return self._networks[scale][0]
+        return self._held(scale)[0]
+
+    def _held(self, scale: int) -> tuple[str, Path | Loaded]:
+        try:
+            return self._networks[scale]
+        except (KeyError, TypeError):
+            here = ", ".join(map(str, self.scales))
+            raise OptionError(f"scale is {scale!r}, but there are networks for {here} times here") from None
 
     def digest(self, scale: int) -> str:
         """Hash of the weights of the network with this magnification: equal weights give equal results, whatever their file."""
+        name, held = self._held(scale)
         if scale not in self._digests:
-            name, held = self._networks[scale]
             if not isinstance(held, Loaded):
                 held = Loaded(load_network(held, notices=self.notices))
                 self._networks[scale] = (name, held)
@@ -151,6 +158,8 @@ class Upscaler:
         self, rows: int, columns: int, *, scale: float | None = None, width: int | None = None, height: int | None = None
     ) -> tuple[int, ...]:
         """Magnifications of the networks that an image goes through, in order; arguments and errors as :meth:`upscale`."""
+        if not all(is_whole(side) and side >= 1 for side in (rows, columns)):
+            raise OptionError(f"an image of {columns!r} x {rows!r} pixels has none: whole numbers from 1 on are needed")
         size = self._result_size(rows, columns, scale, width, height)
         return tuple(self._passes(max(size[0] / rows, size[1] / columns)))
 
@@ -164,6 +173,7 @@ class Upscaler:
 
         If :meth:`fix_tiles` was not called before, the memory that is free now decides.
         """
+        self._held(scale)
         limit = self._largest_tile.get(scale)
         if self.tile != "auto" or scale in self._fixed_tiles:
             return limit
@@ -640,6 +650,8 @@ def _range(pixels: np.ndarray, alpha: np.ndarray | None = None) -> tuple[float, 
         raise ImageError("the pixels hold NaN or infinite values")
     low, high = visible_range(pixels, alpha)
     low, high = min(low, 0.0), max(high, 1.0)
+    if high - low > float(np.finfo(np.float32).max):
+        raise ImageError(f"the pixels reach from {low:.3g} to {high:.3g}, which is too far for float32")
     return low, high - low
 
 

@@ -19,7 +19,6 @@ T = TypeVar("T")
 
 _lock = threading.Lock()
 _pools: dict[int, ThreadPoolExecutor] = {}
-_threaded = False  # whether operators may have run on several threads
 
 
 def for_each(function: Callable[[T], None], items: Iterable[T]) -> None:
@@ -28,10 +27,8 @@ def for_each(function: Callable[[T], None], items: Iterable[T]) -> None:
     The order of calls is open; the first error is raised again. Single items run in the caller's thread, where the
     operators themselves may use all threads.
     """
-    global _threaded
     items = list(items)
-    threads = torch.get_num_threads()
-    _threaded = _threaded or threads > 1
+    threads = _threads()
     if threads == 1 or len(items) == 1:
         for item in items:
             function(item)
@@ -70,6 +67,18 @@ def _collect(futures: list[Future[None]]) -> None:
             raise error
 
 
+def get_ready() -> None:
+    """Start the threads now: threads of the caller that are born while they start would go on with one thread each."""
+    if (threads := _threads()) > 1:
+        _pool(threads)
+
+
+def _threads() -> int:
+    """Threads that torch uses here; while a pool starts, this waits, since torch would tell a new thread 1."""
+    with _lock:
+        return torch.get_num_threads()
+
+
 def _pool(threads: int) -> ThreadPoolExecutor:
     with _lock:
         if threads not in _pools:
@@ -96,12 +105,14 @@ def _start(threads: int) -> ThreadPoolExecutor:
 
 
 def _forget_pools() -> None:
-    """A forked child has none of its parent's threads, and OpenMP would wait for them for ever: it goes on with one."""
+    """A forked child has none of its parent's threads, and OpenMP would wait for them for ever: it goes on with one.
+
+    Loading weights and single operators start those threads, too, and nobody tells whether they did.
+    """
     global _lock
     _lock = threading.Lock()
     _pools.clear()
-    if _threaded:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):
