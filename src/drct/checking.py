@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from drct.errors import MissingDependencyError, OptionError, did_you_mean
@@ -44,6 +44,8 @@ def first_problem(
         return f"{noun} '{where}' is unknown{did_you_mean(keys[-1], known)}"
     if first["type"] == "missing":
         return f"{noun} '{where}' is missing"
+    if first["input"] is None and first["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{where} is empty: leave it out, or fill it"
     message = first["msg"].removeprefix("Value error, ")
     if not where:
         return message
@@ -86,6 +88,18 @@ def name_template(value: str) -> str:
     return value
 
 
+def folder_name(value: str) -> str:
+    """Check a name that stands for a folder in another one; to be used by pydantic.
+
+    Raises:
+        ValueError: it would lead out of that folder.
+    """
+    parts = PurePath(value).parts
+    if not value.strip() or not parts or ".." in parts or PurePath(value).is_absolute():
+        raise ValueError("must be the name of a folder, for example drct_x4")
+    return value
+
+
 def read_option_file(path: Path) -> Any:
     """What an option file (YAML, UTF-8) holds.
 
@@ -99,7 +113,9 @@ def read_option_file(path: Path) -> Any:
         raise MissingDependencyError("option files need PyYAML: pip install 'drct[train]'") from error
 
     class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+            # here, before merges bring in the keys of other mappings
+            node: yaml.MappingNode = super().compose_mapping_node(anchor)
             lines: dict[str, int] = {}
             for key, _ in node.value:
                 if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
@@ -107,7 +123,7 @@ def read_option_file(path: Path) -> Any:
                     if key.value in lines:
                         raise OptionError(f"{path}: '{key.value}' stands in line {line} and in line {lines[key.value]}: remove one")
                     lines[key.value] = line
-            return super().construct_mapping(node, deep)
+            return node
 
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader)  # a SafeLoader

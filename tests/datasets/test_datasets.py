@@ -555,3 +555,24 @@ def test_verify_names_every_fault_of_a_data_base(tmp_path: Path) -> None:
     info = tmp_path / "set.lmdb" / "meta_info.txt"
     info.write_text("missing.png (8,8,3) 1\n" + info.read_text() + "gone.png (8,8,3) 1\n")
     assert ["missing" in fault or "gone" in fault for fault in verify(tmp_path / "set.lmdb").faults] == [True, True]
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links")
+def test_folders_behind_links_belong_to_a_set(tmp_path: Path) -> None:
+    for name in ("div2k/a.png", "flickr/b.png", "flickr/deep/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / name, np.zeros((9, 9, 3), np.uint8))
+    (tmp_path / "both").mkdir()
+    for name in ("div2k", "flickr"):
+        (tmp_path / "both" / name).symlink_to(tmp_path / name)
+    (tmp_path / "flickr" / "deep" / "circle").symlink_to(tmp_path / "flickr")
+    source = FolderSource(tmp_path / "both")
+    assert [source.name(i) for i in range(len(source))] == ["div2k/a.png", "flickr/b.png", "flickr/deep/c.png"]
+
+
+def test_an_lmdb_that_is_there_says_so(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "a.png", np.zeros((80, 80, 3), np.uint8))
+    prepare(tmp_path / "in", tmp_path / "x.lmdb")
+    with pytest.raises(OptionError, match=r"x\.lmdb exists already: remove it or choose another name"):
+        prepare(tmp_path / "in", tmp_path / "x.lmdb")

@@ -166,6 +166,8 @@ def test_rgb_metrics(options: dict[str, Any]) -> None:
             "needs dataroot_lq",
         ),
         ({"train": {}}, OptionError, "drct train -opt"),
+        ({"name": "../../elsewhere"}, OptionError, "name is '../../elsewhere': must be the name of a folder"),
+        ({"val": None}, OptionError, "val is empty: leave it out, or fill it"),
     ],
 )
 def test_mistakes_are_named(options: dict[str, Any], change: dict[str, Any], error: type[Exception], words: str) -> None:
@@ -197,3 +199,29 @@ def test_the_tiny_network_is_what_the_file_says(tiny_model: Path) -> None:
     assert {k: v.shape for k, v in built.state_dict().items()} == {
         k: v.shape for k, v in load_network(tiny_model).state_dict().items()
     }
+
+
+def test_results_do_not_replace_what_they_come_from(options: dict[str, Any], tiny_model: Path) -> None:
+    before = tiny_model.read_bytes()
+    for more in ({"json_file": Path("options.yml")}, {"markdown": tiny_model}, {"html": Path("./") / "options.yml"}):
+        with pytest.raises(OptionError, match="is an input: choose another name"):
+            run(options, **more)
+    assert tiny_model.read_bytes() == before
+    assert yaml.safe_load(Path("options.yml").read_text()) == options
+
+
+def test_without_ground_truth_nothing_is_missing(options: dict[str, Any]) -> None:
+    options["datasets"] = {"test_1": {"name": "custom", "type": "SingleImageDataset", "dataroot_lq": "LRbicx4"}}
+    said: list[str] = []
+    report = run(options, said)
+    assert said[-1] == "not measured without ground truth: PSNR, SSIM"
+    assert report.complete
+    assert report.metrics == ()
+
+
+def test_where_basicsr_would_measure_otherwise_is_told(options: dict[str, Any]) -> None:
+    del options["val"]["metrics"]["psnr"]["test_y_channel"]
+    said: list[str] = []
+    run(options, said)
+    assert "options.yml: 'val.metrics.psnr.test_y_channel' is not given: it is measured on Y, where BasicSR takes RGB" in said
+    assert sum("is not given" in line for line in said) == 1

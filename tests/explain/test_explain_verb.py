@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from drct.cli.explain import repeat_model
 from drct.errors import MissingDependencyError
 from drct.explain import extras
 from drct.explain.subjects import load_or_create
+from drct.imaging import write
 from drct.networks import SuperResolutionNetwork, create_network
 
 
@@ -184,3 +186,37 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(
     for verb, name in (("features", "x.png"), ("report", "x.html")):
         assert run(["explain", verb, str(image), "--model", str(models[0]), "-o", str(tmp_path / "file" / name)]) == 2
         assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("verb", "suffix"), [("lam", ".npz"), ("flow", ".csv")])
+def test_files_beside_the_figure_replace_their_own_kind_only(
+    image: Path, models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str, suffix: str
+) -> None:
+    out, beside = tmp_path / "mine.png", tmp_path / f"mine{suffix}"
+    beside.write_text("my own data")
+    more = ["--at", "10,12", "--fold", "2"] if verb == "lam" else ["--crop", "16"]
+    command = ["explain", verb, str(image), *more, "--model", str(models[0]), "-o", str(out)]
+    assert run(command) == 2
+    assert "choose another output" in capsys.readouterr().err
+    assert beside.read_text() == "my own data"
+    assert not out.exists()
+    beside.unlink()
+    assert run(command) == run(command) == 0
+
+
+def test_hints_on_windows_are_about_what_models_leave_of_an_image(
+    models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "odd.png", np.zeros((41, 43, 3), np.uint8))
+
+    def attribute(at: str) -> int:
+        arguments = ["explain", "lam", str(tmp_path / "odd.png"), "--at", at, "--window", "8", "--fold", "2"]
+        return run([*arguments, "--model", str(models[0]), "-o", str(tmp_path / "a.png")])
+
+    assert attribute("36,36") == 2
+    said = capsys.readouterr().err
+    hint = re.search(r"X may be at most (\d+), Y at most (\d+)", said)
+    assert hint is not None, said
+    assert attribute(f"{hint[1]},{hint[2]}") == 0
+    assert attribute("43,0") == 2
+    assert "outside the image of 43 x 41" in capsys.readouterr().err

@@ -41,7 +41,7 @@ def option_dict(tmp_path: Path) -> Callable[..., dict[str, Any]]:
                 "drop_path_rate": 0.3,
             },
             "train": {"total_iter": 20, "ema_decay": 0.9, "optim_g": {"type": "AdamW", "lr": 1e-3}, **train},
-            "val": {"val_freq": 10, "metrics": {"psnr": {"type": "calculate_psnr"}, "ssim": {"type": "calculate_ssim"}}},
+            "val": {"val_freq": 10, "metrics": {m: {"type": f"calculate_{m}", "test_y_channel": True} for m in ("psnr", "ssim")}},
             "logger": {"print_freq": 5, "save_checkpoint_freq": 5},
         }
 

@@ -23,7 +23,7 @@ from training_helpers import run, states_equal
 from drct.datasets.loader import PatchSet, RawBatch
 from drct.datasets.pack import write_pack
 from drct.engine.accelerate import accelerate
-from drct.errors import CheckpointError, DataError, Error, ImageError, OptionError, OutOfMemoryError
+from drct.errors import CheckpointError, DataError, Error, ImageError, ModelNotFoundError, OptionError, OutOfMemoryError
 from drct.imaging import Picture, write
 from drct.networks import create_network
 from drct.training import checkpoint
@@ -666,3 +666,82 @@ def test_images_that_position_embeddings_do_not_fit_are_named_before_the_first_s
     with pytest.raises(OptionError, match="the patches of training are"):
         run(data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("resume", ["auto", None])
+def test_a_start_while_another_process_still_trains_sees_what_that_one_leaves(
+    option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: str | None
+) -> None:
+    """The other one ends, and saves, while this one opens its images."""
+    data, folder = option_dict(total_iter=6), tmp_path / "run"
+    if resume:
+        run(data, folder, stop_after=2)
+
+    def slowly(options: Any) -> Any:
+        monkeypatch.undo()
+        run(data, folder, resume=resume, stop_after=2)
+        return open_pairs(options)
+
+    monkeypatch.setattr("drct.training.loop.open_pairs", slowly)
+    with pytest.raises(OptionError, match=r"until now: start again|holds checkpoints of an earlier run"):
+        run(data, folder, resume=resume)
+    left = load_state(list_states(folder)[-1]).iteration
+    assert left == (4 if resume else 2)
+    assert not list(folder.glob("*.abandoned"))
+    run(data, folder, resume="auto")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_so(option_dict: Make, tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "options.yml").write_text(yaml.safe_dump(option_dict(total_iter=100_000)))
+    command = [sys.executable, "-m", "drct", "train", "-opt", str(tmp_path / "options.yml"), "--device", "cpu"]
+    command += ["--output", str(tmp_path / "run"), "--resume", "auto"]
+    # shells let what runs in the background ignore SIGINT, and children inherit that
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "it/s" in line:
+            break
+    process.send_signal(number)
+    said, errors = process.communicate(timeout=300)
+    assert process.returncode == 130, errors
+    assert "interrupted: go on by the same command with --resume auto" in errors
+    assert "iteration" in said
+    few = subprocess.run([*command, "--stop-after", "2"], capture_output=True, text=True, timeout=300)
+    assert (few.returncode, few.stderr) == (0, "")
+
+
+def test_the_best_weights_are_chosen_anew_where_they_are_judged_otherwise(option_dict: Make, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def go_on(data: dict[str, Any]) -> dict[str, float]:
+        options, _ = parse_options(data)
+        return train(options, tmp_path / "run", device="cpu", echo=said.append, resume="auto").best
+
+    assert go_on(option_dict(total_iter=10))["iteration"] == 10
+    moved = option_dict(total_iter=10)
+    assert go_on(moved)["iteration"] == 10
+    assert not any("chosen anew" in line for line in said)
+    data = option_dict(total_iter=20, optim_g={"type": "AdamW", "lr": 1e-3})
+    data["val"]["metrics"] = {"psnr": {"type": "calculate_psnr", "test_y_channel": False, "crop_border": 9}}
+    best = go_on(data)
+    assert any("chosen anew" in line for line in said)
+    assert best["iteration"] == 20
+
+
+def test_weights_to_start_from_are_named_where_they_do_not_fit(option_dict: Make, tmp_path: Path) -> None:
+    network = create_network("drct_light", scale=2, **TINY)
+    body = {name: value for name, value in network.state_dict().items() if not name.startswith("upsample")}
+    torch.save({"params": body}, tmp_path / "body.pth")
+    for file, error in (("body.pth", CheckpointError), ("none.pth", ModelNotFoundError)):
+        data = option_dict()
+        data["path"] = {"pretrain_network_g": str(tmp_path / file)}
+        with pytest.raises(error, match=rf"^path\.pretrain_network_g: \S*{file}") as caught:
+            run(data, tmp_path / "run")
+        assert str(caught.value).count(file) == 1

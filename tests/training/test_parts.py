@@ -110,7 +110,7 @@ def test_keys_without_effect_warn_where_they_ask_for_something() -> None:
         ("datasets.train.tone_share", 1.5, "tone_share is 1.5: .*less than or equal to 1"),
         ("datasets.train", {"dataroot_gt": "gt", "dataroot_lq": "lq", "tone_share": 0.1}, "tone_share and dataroot_lq exclude"),
         ("datasets.train.gt_sise", 256, r"key 'datasets\.train\.gt_sise' is unknown"),
-        ("datasets.train", None, "datasets.train is None"),
+        ("datasets.train", None, "datasets.train is empty"),
         ("datasets.val_1", {"dataroot_gt": "gt", "max_images": 0}, r"datasets\.val_1\.max_images is 0"),
         ("train.scheduler", {"gamma": -1}, "gamma is -1"),
         (
@@ -161,6 +161,12 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         read_options(file)
     file.write_text("base: &base {a: 1}\nmore: &more {b: 1}\nx: {<<: *base, <<: *more, a: 2}\ny: {a: 3}\n")
     assert read_option_file(file)["x"] == {"a": 2, "b": 1}
+    # merged where it is not yet built, since that stands less deep
+    file.write_text("a: &a {x: 1, y: 1}\nt:\n  d:\n    e: &b {<<: *a, x: 2}\nc: {<<: *b}\n")
+    assert read_option_file(file) == {"a": {"x": 1, "y": 1}, "t": {"d": {"e": {"x": 2, "y": 1}}}, "c": {"x": 2, "y": 1}}
+    file.write_text("a: &a {x: 1, x: 2}\nc: {<<: *a}\n")
+    with pytest.raises(OptionError, match="'x' stands in line 1 and in line 1"):
+        read_option_file(file)
 
 
 def test_option_files_are_utf8_wherever_they_are_read(tmp_path: Path) -> None:
@@ -359,3 +365,28 @@ def test_names_of_degradation_options_are_words(option_dict: Make) -> None:
     data["datasets"]["val_1"]["degradation"] = {1: 2}
     with pytest.raises(OptionError, match="names of degradation options are words"):
         parse_options(data)
+
+
+@pytest.mark.parametrize("group", ["path", "val", "logger", "train", "datasets"])
+def test_groups_left_empty_are_told(option_dict: Make, group: str) -> None:
+    with pytest.raises(OptionError, match=f"^options: {group} is empty: leave it out, or fill it$"):
+        parse_options({**option_dict(), group: None})
+
+
+def test_defaults_other_than_basicsr_has_them_are_told(option_dict: Make, gan_dict: Make) -> None:
+    def told(data: dict[str, Any]) -> list[str]:
+        return [line for line in parse_options(data)[1] if "is not given" in line]
+
+    data = option_dict(scheduler={"type": "MultiStepLR", "milestones": [5]})
+    data["val"]["metrics"] = {name: {"type": f"calculate_{name}"} for name in ("psnr", "ssim")}
+    assert told(data) == [
+        "options: 'train.scheduler.gamma' is not given: it is 0.5, where BasicSR takes 0.1",
+        "options: 'val.metrics.psnr.test_y_channel' is not given: it is measured on Y, where BasicSR takes RGB",
+        "options: 'val.metrics.ssim.test_y_channel' is not given: it is measured on Y, where BasicSR takes RGB",
+    ]
+    data["train"]["scheduler"]["gamma"] = 0.5
+    data["val"]["metrics"] = {"psnr": {"type": "calculate_psnr", "test_y_channel": True}, "lpips": {"type": "calculate_lpips"}}
+    assert told(data) == []
+    data = gan_dict(gan_opt={"gan_type": "vanilla"})
+    data["val"]["metrics"] = {}
+    assert told(data) == ["options: 'train.gan_opt.loss_weight' is not given: it is 0.1, where BasicSR takes 1"]

@@ -128,15 +128,17 @@ def lam(
     as .npz. The diffusion index is the larger, the more of the image takes part.
     """
     from drct.explain import figures
-    from drct.explain.lam import Window, attribute_all, crop_to_multiple, save_maps
+    from drct.explain.lam import Window, attribute_all, check_maps, crop_to_multiple, save_maps
     from drct.explain.subjects import load_subjects, rgb8
     from drct.imaging import read
 
     figures.check_path(output, [image])
+    maps = output.with_suffix(".npz")
+    check_maps(maps)
     console = Console(quiet=quiet)
     hr = rgb8(read(image))
     place = Window(*at, window)
-    place.check(*hr.shape[:2])
+    place.check(*hr.shape[:2], whole=False)  # whether all of it fits depends on what the models leave of the image
     subjects = load_subjects(models, device)
     hr = crop_to_multiple(hr, subjects)
     with console:
@@ -145,7 +147,6 @@ def lam(
         )
     names = [subject.name for subject in subjects]
     figures.save(figures.lam_figure(hr, names, results, place), output)
-    maps = output.with_suffix(".npz")
     save_maps(maps, subjects, results, place)
     for name, result in zip(names, results, strict=True):
         console.say(f"{name}: diffusion index {result.diffusion_index:.4f}")
@@ -165,11 +166,13 @@ def flow(images: tuple[Path, ...], crop: int, output: Path, models: tuple[str, .
     """
     from drct.explain import figures
     from drct.explain.features import groups_of
-    from drct.explain.flow import feature_flow, write_csv
+    from drct.explain.flow import check_csv, feature_flow, write_csv
     from drct.explain.subjects import find_images, load_subjects, read_input
 
     files = find_images(images)
     figures.check_path(output, files)
+    table = output.with_suffix(".csv")
+    check_csv(table)
     subjects = load_subjects(models, device)
     for subject in subjects:
         groups_of(subject)
@@ -184,7 +187,6 @@ def flow(images: tuple[Path, ...], crop: int, output: Path, models: tuple[str, .
             flows.append(feature_flow(subject, (read_input(file, crop) for file in files), advance))
     names = [subject.name for subject in subjects]
     figures.save(figures.flow_figure(names, flows), output)
-    table = output.with_suffix(".csv")
     write_csv(table, names, flows)
     for name, result in zip(names, flows, strict=True):
         levels = " ".join(f"{value:.3g}" for value in result.measures["mean_absolute"])

@@ -10,6 +10,7 @@ import click
 
 from drct.cli.paths import GivenPath
 
+INTERRUPTED = 130  # as for all verbs, see drct.cli.run
 KEY = re.compile(r"(network_[gd]|datasets|path|train|val|degradation)\b[\w.]*: ")
 
 
@@ -35,7 +36,7 @@ def command(
     tensorboard: bool,
     launcher: str | None,
     local_rank: str | None,
-) -> None:
+) -> int:
     """Train a network as an option file says.
 
     On several GPUs or processes: torchrun --nproc-per-node N -m drct train -opt FILE.yml
@@ -64,3 +65,6 @@ def command(
     best = ", ".join(f"{k} {v:g}" for k, v in result.best.items())
     if first:
         click.echo(f"{result.folder}: iteration {result.iteration}" + (f", best {best}" if best else ""))
+        if result.interrupted:
+            click.echo("drct: interrupted: go on by the same command with --resume auto", err=True)
+    return INTERRUPTED if result.interrupted else 0

@@ -75,6 +75,8 @@ def prepare(
     if step is not None and crop is not None and not 0 < step <= crop:
         raise OptionError(f"step is {step}, but must be between 1 and crop, {crop}")
     out = Path(out)
+    if out.suffix == ".lmdb" and out.is_dir():
+        raise OptionError(f"{out} exists already: remove it or choose another name")
     others = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
     # pixels without an index are those of a run that was ended while it replaced a pack
     if not is_pack(out) and (others - {"index.json", "pixels.bin"} or others == {"index.json"}):

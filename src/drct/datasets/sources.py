@@ -43,7 +43,7 @@ class FolderSource:
         if not self.folder.is_dir():
             raise DataError(f"{self.folder} is not a folder of images")
         if names is None:
-            paths = sorted(p for p in self.folder.rglob("*") if not _hidden(p.relative_to(self.folder)) and is_image_file(p))
+            paths = sorted(p for p in _files(self.folder) if not _hidden(p.relative_to(self.folder)) and is_image_file(p))
         else:
             paths = [self.folder / name for name in names]
             missing = [str(p) for p in paths if not p.is_file()]
@@ -73,6 +73,18 @@ class FolderSource:
 
     def _decode(self, i: int) -> np.ndarray:
         return read_rgb8(self.paths[i])
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, also behind links, as sets are put together from others; links in a circle end."""
+    seen: set[tuple[int, int]] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield from (Path(place) / name for name in files)
 
 
 def _hidden(path: Path) -> bool:

@@ -320,11 +320,15 @@ def _accelerate_blocks(network: nn.Module) -> str:
     supported = [group for group in groups if group.supported()]
     for group in supported:
         group.group.forward = group  # type: ignore[method-assign]
+    if groups and not supported:
+        return "under bfloat16 autocast: plain torch blocks, since their sizes do not fit the native ones"
     if groups:
         return f"under bfloat16 autocast: native blocks in {len(supported)} dense groups"
     alone = [module for module in network.modules() if isinstance(module, SwinBlock) and _fits_kernel(module)]
     for block in alone:
         block.forward = _NativeBlock(block)  # type: ignore[method-assign]
+    if not alone:
+        return "under bfloat16 autocast: plain torch blocks, since their sizes do not fit the native ones"
     return f"under bfloat16 autocast: {len(alone)} native blocks"
 
 
@@ -340,6 +344,8 @@ def _accelerate_attention(blocks: list[SwinBlock], device: str) -> str:
             return f"plain torch attention: {reason}"
         kernels, name, whole = {"cpu": native.window_attention}, "native", native.swin_attention_available() is None
     supported = [block for block in blocks if device == "cuda" or native.supports(block.window)]
+    if not supported:
+        return "plain torch attention: the windows do not fit the native one"
     for block in supported:
         block.attention = _FastAttention(block, kernels, whole)  # type: ignore[method-assign]
     return f"{name} window attention in {len(supported)} blocks"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def evaluate(options: EvaluationOptions, *, say: Say = print, advance: Advance |
     # a model that is missing should be told before the first one has run for an hour
     found = [locate(model, options.scale) for model in options.models]
     openers = [functools.partial(_open, model, options.scale, options) for model in found]
-    return _run(suites, settings, openers, options, say, advance)
+    return _run(suites, settings, openers, options, say, advance, options.models)
 
 
 def evaluate_file(path: Path, options: RunOptions | None = None, *, say: Say = print, advance: Advance | None = None) -> Report:
@@ -81,7 +82,7 @@ def evaluate_file(path: Path, options: RunOptions | None = None, *, say: Say = p
         of_file = {"tile": file.tile.tile_size, "overlap": 2 * file.tile.tile_pad}
         options = options.model_copy(update={key: value for key, value in of_file.items() if key not in options.model_fields_set})
     opener = functools.partial(_open, _network(path, file), file.scale, options, file.name)
-    return _run(suites, settings, [opener], options, say, advance)
+    return _run(suites, settings, [opener], options, say, advance, (path, file.path.pretrain_network_g))
 
 
 def _run(
@@ -91,11 +92,20 @@ def _run(
     options: RunOptions,
     say: Say,
     advance: Advance | None,
+    inputs: Sequence[str | Path | SuperResolutionNetwork],
 ) -> Report:
     settings = dataclasses.replace(settings, keep_images=options.html is not None, resume=options.resume)
+    given = {os.path.realpath(one) for one in inputs if not isinstance(one, SuperResolutionNetwork)}
     for path in (options.json_file, options.markdown, options.html):
         if path is not None:
+            if os.path.realpath(path) in given:
+                raise OptionError(f"{path} is an input: choose another name")
             check_writable(path)  # now, not when everything was measured
+    items = [item for suite in suites for item in suite.items]
+    blind = [metric for metric in settings.metrics if MEASURES[metric].needs_hr]
+    if blind and items and all(item.hr is None for item in items):
+        say(f"not measured without ground truth: {', '.join(MEASURES[metric].label for metric in blind)}")
+        settings = dataclasses.replace(settings, metrics=tuple(m for m in settings.metrics if m not in blind))
     run = Run(suites, settings, say=say, advance=advance)
     try:
         for opener in openers:

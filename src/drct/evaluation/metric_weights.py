@@ -115,7 +115,8 @@ def load_metric_weights(name: str) -> dict[str, Tensor]:
 
 def _download(name: str, asset: Asset, target: Path) -> None:
     original = asset.url.rsplit("/", 1)[-1]
-    advice = f"or put {name} or {original} into a folder and name it in DRCT_WEIGHTS"
+    names = " or ".join(dict.fromkeys((name, original)))
+    advice = f"or put {names} into a folder and name it in DRCT_WEIGHTS"
     card = ModelCard(name=name, source=asset.url, url=asset.url, file=original, sha256=asset.sha256)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

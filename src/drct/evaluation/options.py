@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from drct.checking import first_problem, name_template, read_option_file, several, without_keys
+from drct.checking import first_problem, folder_name, name_template, read_option_file, several, without_keys
 from drct.errors import OptionError
 from drct.evaluation.measures import Convention
 
@@ -120,7 +120,7 @@ class TestFile(Group):
 
     __test__ = False  # no test of ours, whatever pytest thinks of the name
 
-    name: str
+    name: Annotated[str, AfterValidator(folder_name)]
     scale: int = Field(ge=1)
     datasets: dict[str, DataSetGroup] = Field(min_length=1)
     network_g: dict[str, Any]
@@ -158,7 +158,7 @@ def read_test_file(path: Path) -> tuple[TestFile, list[str]]:
     """Read a published test option file (YAML).
 
     Returns:
-        The options, and a warning for each key that has no effect.
+        The options, and a warning for each key that has no effect, or whose default is not that of BasicSR.
 
     Raises:
         OptionError: the file cannot be read, a key is unknown (the nearest valid one is named), or a value is not possible.
@@ -180,4 +180,10 @@ def read_test_file(path: Path) -> tuple[TestFile, list[str]]:
             raise OptionError(f"{path}: datasets.{name} has neither dataroot_gt nor dataroot_lq")
         if dataset.type == "SingleImageDataset" and dataset.dataroot_lq is None:
             raise OptionError(f"{path}: datasets.{name} is a SingleImageDataset and needs dataroot_lq")
-    return file, [f"{path}: '{key}' has no effect ({DEAD_KEYS[key]})" for key in dead]
+    warnings = [f"'{key}' has no effect ({DEAD_KEYS[key]})" for key in dead]
+    warnings += [
+        f"'val.metrics.{name}.test_y_channel' is not given: it is measured on Y, where BasicSR takes RGB"
+        for name, metric in file.val.metrics.items()
+        if metric.type != "calculate_niqe" and "test_y_channel" not in metric.model_fields_set
+    ]
+    return file, [f"{path}: {warning}" for warning in warnings]

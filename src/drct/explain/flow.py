@@ -24,6 +24,8 @@ MEASURES = {
     "mean_absolute": "mean absolute value",
     "deviation": "standard deviation over channels",
 }
+COLUMNS = ("model", "group", "images")
+HEAD = ",".join(COLUMNS).encode()  # how tables begin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,19 @@ def feature_flow(subject: Subject, images: Iterable[np.ndarray], advance: Callab
     return Flow(groups, {key: mean[:, i] for i, key in enumerate(MEASURES)}, len(values))
 
 
+def check_csv(file: Path) -> None:
+    """Raise OptionError where :func:`write_csv` would replace a file that it has not written."""
+    if not file.exists():
+        return
+    try:
+        with file.open("rb") as table:
+            ours = table.read(len(HEAD)) == HEAD
+    except OSError:
+        ours = False
+    if not ours:
+        raise OptionError(f"{file} exists and is no table of this command, which goes beside the figure: choose another output")
+
+
 def write_csv(file: Path, names: Sequence[str], flows: Sequence[Flow]) -> None:
     """The numbers of a figure: a row for each network and group.
 
@@ -79,7 +94,7 @@ def write_csv(file: Path, names: Sequence[str], flows: Sequence[Flow]) -> None:
     """
     with replacing_text(file) as out:
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["model", "group", "images", *MEASURES])
+        writer.writerow([*COLUMNS, *MEASURES])
         for name, flow in zip(names, flows, strict=True):
             for i, group in enumerate(flow.groups):
                 writer.writerow([name, group, flow.images, *(f"{flow.measures[key][i]:.6g}" for key in MEASURES)])

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -65,8 +66,9 @@ class Window:
     y: int
     size: int = 16
 
-    def check(self, height: int, width: int) -> None:
-        """Raise OptionError unless the window and the pixel after it lie inside ``height`` x ``width`` pixels."""
+    def check(self, height: int, width: int, *, whole: bool = True) -> None:
+        """Raise OptionError unless the window and the pixel after it lie inside ``height`` x ``width`` pixels; its first one alone
+        if not ``whole``."""
         if self.size < 1:
             raise OptionError(f"the window is {self.size} pixels wide, but must be at least 1")
         if not (0 <= self.x < width and 0 <= self.y < height):
@@ -74,6 +76,8 @@ class Window:
                 f"point {self.x},{self.y} is outside the image of {width} x {height} pixels: "
                 f"X is from 0 to {width - 1}, Y from 0 to {height - 1}"
             )
+        if not whole:
+            return
         if self.x + self.size > width - 1 or self.y + self.size > height - 1:
             last_x, last_y = width - 1 - self.size, height - 1 - self.size
             hint = f"X may be at most {last_x}, Y at most {last_y}" if min(last_x, last_y) >= 0 else "choose a smaller window"
@@ -268,6 +272,19 @@ def attribute_all(
 
         results.append(attribute(subject.network, lr, window, sigma=sigma, fold=fold, advance=step))
     return results
+
+
+def check_maps(file: Path) -> None:
+    """Raise OptionError where :func:`save_maps` would replace a file that it has not written."""
+    if not file.exists():
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            ours = "window.npy" in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        ours = False
+    if not ours:
+        raise OptionError(f"{file} exists and holds no maps of this command, which go beside the figure: choose another output")
 
 
 def save_maps(file: str | os.PathLike[str], subjects: Sequence[Subject], results: Sequence[Attribution], window: Window) -> None:

@@ -25,7 +25,7 @@ class State:
 
     Data order and random numbers need no entry: both follow from the seed and the iteration. ``discriminator`` holds the state of
     that network and its optimizer, ``pairs`` for each process what its pool of training pairs holds; both may be empty. ``images``
-    is the number of training images, 0 where it was not noted.
+    is the number of training images, 0 where it was not noted, and ``judged`` a hash of what ``best`` was measured by.
     """
 
     iteration: int
@@ -38,6 +38,7 @@ class State:
     discriminator: dict[str, Any] = dataclasses.field(default_factory=dict)
     pairs: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     images: int = 0
+    judged: str = ""
 
 
 def save_atomically(content: Any, path: Path) -> None:
@@ -92,7 +93,7 @@ def load_state(path: Path) -> State:
         state = State(**content)
     except TypeError:
         raise CheckpointError(f"{path} is no checkpoint of a training run") from None
-    kinds = {"iteration": int, "ema_updates": int, "options_sha256": str, "pairs": list, "images": int}
+    kinds = {"iteration": int, "ema_updates": int, "options_sha256": str, "pairs": list, "images": int, "judged": str}
     for field in dataclasses.fields(State):
         if not isinstance(getattr(state, field.name), kinds.get(field.name, dict)):
             raise CheckpointError(f"{path} is a damaged checkpoint: its {field.name} is of another type")

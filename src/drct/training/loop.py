@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from drct.datasets.loader import RawBatch, batches
 from drct.engine.accelerate import accelerate
 from drct.engine.devices import bf16_instructions
-from drct.errors import CheckpointError, Error, OptionError, OutOfMemoryError, is_out_of_memory
+from drct.errors import CheckpointError, Error, ModelNotFoundError, OptionError, OutOfMemoryError, is_out_of_memory
 from drct.networks import SuperResolutionNetwork, create_network
 from drct.networks.defaults import usual_defaults
 from drct.networks.registry import options_without_effect
@@ -53,7 +53,7 @@ class TrainResult:
     folder: Path
     iteration: int
     best: dict[str, float]
-    interrupted: bool
+    interrupted: bool  # by SIGINT or SIGTERM
 
 
 def train(
@@ -95,6 +95,8 @@ def train(
         try:
             run = Run(options, folder, process, say, resumes=start is not None)
             with _writing(folder), held(folder) if process.is_main else nullcontext():
+                if process.is_main and _find_start(resume or options.path.resume_state, folder, _silent) != start:
+                    raise OptionError(f"another process has trained in {folder} until now: start again")
                 if resume or options.path.resume_state:
                     run.resume(start, go_back=resume is not None)
                 return run.go(stop_after, tensorboard)
@@ -229,13 +231,14 @@ class Run:
         )
         progress = Progress(self.iteration, t.total_iter, o.train_set.batch_size_per_gpu * t.accumulate * self.process.world_size)
         bad = 0
+        interrupted = False
         self._ahead = None
         self.step.train()
         # a run that ended between a checkpoint and the validation that was to follow
         if self.process.any(self._validation_is_missing()):
             self._validate(log)
         with closing(log), closing(raw_batches) as loader, StopSignals() as signals:
-            while self.iteration < end and not self.process.any(signals.raised):
+            while self.iteration < end and not (interrupted := self.process.any(signals.raised)):
                 # random numbers (stochastic depth) are a function of the iteration, so resuming needs no generator state
                 torch.manual_seed((o.manual_seed * 1_000_003 + self.iteration) * 4099 + self.process.rank)
                 factor = self.schedule(self.iteration)
@@ -285,7 +288,7 @@ class Run:
                         self._validate(log)
             if self.saved != self.iteration:
                 self._save()
-        return TrainResult(self.folder, self.iteration, self.best, self.iteration < t.total_iter)
+        return TrainResult(self.folder, self.iteration, self.best, interrupted)
 
     def _batches(self, loader: Iterator[RawBatch]) -> Iterator[Batch]:
         """The batches of one step."""
@@ -363,6 +366,7 @@ class Run:
                 discriminator={} if discriminator is None else discriminator.state(),
                 pairs=pairs,
                 images=len(self.pairs.patches.gt),
+                judged=judged_by(self.options),
             )
             save_state(state, self.folder)
             if self.ema is not None:
@@ -444,6 +448,9 @@ class Run:
         except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise CheckpointError(f"{where} is damaged ({one_line(error)}): resume from an earlier checkpoint") from error
         self.iteration, self.best = state.iteration, state.best
+        if self.best and state.judged not in ("", judged_by(self.options)):
+            self.best = {}
+            self.say("warning: validation measures something else than before: from now on the best weights are chosen anew")
         images = len(self.pairs.patches.gt)
         if state.images not in (0, images):  # welcome where a set has grown, but no longer the run that it would have been
             self.say(f"warning: {where} was trained on {state.images} images, and there are {images} now: other patches follow")
@@ -530,10 +537,12 @@ def build_network(options: TrainOptions, say: Callable[[str], None]) -> SuperRes
     if path.pretrain_network_g is not None:
         from drct.weights import detect, find_model, load_into, read_weights
 
-        weights = read_weights(find_model(path.pretrain_network_g), key=path.param_key_g)
+        with _named(path.pretrain_network_g):
+            weights = read_weights(find_model(path.pretrain_network_g), key=path.param_key_g)
         skip = path.skip_upsampler_g or path.resample_upsampler_g
         try:
-            scale = int(detect(weights.tensors)[1].get("upscale", options.scale))
+            with _named(path.pretrain_network_g):
+                scale = int(detect(weights.tensors)[1].get("upscale", options.scale))
         except CheckpointError:
             # not whole, perhaps a body without its upsampler: load_into judges what may be missing
             if path.resample_upsampler_g or not (skip or not path.strict_load_g):
@@ -542,7 +551,8 @@ def build_network(options: TrainOptions, say: Callable[[str], None]) -> SuperRes
         if not skip and scale != options.scale:
             skip = True
             say(f"warning: {path.pretrain_network_g} is of another scale: loading all but the upsampler")
-        say(str(load_into(network, weights, strict=path.strict_load_g, skip_upsampler=skip)))
+        with _named(path.pretrain_network_g):
+            say(str(load_into(network, weights, strict=path.strict_load_g, skip_upsampler=skip)))
         if path.resample_upsampler_g:
             if (
                 "upsample.0.weight" not in weights.tensors
@@ -553,6 +563,17 @@ def build_network(options: TrainOptions, say: Callable[[str], None]) -> SuperRes
     elif options.train.linear_start:
         linear_start(network)
     return network
+
+
+@contextmanager
+def _named(weights: str) -> Iterator[None]:
+    """Let errors about the weights to start from tell which they are, and where the option file names them."""
+    try:
+        yield
+    except (CheckpointError, ModelNotFoundError) as error:
+        known = "" if weights in str(error) else f"{weights}: "
+        error.args = (f"path.pretrain_network_g: {known}{error}",)
+        raise
 
 
 def fingerprint(options: TrainOptions, earlier: int = 0) -> str:
@@ -597,6 +618,17 @@ def fingerprint(options: TrainOptions, earlier: int = 0) -> str:
         for name in options_without_effect(options.network_g):
             fixed["network_g"].pop(name)
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
+def judged_by(options: TrainOptions) -> str:
+    """Hash of what the best weights are chosen by: the first metric, and the first validation set but for where it lies."""
+    if not options.val_sets or not options.val.metrics:
+        return ""
+    first = next(iter(options.val_sets.values())).model_dump(mode="json", exclude={"dataroot_gt", "name"})
+    first["dataroot_lq"] = first["dataroot_lq"] is not None
+    name, metric = next(iter(options.val.metrics.items()))
+    judged = [first, name, metric.model_dump(mode="json")]
+    return hashlib.sha256(json.dumps(judged, sort_keys=True).encode()).hexdigest()
 
 
 def _how_to_go_on(folder: Path) -> str:

@@ -6,13 +6,13 @@ name the nearest valid key. Our own additions are marked "(ours)".
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
-from drct.checking import first_problem, name_template, read_option_file, without_keys
+from drct.checking import first_problem, folder_name, name_template, read_option_file, without_keys
 from drct.degradation import DegradationOptions
 from drct.errors import OptionError
 from drct.networks.registry import options_without_effect
@@ -296,18 +296,10 @@ class Logger(Options):
     save_checkpoint_freq: Whole = Field(5000, gt=0)
 
 
-def _folder_name(value: str) -> str:
-    """A name that stands for a folder in another one."""
-    parts = PurePath(value).parts
-    if not value.strip() or not parts or ".." in parts or PurePath(value).is_absolute():
-        raise ValueError("must be the name of a folder, for example drct_x4")
-    return value
-
-
 class TrainOptions(Options):
     """One option file."""
 
-    name: Annotated[str, AfterValidator(_folder_name)] = Field(description="the run goes to runs/NAME")
+    name: Annotated[str, AfterValidator(folder_name)] = Field(description="the run goes to runs/NAME")
     model_type: Literal["DRCTModel", "RealDRCTMSEModel", "RealDRCTGANModel"] | None = Field(
         None, description="checked only: the kind of training follows from the training set and from gan_opt"
     )
@@ -479,6 +471,13 @@ def parse_options(data: Any, source: str = "options") -> tuple[TrainOptions, lis
     for kind, keys in (("MultiStepLR", ("milestones", "gamma")), ("CosineAnnealingLR", ("eta_min",))):
         given = [key for key in keys if train.scheduler.type != kind and key in train.scheduler.model_fields_set]
         warnings += [f"'train.scheduler.{key}' has no effect (it is of {kind})" for key in given]
+    if train.scheduler.type == "MultiStepLR" and train.scheduler.milestones and "gamma" not in train.scheduler.model_fields_set:
+        warnings.append(f"'train.scheduler.gamma' is not given: it is {train.scheduler.gamma:g}, where BasicSR takes 0.1")
+    if train.gan_opt is not None and "loss_weight" not in train.gan_opt.model_fields_set:
+        warnings.append(f"'train.gan_opt.loss_weight' is not given: it is {train.gan_opt.loss_weight:g}, where BasicSR takes 1")
+    for name, metric in options.val.metrics.items():
+        if metric.type != "calculate_lpips" and "test_y_channel" not in metric.model_fields_set:
+            warnings.append(f"'val.metrics.{name}.test_y_channel' is not given: it is measured on Y, where BasicSR takes RGB")
     unread = options_without_effect(options.network_g)
     warnings += [f"'network_g.{key}' has no effect (the network never read it)" for key in unread]
     # published files hold these two, mostly switched off
