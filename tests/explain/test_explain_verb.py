@@ -207,7 +207,7 @@ def test_files_beside_the_figure_replace_their_own_kind_only(
 def test_hints_on_windows_are_about_what_models_leave_of_an_image(
     models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(tmp_path / "odd.png", np.zeros((41, 43, 3), np.uint8))
+    write(tmp_path / "odd.png", np.random.default_rng(0).integers(0, 256, (41, 43, 3), np.uint8))
 
     def attribute(at: str) -> int:
         arguments = ["explain", "lam", str(tmp_path / "odd.png"), "--at", at, "--window", "8", "--fold", "2"]
@@ -217,6 +217,6 @@ def test_hints_on_windows_are_about_what_models_leave_of_an_image(
     said = capsys.readouterr().err
     hint = re.search(r"X may be at most (\d+), Y at most (\d+)", said)
     assert hint is not None, said
-    assert attribute(f"{hint[1]},{hint[2]}") == 0
+    assert attribute(f"{hint[1]},{hint[2]}") == 0, capsys.readouterr().err
     assert attribute("43,0") == 2
     assert "outside the image of 43 x 41" in capsys.readouterr().err
