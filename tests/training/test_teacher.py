@@ -107,8 +107,12 @@ def test_mistakes_are_named(option_dict: Make, weights: Path, tmp_path: Path) ->
 
     other = tmp_path / "x4.safetensors"
     save_network(create_network("drct_light", scale=4, **TINY), other)
-    with pytest.raises(OptionError, match=r"x4\.safetensors enlarges 4 times, but scale is 2"):
+    with pytest.raises(OptionError, match=r"scale of \S*x4\.safetensors is 4, but 2 is needed"):
         start(network=str(other))
+    grey = tmp_path / "grey.safetensors"
+    save_network(create_network("drct_light", scale=2, in_chans=1, **TINY), grey)
+    with pytest.raises(OptionError, match=r"channels of \S*grey\.safetensors is 1, but 3 is needed"):
+        start(network=str(grey))
     with pytest.raises(ModelNotFoundError, match="nowhere"):
         start(network="nowhere.pth")
     for wrong in ({"views": 9}, {"weight": 0}, {"veiws": 2}, {}):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
+from drct.cli import INTERRUPTED
 from drct.cli.paths import GivenPath
 
-INTERRUPTED = 130  # as for all verbs, see drct.cli.run
 KEY = re.compile(r"(network_[gd]|datasets|path|train|val|degradation)\b[\w.]*: ")
 
 

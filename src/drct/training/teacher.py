@@ -26,7 +26,7 @@ class Teacher:
         device: where it is done.
 
     Raises:
-        OptionError: the teacher enlarges by another factor.
+        OptionError: the teacher enlarges by another factor, or is none for RGB.
         CheckpointError, ModelNotFoundError: it cannot be loaded.
     """
 
@@ -35,10 +35,11 @@ class Teacher:
 
         assert options.teacher_opt is not None
         teacher = load_network(options.teacher_opt.network)
-        if teacher.scale != scale:
-            raise OptionError(
-                f"train.teacher_opt.network: {options.teacher_opt.network} enlarges {teacher.scale} times, but scale is {scale}"
-            )
+        for found, wanted, what in ((teacher.scale, scale, "scale"), (teacher.in_chans, 3, "number of image channels")):
+            if found != wanted:
+                raise OptionError(
+                    f"train.teacher_opt.network: the {what} of {options.teacher_opt.network} is {found}, but {wanted} is needed"
+                )
         self.weight, self.views = options.teacher_opt.weight, options.teacher_opt.views
         self.program = compile(teacher, device, resolve_precision(options.precision, device))
 
