@@ -102,7 +102,7 @@ def _run(
                 raise OptionError(f"{path} is an input: choose another name")
             check_writable(path)  # now, not when everything was measured
     items = [item for suite in suites for item in suite.items]
-    blind = [metric for metric in settings.metrics if MEASURES[metric].needs_hr]
+    blind = [metric for metric in settings.metrics if metric in MEASURES and MEASURES[metric].needs_hr]  # others are told below
     if blind and items and all(item.hr is None for item in items):
         say(f"not measured without ground truth: {', '.join(MEASURES[metric].label for metric in blind)}")
         settings = dataclasses.replace(settings, metrics=tuple(m for m in settings.metrics if m not in blind))
