@@ -11,6 +11,7 @@ import pytest
 from drct.errors import OptionError
 from drct.upscaling import UpscaleOptions
 from drct.upscaling.jobs import plan_jobs
+from drct.upscaling.manifest import Manifest, Stamp, Work
 
 
 @pytest.fixture
@@ -143,12 +144,35 @@ def test_output_file_and_output_folder(tree):
         (("photos/a.jpg",), "photos/a.jpg", {}, "would replace the input"),
         (("photos/a.jpg",), "photos/../photos/a.jpg", {}, "would replace the input"),
         (("photos/a.jpg", "x/a.jpg"), "out", {"format": "same"}, "would both be"),
-        (("a.png", "a_x4.png"), None, {}, "would replace the input"),
-    ],
+        (("a.png", "a_x4.png"), None, {}, "would replace the input"),  # which is not there, so it is no result
+            ],
 )
 def test_what_does_not_go_together(tree, inputs, output, options, message):
     with pytest.raises(OptionError, match=message):
         names(*inputs, output=output, **options)
+
+
+@pytest.mark.parametrize("output", [None, "photos"])
+def test_a_pattern_that_meets_the_results_of_before(tree, output):
+    (tree / "photos" / "a_x4.png").write_bytes(b"x")
+    (tree / "photos" / "b_x4.png").write_bytes(b"x")
+    inputs = tuple(str(path) for path in sorted((tree / "photos").glob("[ab]*.*")))
+    options = UpscaleOptions(inputs=inputs, output=output)
+    if output:  # where a manifest knows the results, it must know these
+        with pytest.raises(OptionError, match="would replace the input"):
+            plan_jobs(options, 4)
+        manifest = Manifest(tree / output)
+        for name, source in (("a_x4.png", "a.jpg"), ("b_x4.png", "b.PNG")):
+            target, stamp = tree / output / name, Stamp.of(tree / output / source)
+            assert manifest.claim([(target, None)]) == [True]
+            manifest.begin(target, tree / output / source, stamp, Work("{}", ()), ())
+            manifest.done(target, stamp, target, Stamp.of(target), {})
+        manifest.close()
+    with pytest.raises(OptionError, match="would replace the input"):
+        plan_jobs(options.model_copy(update={"overwrite": True}), 4)
+    jobs = plan_jobs(options, 4)
+    assert [job.source.name for job in jobs.jobs] == ["a.jpg", "b.PNG"]
+    assert jobs.notices == (f"{inputs[1]} and 1 more inputs are left out: by name the result of {inputs[0]}",)
 
 
 def test_a_link_to_an_input_is_that_input(tree):

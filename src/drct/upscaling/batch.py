@@ -73,7 +73,7 @@ def upscale(options: UpscaleOptions, listener: Listener | None = None, upscaler:
     with Session(options, upscaler) as session:
         jobs = plan_jobs(options, session.upscaler.default_scale)
         listener.started(jobs)
-        session.notices += _without_effect(options, jobs.jobs)
+        session.notices += [*jobs.notices, *_without_effect(options, jobs.jobs)]
         results: list[FileResult] = []
         for folder, message in jobs.unreadable:
             results.append(FileResult(folder, None, "failed", error=message, code=ImageError.code))

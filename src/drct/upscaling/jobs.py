@@ -6,6 +6,8 @@
 * Two inputs that would get one name keep their old suffix in it: ``a.jpg_x4.png``, ``a.png_x4.png``. Names that only differ in the
   case of letters are one name, since many file systems hold only one of them; where the suffix does not help, a hash does.
 * A name that would be longer than file systems allow is cut, with a hash of the whole name in the place of its end.
+* Results come along where ``*.png`` is given a second time: an input that has the place of another one's result is left out, unless
+  results are to be replaced.
 """
 
 from __future__ import annotations
@@ -74,12 +76,14 @@ class Jobs:
         others: files in the input folders that are no images and no videos by their names, or videos without PyAV.
         unreadable: folders that could not be listed, and why.
         folders: those that were.
+        notices: what a user should know about the choice of files.
     """
 
     jobs: tuple[Job, ...]
     others: tuple[Path, ...]
     unreadable: tuple[tuple[Path, str], ...]
     folders: tuple[Path, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 def plan_jobs(options: UpscaleOptions, default_scale: float) -> Jobs:
@@ -117,8 +121,11 @@ def plan_jobs(options: UpscaleOptions, default_scale: float) -> Jobs:
         mirrored = functools.cache(lambda parent, top=source, results=results: results / parent.relative_to(top))
         images = _walk(source, options.recursive, results, beside)
         found.extend(_Found(path, mirrored(path.parent), results) for path in images)
+    jobs = list(_named(found, options, label))
+    notices = [] if options.overwrite else _leave_out_results(jobs)
     return Jobs(
-        tuple(_checked(_named(found, options, label))), tuple(beside.others), tuple(beside.unreadable), tuple(beside.folders)
+        *(tuple(_checked(jobs)), tuple(beside.others), tuple(beside.unreadable), tuple(beside.folders)),
+        tuple(notices),
     )
 
 
@@ -237,9 +244,30 @@ def _suffix(source: Path, options: UpscaleOptions) -> str:
     return f".{options.format or ('tiff' if options.pyramid else 'png')}"
 
 
-def _checked(jobs: Iterator[Job] | list[Job]) -> Iterator[Job]:
+def _leave_out_results(jobs: list[Job]) -> list[str]:
+    """Take out jobs whose image is another one's result, by its name beside the images, else by the manifest; tells which."""
+    keys = _Keys()
+    made_in = functools.cache(manifest.made_in)
+    made: dict[str, tuple[Path, Job]] = {}
+    for job in jobs:
+        for path in (job.target, job.full_target):
+            if path is not None and (job.root is None or os.path.relpath(path, job.root) in made_in(job.root)):
+                made[keys[path]] = path, job
+    results: dict[Path, Path] = {}
+    for job in jobs:
+        path, maker = made.get(keys[job.source], (job.source, job))
+        if maker is not job and os.path.isfile(job.source) and _is_one_file(path, job.source):
+            results[job.source] = maker.source
+    if not results:
+        return []
+    jobs[:] = [job for job in jobs if job.source not in results]
+    first, source = next(iter(results.items()))
+    named = f"{first} is" if len(results) == 1 else f"{first} and {len(results) - 1} more inputs are"
+    return [f"{named} left out: by name the result of {source}"]
+
+
+def _checked(jobs: list[Job]) -> Iterator[Job]:
     """The jobs, if no result replaces another one or an input."""
-    jobs = list(jobs)
     keys = _Keys()
     sources: dict[str, list[Path]] = {}
     for job in jobs:
