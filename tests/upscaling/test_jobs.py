@@ -145,7 +145,7 @@ def test_output_file_and_output_folder(tree):
         (("photos/a.jpg",), "photos/../photos/a.jpg", {}, "would replace the input"),
         (("photos/a.jpg", "x/a.jpg"), "out", {"format": "same"}, "would both be"),
         (("a.png", "a_x4.png"), None, {}, "would replace the input"),  # which is not there, so it is no result
-            ],
+    ],
 )
 def test_what_does_not_go_together(tree, inputs, output, options, message):
     with pytest.raises(OptionError, match=message):

@@ -56,6 +56,11 @@ class Exif:
                 return
             yield Entry(self._read("H", at), self._read("H", at + 2), self._read("I", at + 4), at)
 
+    def following(self) -> tuple[int, int]:
+        """Where the offset of the second directory stands, and that offset; 0 without one."""
+        at = self.first + 2 + 12 * self._read("H", self.first)
+        return at, self._read("I", at)
+
     def integer(self, entry: Entry) -> int:
         """Value of an entry that holds one SHORT or LONG."""
         return self._read("H" if entry.kind == SHORT else "I", entry.at + 8)
@@ -84,9 +89,7 @@ class Exif:
 
     def drop_thumbnail(self) -> None:
         """Unlink the second directory and erase the small picture that it points to."""
-        entries = self._read("H", self.first)
-        link = self.first + 2 + 12 * entries
-        second = self._read("I", link)
+        link, second = self.following()
         if not second or link + 4 > len(self.data):
             return
         found = {e.tag: self.integer(e) for e in self.entries(second)}
@@ -149,8 +152,7 @@ def with_resolution(data: bytes, resolution: tuple[float, float]) -> bytes:
     exif, added = Exif(data), Exif(of_resolution(resolution))
     order = exif.order
     entries = {e.tag: bytes(exif.data[e.at : e.at + 12]) for e in exif.entries(exif.first)}
-    link = exif.first + 2 + 12 * exif._read("H", exif.first)
-    following = exif._read("I", link)
+    following = exif.following()[1]
     exif.data += bytes(len(exif.data) % 2)
     first = len(exif.data)
     values_at = first + 2 + 12 * len(entries.keys() | {X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT}) + 4
