@@ -379,6 +379,18 @@ def test_results_are_never_written_over_what_is_tested(data: Path, tmp_path: Pat
     evaluate(EvaluationOptions(models=["bicubic"], data=folder, save=tmp_path / "new"), say=quiet)
 
 
+def test_saved_images_whose_names_files_cannot_have_stay_apart(tmp_path: Path, picture: Picture) -> None:
+    folder = tmp_path / "Set"
+    folder.mkdir()
+    for i, name in enumerate(("a:b", "a?b", "a_b")):
+        write(folder / f"{name}.png", picture(24, 24, seed=i))
+    evaluate(EvaluationOptions(models=["bicubic"], data=folder, save=tmp_path / "out"), say=quiet)
+    names = sorted(path.name for path in (tmp_path / "out").rglob("*.png"))
+    assert len(names) == 3
+    assert names[0] == "a_b.png"
+    assert all(name.startswith("a_b~") for name in names[1:])
+
+
 def test_names_of_sets_are_taken_as_they_are(data: Path) -> None:
     (data / "Small").rename(data / "w{1}")
     assert evaluate(EvaluationOptions(models=["bicubic"], data=data, sets=["w{1}"]), say=quiet).suites == ["w{1}"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from drct.errors import DataError, OptionError
 from drct.evaluation import CompareOptions, compare, psnr
@@ -136,6 +137,26 @@ def test_two_images_of_one_name_in_a_folder_are_told(tmp_path: Path, versions: l
     write(versions[1] / "a_x2.png", picture(60, 50))
     result = run(tmp_path, *versions)
     assert result.left_out == [f"{versions[1] / 'a_x2.png'}: a_x4.png beside it counts as the same image"]
+
+
+def test_names_that_end_like_a_version_are_names(tmp_path: Path, picture: Picture) -> None:
+    for folder, mark in (("good", ""), ("fair", "_x4")):
+        (tmp_path / folder).mkdir()
+        for name in ("box2", "box3", "img_1920x1080", "bo_1"):
+            write(tmp_path / folder / f"{name}{mark}.png", picture(20, 20))
+    write(tmp_path / "good" / "baby.png", picture(20, 20))
+    write(tmp_path / "fair" / "babyx4.png", picture(20, 20))
+    result = run(tmp_path, tmp_path / "good", tmp_path / "fair")
+    assert sorted(result.values) == ["baby", "bo_1", "box2", "box3", "img_1920x1080"]
+    assert result.left_out == []
+
+
+def test_that_only_the_first_frame_is_compared_is_told(tmp_path: Path, picture: Picture) -> None:
+    frames = [Image.fromarray(picture(20, 20, seed=seed)) for seed in (1, 2)]
+    for name in ("a.gif", "b.gif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    result = run(tmp_path, tmp_path / "a.gif", tmp_path / "b.gif")
+    assert result.notices == ["a: only the first of 2 frames is used"]
 
 
 def test_transparency_is_laid_on_white(tmp_path: Path, picture: Picture) -> None:

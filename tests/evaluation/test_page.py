@@ -16,7 +16,7 @@ from drct.evaluation.page import Figure, Layer, write_page
 from drct.imaging import read
 
 Picture = Callable[..., np.ndarray]
-EVIL = "</script><b>&\"'|"
+EVIL = "<!--<script></script><b>&\"'|"
 
 
 def embedded(page: str) -> list[dict[str, object]]:
@@ -57,8 +57,9 @@ def test_nothing_is_fetched(page: str) -> None:
 def test_names_do_no_harm(page: str) -> None:
     assert '<b>&"' not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
     assert page.count("<figure ") == 2
+    assert "<!--" not in page  # with "<script" behind it, it would keep the element of the data from ending
     assert page.count("<script") == page.count("</script>") == 3
-    assert "&lt;/script&gt;&lt;b&gt;&amp;" in page
+    assert "&lt;!--&lt;script&gt;&lt;/script&gt;&lt;b&gt;&amp;" in page
 
 
 def test_tables(page: str) -> None:

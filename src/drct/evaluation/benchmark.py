@@ -218,8 +218,10 @@ class Run:
 
     @staticmethod
     def _saved(folder: Path, template: str, model: str, suite: str, image: str) -> Path:
-        names = {"model": model, "suite": suite, "image": image}
-        return folder / template.format(**{key: _file_name(name) for key, name in names.items()})
+        names = {key: _file_name(name) for key, name in (("model", model), ("suite", suite), ("image", image))}
+        if names["image"] != image:  # another image may get this name: "a:b" and "a?b"
+            names["image"] += "~" + hashlib.sha256(os.fsencode(image)).hexdigest()[:8]
+        return folder / template.format(**names)
 
     def _known(self, records: _Records, enlarger: Enlarger, suite: Suite, item: Item) -> _Record | None:
         """What an interrupted run found, if the files are the same and its image, where one is wanted, is there."""

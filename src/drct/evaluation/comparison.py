@@ -284,7 +284,9 @@ def _matched(inputs: Sequence[Path]) -> tuple[dict[str, list[Path]], list[str]]:
         raise OptionError("give either image files or folders to compare, not both")
     matched: dict[str, list[Path]] = {}
     left_out: list[str] = []
-    folders = [_by_name(folder, left_out) for folder in inputs]
+    found = [sorted(path for path in folder.iterdir() if path.is_file() and is_image_file(path)) for folder in inputs]
+    known = {_plain_name(path) for paths in found for path in paths}
+    folders = [_by_name(paths, known, left_out) for paths in found]
     for name, path in folders[0].items():
         missing = [folder for folder, files in zip(inputs, folders, strict=True) if name not in files]
         if missing:
@@ -298,11 +300,17 @@ def _matched(inputs: Sequence[Path]) -> tuple[dict[str, list[Path]], list[str]]:
     return matched, left_out
 
 
-def _by_name(folder: Path, left_out: list[str]) -> dict[str, Path]:
-    """The images of a folder by their plain names; of those that share one, the last."""
+def _by_name(paths: Sequence[Path], known: set[str], left_out: list[str]) -> dict[str, Path]:
+    """The images of a folder by the names that versions share; of those that share one, the last.
+
+    Args:
+        known: plain names in all folders: ``babyx4`` is a version of ``baby`` where there is a ``baby``, while ``box4`` is a name.
+    """
     files: dict[str, Path] = {}
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and is_image_file(p)):
+    for path in paths:
         name = _plain_name(path)
+        shorter = re.sub(r"(?i)x\d+$", "", name)
+        name = shorter if shorter in known else name
         if name in files:
             left_out.append(f"{files[name]}: {path.name} beside it counts as the same image")
         files[name] = path
@@ -310,13 +318,13 @@ def _by_name(folder: Path, left_out: list[str]) -> dict[str, Path]:
 
 
 def _plain_name(path: Path) -> str:
-    """The name without suffix and without what tells versions apart: ``baby_x4.png`` and ``babyx4.png`` are ``baby``."""
-    return re.sub(r"(?i)([_-]?x\d+|[_-](hr|lr|sr|gt|out))+$", "", path.stem) or path.stem
+    """The name without suffix and without what tells versions apart: ``baby_x4.png`` and ``baby-SR.png`` are ``baby``."""
+    return re.sub(r"(?i)([_-](x\d+|hr|lr|sr|gt|out))+$", "", path.stem) or path.stem
 
 
 def _aligned(paths: Sequence[Path], labels: Sequence[str], note: Callable[[str], None]) -> list[np.ndarray]:
     """All versions in one size, depth and number of channels, opaque."""
-    pixels = [_opaque(read(path), note) for path in paths]
+    pixels = [_opaque(_told(path, note), note) for path in paths]
     for path, image in zip(paths, pixels, strict=True):
         if image.dtype == np.float32:
             raise DataError(f"{path} holds floating point values: metrics are defined on 8 or 16 bits")
@@ -338,6 +346,14 @@ def _aligned(paths: Sequence[Path], labels: Sequence[str], note: Callable[[str],
             image = resize(image, scale=factor)
         aligned.append(image)
     return aligned
+
+
+def _told(path: Path, note: Callable[[str], None]) -> Picture:
+    """A picture, and what its reading left out, such as all frames but the first."""
+    picture = read(path)
+    for text in picture.notices:
+        note(text)
+    return picture
 
 
 def _opaque(picture: Picture, note: Callable[[str], None]) -> np.ndarray:

@@ -98,7 +98,7 @@ def _figure(figure: Figure) -> str:
     }
     rows = [[layer.label, *layer.values] for layer in figure.layers if layer.values]
     values = _rows([["", *figure.headings], *rows], "values") if rows else ""
-    # "</" would end the script element early
+    # "<" could end the script element early, or keep it from ending
     return _FIGURE.format(
         group=html.escape(figure.group, quote=True),
         title=html.escape(figure.title),
@@ -106,7 +106,7 @@ def _figure(figure: Figure) -> str:
         width=width,
         height=height,
         values=values,
-        data=json.dumps(data).replace("</", "<\\/"),
+        data=json.dumps(data).replace("<", "\\u003c"),
     )
 
 

@@ -193,6 +193,7 @@ def make_lr(hr: np.ndarray, scale: int) -> np.ndarray:
 def _pixels(picture: Picture, path: Path, notices: list[str]) -> np.ndarray:
     if picture.pixels.dtype == np.float32:
         raise DataError(f"{path} holds floating point values: benchmarks are defined on 8 or 16 bits")
+    notices += picture.notices
     if picture.alpha is not None:
         notices.append("transparency is ignored")
     return picture.pixels
