@@ -77,14 +77,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "engine":
-        return importlib.import_module("drct.engine")
-    if name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'drct' has no attribute '{name}'")
+if not TYPE_CHECKING:  # to type checkers every misspelled name would be Any
+
+    def __getattr__(name: str) -> Any:
+        if name == "engine":
+            return importlib.import_module("drct.engine")
+        if name in _HOME:
+            value = getattr(importlib.import_module(_HOME[name]), name)
+            globals()[name] = value
+            return value
+        raise AttributeError(f"module 'drct' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

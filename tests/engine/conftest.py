@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from drct.engine.gpu.tf32 import without_tf32
+from drct.engine.digits import in_all_digits
 from drct.engine.native.build import library_or_reason
 from drct.networks import SuperResolutionNetwork, create_network
 
@@ -18,7 +18,7 @@ def exact_references(request: pytest.FixtureRequest) -> Iterator[None]:
     if not torch.cuda.is_available() or request.node.get_closest_marker("with_tf32"):
         yield
         return
-    with without_tf32():
+    with in_all_digits("cuda"):
         yield
 
 

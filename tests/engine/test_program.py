@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from drct import engine
-from drct.engine.gpu import tf32
-from drct.engine.gpu.tf32 import without_tf32
+from drct.engine import digits
+from drct.engine.digits import in_all_digits
 from drct.engine.program import PlainProgram, Program
 from drct.errors import OptionError
 from drct.networks import SuperResolutionNetwork, create_network
@@ -25,7 +25,7 @@ GPU = torch.device("cuda", 1)
 
 
 def convolves_exactly() -> bool:
-    return [getattr(owner, name) == off for owner, name, off in tf32._SWITCHES] == [True] * len(tf32._SWITCHES)
+    return all(getattr(owner, name) == exact for owner, name, exact in digits._SWITCHES["cuda"])
 
 
 class Looking(Program):
@@ -94,19 +94,19 @@ def test_on_a_cpu_the_settings_of_gpus_stay(build: Build, current: list[torch.de
 OLD_NAMES = ((torch.backends.cudnn, "allow_tf32", False), (torch.backends.cuda.matmul, "allow_tf32", False))
 
 
-@pytest.mark.parametrize("switches", [tf32._SWITCHES, OLD_NAMES], ids=["this torch", "torch 2.8"])
+@pytest.mark.parametrize("switches", [digits._SWITCHES["cuda"], OLD_NAMES], ids=["this torch", "torch 2.8"])
 def test_tf32_comes_back_when_the_last_thread_is_done(switches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tf32, "_SWITCHES", switches)
+    monkeypatch.setitem(digits._SWITCHES, "cuda", switches)
     assert not convolves_exactly()
     inside, leave = threading.Event(), threading.Event()
 
     def other() -> None:
-        with without_tf32():
+        with in_all_digits("cuda"):
             inside.set()
             leave.wait(10)
 
     thread = threading.Thread(target=other)
-    with without_tf32():
+    with in_all_digits("cuda"):
         thread.start()
         assert inside.wait(10)
         assert convolves_exactly()
@@ -117,9 +117,26 @@ def test_tf32_comes_back_when_the_last_thread_is_done(switches: Any, monkeypatch
 
 
 def test_tf32_comes_back_after_an_error() -> None:
-    with pytest.raises(RuntimeError, match="for this test"), without_tf32():
+    with pytest.raises(RuntimeError, match="for this test"), in_all_digits("cuda"):
         raise RuntimeError("for this test")
     assert not convolves_exactly()
+
+
+@pytest.mark.parametrize("switches", [digits._SWITCHES["cpu"], ((digits._Products(), "precision", "highest"),)], ids=["new", "old"])
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_the_precision_of_products_that_a_caller_set_does_not_reach_a_program_on_a_cpu(
+    switches: Any, precision: str, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(digits._SWITCHES, "cpu", switches)
+    program = PlainProgram(build("drct", **TINY), torch.device("cpu"), "fp32", "for this test", kernels=False)
+    x = torch.rand(1, 3, 40, 40)
+    expected = program(x)
+    torch.set_float32_matmul_precision(precision)
+    try:
+        assert torch.equal(program(x), expected)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_what_libraries_take_once_is_not_counted_per_pixel(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 import threading
 
 import pytest
@@ -129,3 +130,27 @@ def test_threads_that_begin_together_keep_the_number_of_threads() -> None:
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", TOGETHER], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
+
+
+def test_threads_that_outlive_the_main_thread_go_on() -> None:
+    """Python closes its pools when the main thread ends, and then waits for the caller's threads."""
+    script = """
+        import threading, time, torch
+        from drct.engine.cpu.workers import for_each, get_ready
+
+        torch.set_num_threads(2)
+        for_each(id, [1, 2])  # a pool of two is there, of three is none
+
+        def work():
+            threading.main_thread().join()
+            for threads in (2, 3):
+                torch.set_num_threads(threads)
+                get_ready()
+                found = []
+                for_each(found.append, range(5))
+                print(sorted(found))
+
+        threading.Thread(target=work).start()
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60)
+    assert (run.stdout, run.stderr, run.returncode) == ("[0, 1, 2, 3, 4]\n" * 2, "", 0)

@@ -122,6 +122,25 @@ def test_numpy_layouts_and_types(dtype: type, shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(resize(view, 1.7), resize(view.copy(), 1.7))
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int64, np.uint64])
+def test_wide_integers_are_clipped_and_do_not_wrap_around(dtype: type) -> None:
+    info = np.iinfo(dtype)
+    for value in (info.min, info.max):
+        out = resize(np.full((5, 5), value, dtype), 2)
+        assert out.dtype == dtype
+        assert np.abs(out.astype(float) - float(value)).max() <= 2.0**-52 * float(info.max)
+    assert (resize(np.full((5, 5), 16777217, dtype), 2) == 16777217).all()
+    if dtype == np.int32:
+        assert (resize(torch.full((5, 5), info.max, dtype=torch.int32), 2) == info.max).all()
+
+
+def test_another_order_of_bytes() -> None:
+    x = np.random.default_rng(0).integers(0, 65536, (9, 8, 3), np.uint16)
+    out = resize(x.astype(">u2"), 1.7)
+    assert out.dtype == ">u2"
+    np.testing.assert_array_equal(out, resize(x, 1.7))
+
+
 @pytest.mark.parametrize("scale", [0.37, 2.5])
 @pytest.mark.parametrize("rounding", ["none", "uint8_per_pass"])
 def test_strips_of_large_images_are_the_whole(monkeypatch: pytest.MonkeyPatch, scale: float, rounding: resizing.Rounding) -> None:
@@ -233,3 +252,9 @@ def test_images_that_are_none() -> None:
     for image in (np.zeros(4), np.zeros((2, 3, 4, 5)), np.zeros((0, 4)), torch.zeros(4), torch.zeros(3, 0, 4)):
         with pytest.raises(OptionError):
             resize(image, 2)
+    for kind in (bool, complex, np.longdouble, "U1"):
+        with pytest.raises(OptionError, match="neither integers nor floats"):
+            resize(np.zeros((4, 5), kind), 2)
+    for dtype in (torch.bool, torch.complex64):
+        with pytest.raises(OptionError, match="neither integers nor floats"):
+            resize(torch.zeros(4, 5, dtype=dtype), 2)

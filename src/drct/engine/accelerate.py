@@ -278,7 +278,7 @@ def accelerate(network: nn.Module, blocks: bool = True) -> list[str]:
 
     Covers, on a CPU or a CUDA GPU, the Swin blocks of DRCT, SwinIR and HAT and the SS2D blocks of MambaDRCT; the network must be on
     its device already. It keeps its class, parameters and state dict. Copy it (``copy.deepcopy``) before, not after: the exchanged
-    operation belongs to this very network.
+    operation belongs to this very network. The kernels have first derivatives only: ``create_graph=True`` is refused.
 
     Args:
         network: changed in place.

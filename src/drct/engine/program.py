@@ -12,7 +12,7 @@ from torch import Tensor
 
 from drct.engine.accelerate import accelerate
 from drct.engine.devices import DTYPES
-from drct.engine.gpu.tf32 import without_tf32
+from drct.engine.digits import in_all_digits
 from drct.engine.memory import LiveBytes
 from drct.errors import DeviceError, OptionError, OutOfMemoryError, is_out_of_memory
 from drct.networks.base import SuperResolutionNetwork
@@ -79,14 +79,15 @@ class Program:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Inside, nothing that a caller may have set changes what is computed: gradients, autocast, another GPU, TF32."""
+        """Inside, nothing that a caller may have set changes what is computed: gradients, autocast, another GPU, products
+        that are rounded more."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             stack.enter_context(torch.autocast(self.device.type, enabled=False))
             if self.device.type == "cuda":
                 stack.enter_context(torch.cuda.device(self.device))  # Triton launches there, wherever the tensors are
-                if self.precision == "fp32":
-                    stack.enter_context(without_tf32())
+            if self.precision == "fp32":
+                stack.enter_context(in_all_digits(self.device.type))
             yield
 
     def run(self, x: Tensor) -> Tensor:

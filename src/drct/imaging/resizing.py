@@ -53,17 +53,22 @@ def resize(
         differentiable with ``rounding="none"``. A numpy image needs little memory beside itself and its result, whatever its size.
 
     Raises:
-        OptionError: neither or both of ``scale`` and ``size``, a factor that is not positive, or an image without pixels.
+        OptionError: neither or both of ``scale`` and ``size``, a factor that is not positive, an image without pixels, or values
+            that are neither integers nor floats of up to 64 bits.
     """
     if rounding not in ("none", "uint8_per_pass"):
         raise OptionError(f"resize: rounding is 'none' or 'uint8_per_pass', not {rounding!r}")
     if isinstance(image, np.ndarray):
         if image.ndim not in (2, 3):
             raise OptionError(f"resize: an array of shape {image.shape} is not H x W or H x W x C")
+        if image.dtype.kind not in "uif" or image.itemsize > 8:
+            raise OptionError(f"resize: values of type {image.dtype} are neither integers nor floats of up to 64 bits")
         rows, columns = _axes(image.shape[0], image.shape[1], scale, size, antialias)
         return _resize_array(image, rows, columns, rounding)
     if image.ndim < 2:
         raise OptionError(f"resize: a tensor of shape {tuple(image.shape)} is not ... x H x W")
+    if image.is_complex() or str(image.dtype) == "torch.bool":
+        raise OptionError(f"resize: values of type {image.dtype} are neither integers nor floats")
     rows, columns = _axes(image.shape[-2], image.shape[-1], scale, size, antialias)
     x = image.to(_working_type(image, rounding))
     return _round(_resize_planes(x, rows, columns, rounding), image.dtype)
@@ -248,7 +253,8 @@ def _strips(image: Rows, rows: Axis, columns: Axis, rounding: Rounding) -> Itera
     while start < rows.out:
         stop = min(start + (step or 1), rows.out)
         low, high = int(index[start:stop].min()), int(index[start:stop].max()) + 1
-        source = torch.from_numpy(np.require(image[low:high], requirements=["C", "W"]))
+        part = image[low:high]
+        source = torch.from_numpy(np.require(part, part.dtype.newbyteorder("="), ["C", "W"]))
         working = _working_type(source, rounding)
         if not step:  # only now is the type known
             row_bytes = image.shape[2] * working.itemsize * (columns.length + columns.out) * (1 + rows.length / rows.out)
@@ -263,9 +269,11 @@ def _strips(image: Rows, rows: Axis, columns: Axis, rounding: Rounding) -> Itera
 def _working_type(x: Tensor, rounding: Rounding) -> torch.dtype:
     import torch
 
-    if x.dtype == torch.float64 or (rounding == "uint8_per_pass" and x.device.type != "mps"):  # Apple's GPUs have no float64
+    if x.dtype == torch.float64:
         return torch.float64
-    return torch.float32
+    wide = not x.is_floating_point() and x.itemsize > 2  # float32 has 24 bits of precision
+    exact = (wide or rounding == "uint8_per_pass") and x.device.type != "mps"  # Apple's GPUs have no float64
+    return torch.float64 if exact else torch.float32
 
 
 def _round(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -274,4 +282,7 @@ def _round(x: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype.is_floating_point:
         return x.to(dtype)
     info = torch.iinfo(dtype)
-    return (x + 0.5).floor().clamp(info.min, info.max).to(dtype)
+    top = torch.tensor(info.max, dtype=x.dtype)
+    if int(top) > info.max:  # rounded up: what lies there would wrap around
+        top = torch.nextafter(top, torch.zeros((), dtype=x.dtype))
+    return (x + 0.5).floor().clamp(info.min, top.item()).to(dtype)

@@ -7,6 +7,7 @@ Operators release the interpreter lock, so Python threads are enough.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -46,7 +47,12 @@ def for_each(function: Callable[[T], None], items: Iterable[T]) -> None:
                 function(item)
 
     hand_out = threading.Lock()
-    futures = [_pool(threads).submit(work) for _ in range(min(threads, len(items)))]
+    futures: list[Future[None]] = []
+    try:
+        pool = _pool(threads)
+        futures.extend(pool.submit(work) for _ in range(min(threads, len(items))))
+    except RuntimeError:  # the main thread has ended: Python starts no threads any more, while others of the caller's go on
+        work()
     _collect(futures)
 
 
@@ -70,7 +76,8 @@ def _collect(futures: list[Future[None]]) -> None:
 def get_ready() -> None:
     """Start the threads now: threads of the caller that are born while they start would go on with one thread each."""
     if (threads := _threads()) > 1:
-        _pool(threads)
+        with contextlib.suppress(RuntimeError):  # as in for_each
+            _pool(threads)
 
 
 def _threads() -> int:
@@ -97,8 +104,12 @@ def _start(threads: int) -> ThreadPoolExecutor:
         ready.wait()
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="drct", initializer=one_thread_each)
-    for _ in range(threads):
-        pool.submit(int)
+    try:
+        for _ in range(threads):
+            pool.submit(int)
+    except RuntimeError:  # no more threads can be had: those that wait for them are let go
+        ready.abort()
+        raise
     ready.wait()
     torch.set_num_threads(threads)
     return pool

@@ -24,7 +24,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from drct.networks.derivatives import first_derivative_only
 
 DIRECTIONS = 4
 CHUNK = 64  # pixels that a program walks through
@@ -242,7 +243,7 @@ class _SelectiveScan(torch.autograd.Function):
         return y.sum(1)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         u, delta, a, b, c, kept = ctx.saved_tensors
         dy = gradients[0].float().contiguous()

@@ -20,11 +20,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from drct.engine.bias_table import table_gradient
 from drct.engine.gpu.kernels import LOG2E, MASKED, tile_size
 from drct.engine.gpu.kernels import window_attention as attention_forward
+from drct.networks.derivatives import first_derivative_only
 from drct.networks.window_attention import gather_bias
 
 SHARES = 8  # of the windows, whose sums for the bias are made side by side
@@ -179,7 +179,7 @@ class _WindowAttention(torch.autograd.Function):
         return out.view(b, h, w, -1)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         qkv, bias, out, lse = ctx.saved_tensors
         window, shift, scale = ctx.arguments

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from drct.engine.native.build import (
     gradients_of_parameters,
@@ -20,6 +19,7 @@ from drct.engine.native.build import (
     run,
 )
 from drct.engine.native.swin_layer import NormStructure
+from drct.networks.derivatives import first_derivative_only
 
 SOURCE = "feed_forward.c"
 MEMORY = "the second half of a Swin block could not allocate its work space"
@@ -91,7 +91,7 @@ class _FeedForward(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         u, kept, factors, gain, offset, fc1, last, residual = ctx.saved_tensors
         sizes: _Sizes = ctx.sizes

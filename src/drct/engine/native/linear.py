@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from drct.engine.native.build import load_library, reason_against, reason_unmeasured
+from drct.networks.derivatives import first_derivative_only
 
 SOURCE = "linear.c"
 
@@ -75,7 +75,7 @@ class _Linear(torch.autograd.Function):
         return PackedLinear(weight, bias)(x)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         dy, dx, dweight, dbias = gradients[0], None, None, None

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from drct.engine.native.build import load_library, reason_against
+from drct.networks.derivatives import first_derivative_only
 
 SOURCE = "selective_scan.c"
 D_STATE = 16  # N, WIDE and CHUNK of the kernel
@@ -65,7 +65,7 @@ class _SelectiveScan(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         u, delta, a, b, c, states = ctx.saved_tensors
         shape = _shape(u, delta, a, b, c)

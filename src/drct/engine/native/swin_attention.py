@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from drct.engine.bias_table import expand_table, gradient_of_expanded
 from drct.engine.native.build import (
@@ -22,6 +21,7 @@ from drct.engine.native.build import (
 )
 from drct.engine.native.swin_layer import NormStructure
 from drct.engine.native.window_attention import LOG2E, Shape, supports
+from drct.networks.derivatives import first_derivative_only
 
 SOURCE = "swin_attention.c"
 MEMORY = "window attention could not allocate its work space"
@@ -82,7 +82,7 @@ class _SwinAttention(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, qkv, proj, gain, offset, factors, bias, kept, attended = ctx.saved_tensors
         shape: Shape = ctx.shape

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from drct.engine.bias_table import expand_table, gradient_of_expanded
 from drct.engine.native.build import load_library, pointer
 from drct.engine.native.window_attention import LOG2E
 from drct.errors import DeviceError
+from drct.networks.derivatives import first_derivative_only
 
 SOURCE = "swin_bf16.c"
 LANES = 16
@@ -220,7 +220,7 @@ class _DenseGroup(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         dense, out, branches, *saved = ctx.saved_tensors
         shapes: Sequence[BlockShape] = ctx.shapes
@@ -293,7 +293,7 @@ class _SwinBlock(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, branches, *saved = ctx.saved_tensors
         parameters, kept = saved[:PARAMETERS], saved[PARAMETERS:]

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from drct.engine.bias_table import table_gradient
 from drct.engine.native.build import load_library, reason_against
+from drct.networks.derivatives import first_derivative_only
 
 LOG2E = math.log2(math.e)
 
@@ -93,7 +93,7 @@ class _WindowAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         qkv, bias, out = ctx.saved_tensors
         window, shift, scale = ctx.arguments
