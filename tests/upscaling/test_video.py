@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import itertools
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -22,7 +23,7 @@ import av
 import numpy as np
 import pytest
 from upscaling_helpers import tiny_network
-from video_helpers import STEP, Repeater, add_boxes, box, content, make_clip, pictures
+from video_helpers import STEP, Repeater, add_boxes, box, content, make_clip, pictures, rewrite
 
 from drct.errors import Error, MissingDependencyError, OptionError, VideoError
 from drct.upscaling.video import Clip, Done, clips, upscale_clip
@@ -368,6 +369,89 @@ def test_3d_of_matroska_stays_there(tmp_path: Path, repeater: Repeater) -> None:
     assert notices == ("data of 3D video left out: MP4 does not take it (.mkv would)",)
 
 
+FONT = ("font.ttf", "application/x-truetype-font", b"letters" * 20)
+
+
+def streams_of(path: Path) -> list[tuple[str, str, bytes]]:
+    """Kind, name of the codec and what it holds of the attachments and covers of a file."""
+    found = []
+    with av.open(str(path)) as container:
+        for stream in container.streams:
+            if stream.type == "attachment":
+                found.append(("attachment", stream.name, bytes(stream.data)))
+            elif stream.disposition & av.stream.Disposition.attached_pic:
+                found.append(("cover", stream.codec_context.name, b""))
+        for packet in container.demux(container.streams.video):
+            kind = next((i for i, (kind, _, data) in enumerate(found) if kind == "cover" and not data), None)
+            if packet.size and packet.stream.disposition & av.stream.Disposition.attached_pic and kind is not None:
+                found[kind] = (*found[kind][:2], bytes(packet))
+    return found
+
+
+@pytest.mark.parametrize(("suffix", "name"), [("mkv", ""), ("mp4", "MP4"), ("mov", "MOV"), ("webm", "WebM")])
+def test_attachments_are_those_of_matroska(tmp_path: Path, repeater: Repeater, suffix: str, name: str) -> None:
+    source = make_clip(tmp_path / "in.mkv", frames=2, attachment=FONT)
+    target = tmp_path / f"out.{suffix}"
+    result = upscale_clip(source, target, repeater, codec="vp9" if suffix == "webm" else None)
+    assert result.notices == ((f"attachment font.ttf left out: {name} does not take it (.mkv would)",) if name else ())
+    assert streams_of(target) == ([] if name else [("attachment", FONT[0], FONT[2])])
+
+
+def test_covers_stay_where_the_format_holds_them(tmp_path: Path, repeater: Repeater) -> None:
+    encoder = av.CodecContext.create("mjpeg", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 16, 16, "yuvj420p", Fraction(1, 25)
+    frame = av.VideoFrame(16, 16, "yuvj420p")
+    frame.pts = 0
+    jpeg = b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)])
+    sources = [make_clip(tmp_path / "in.mkv", frames=5, attachment=("cover.jpg", "image/jpeg", jpeg))]
+    for suffix, options in (("mp4", {}), ("mkv", {"start": 0.04}), ("m4v", {"start": 0.04})):
+        result = upscale_clip(sources[-1], tmp_path / f"out.{suffix}", repeater, **options)
+        assert [notice for notice in result.notices if "left out" in notice] == []
+        sources.append(tmp_path / f"out.{suffix}")
+        assert streams_of(sources[-1]) == [("cover", "mjpeg", jpeg)]
+    for suffix, name in (("mov", "MOV"), ("webm", "WebM")):
+        result = upscale_clip(sources[0], tmp_path / f"out.{suffix}", repeater, codec="vp9" if suffix == "webm" else None)
+        assert result.notices == (f"cover picture mjpeg left out: {name} does not take it (.mkv would)",)
+        assert streams_of(tmp_path / f"out.{suffix}") == []
+
+
+def test_sound_that_a_list_of_edits_cuts_away_stays_so_in_matroska(tmp_path: Path, repeater: Repeater) -> None:
+    def earlier(number: int, packet: Any) -> None:
+        moved = round(Fraction(1, 2) / packet.time_base)
+        packet.pts, packet.dts = packet.pts - moved, packet.dts - moved
+
+    source = rewrite(make_clip(tmp_path / "whole.mp4", frames=25, sound=True), tmp_path / "in.mp4", earlier)
+    result = upscale_clip(source, tmp_path / "out.mkv", repeater)
+    with av.open(str(source)) as container:
+        heard = [float(frame.time) for frame in container.decode(audio=0)]
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        frames = [float(frame.time) for frame in container.decode(audio=0)]
+    assert len(frames) == len(heard) < 30
+    assert content(tmp_path / "out.mkv").times[0] < 0.03
+    assert not [notice for notice in result.notices if notice.startswith("everything begins 5")]
+
+
+def test_timecodes(tmp_path: Path, repeater: Repeater) -> None:
+    source = make_clip(tmp_path / "in.mov", frames=12, tags={"timecode": "01:00:00:00"})
+    for options, notices, expected in (
+        ({}, (), ["01:00:00:00", "01:00:00:00"]),
+        ({"duration": 0.2}, (), ["01:00:00:00", "01:00:00:00"]),
+        ({"start": 0.2}, ("timecode left out: it is that of the first frame of the whole clip",), [None]),
+    ):
+        result = upscale_clip(source, tmp_path / "out.mov", repeater, **options)
+        assert result.notices == notices
+        with av.open(str(tmp_path / "out.mov")) as container:
+            assert [stream.metadata.get("timecode") for stream in container.streams] == expected
+
+
+def test_statistics_of_packets_that_changed_are_left_out(tmp_path: Path, repeater: Repeater) -> None:
+    statistics = {"BPS": "123", "NUMBER_OF_FRAMES-eng": "12", "NUMBER_OF_BYTES": "777", "_STATISTICS_TAGS": "BPS"}
+    source = make_clip(tmp_path / "in.mkv", tags={**statistics, "DIRECTOR": "D"})
+    upscale_clip(source, tmp_path / "out.mkv", repeater)
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        assert dict(container.streams.video[0].metadata) == {"DIRECTOR": "D", "DURATION": "00:00:00.480000000"}
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs permissions of files")
 def test_permissions_of_the_result_that_is_replaced(tmp_path: Path, repeater: Repeater) -> None:
     source, target = make_clip(tmp_path / "in.mp4", frames=2), tmp_path / "out.mp4"
@@ -412,20 +496,106 @@ def test_a_late_start_begins_to_read_there(tmp_path: Path, repeater: Repeater, m
     monkeypatch.setattr(source_module, "RUN_UP", 1)
     source = make_clip(tmp_path / "in.mp4", frames=100, options={"qp": "4", "g": "10"})
     decoded = 0
-    check = source_module.Clip._check
+    decode = source_module.Clip._decoded
 
-    def counted(self, frame, time):
+    def counted(self, container):
         nonlocal decoded
-        decoded += 1
-        check(self, frame, time)
+        for frame in decode(self, container):
+            decoded += 1
+            yield frame
 
-    monkeypatch.setattr(source_module.Clip, "_check", counted)
+    monkeypatch.setattr(source_module.Clip, "_decoded", counted)
     upscale_clip(source, tmp_path / "out.mp4", repeater, start=3.6)
     after = content(tmp_path / "out.mp4")
     assert (len(after.times), after.times[0]) == (10, 0)
     assert decoded < 60
     expected = content(source).images[90]
     assert np.abs(after.images[0].mean((0, 1)) - expected.mean((0, 1))).max() < 600
+
+
+def test_a_part_begins_with_the_frame_that_is_on_screen(tmp_path: Path, repeater: Repeater) -> None:
+    """Of slides that stand for seconds; the sound goes with them."""
+    times = [0, 4 * 12800, 8 * 12800, 8 * 12800 + STEP, 12 * 12800]
+    source = make_clip(tmp_path / "in.mp4", times=times, images=pictures(5, 24, 32), sound=True)
+    before = content(source)
+    for options, wanted, expected in (
+        ({"start": 5, "duration": 6}, [1, 2, 3], [0, 3, Fraction(76, 25)]),
+        ({"start": 5, "duration": 2}, [1], [0]),
+        ({"start": 12.02}, [4], [0]),
+        ({"start": 4, "duration": 5}, [1, 2, 3], [0, 4, Fraction(101, 25)]),
+    ):
+        upscale_clip(source, tmp_path / "out.mp4", repeater, **options)
+        after = content(tmp_path / "out.mp4")
+        assert after.times == expected
+        for image, number in zip(after.images, wanted, strict=True):
+            assert np.abs(image.mean((0, 1)) - before.images[number].mean((0, 1))).max() < 600
+        begin, end = options["start"], options["start"] + options.get("duration", 100)
+        sounds = [data for pts, _, data in before.others["audio"] if begin <= pts < end]
+        assert [data for _, _, data in after.others.get("audio", [])] == sounds
+    assert float(after.length) == pytest.approx(5, abs=0.03)  # the last packet of sound begins in it
+
+
+def test_a_part_begins_with_the_subtitle_that_is_on_screen(tmp_path: Path, repeater: Repeater) -> None:
+    source = make_clip(tmp_path / "in.mkv", subtitles=True)  # from 0.1 to 0.3 s
+    for start, expected in ((0.2, [(0, Fraction(1, 10))]), (0.32, [])):
+        upscale_clip(source, tmp_path / "out.mkv", repeater, start=start)
+        after = content(tmp_path / "out.mkv")
+        assert [(pts, duration) for pts, duration, _ in after.others.get("subtitle", [])] == expected
+
+
+RECORDED = {"time_base": Fraction(1, 90000)}
+
+
+def recording(path: Path, begin: int, count: int, **clip: Any) -> Path:
+    """A transport stream without frames that refer to later ones; times in frames."""
+    options = {"qp": "4", "bf": "0", "g": "12"}
+    return make_clip(path, times=[3600 * i for i in range(begin, begin + count)], frames=count, options=options, **RECORDED, **clip)
+
+
+def test_a_clock_that_jumps_back_is_told_before_anything_is_computed(tmp_path: Path) -> None:
+    repeater = Repeater(tiny_network(), device="cpu")
+    source = tmp_path / "in.ts"
+    source.write_bytes(recording(tmp_path / "one.ts", 0, 25, sound=True).read_bytes() * 2)
+    with pytest.raises(VideoError, match=r"in\.ts: its clock jumps back after (.*) s, as where .*: --duration takes") as caught:
+        upscale_clip(source, tmp_path / "out.mp4", repeater)
+    assert repeater.computed == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.ts", "one.ts"]
+    seconds = float(str(caught.value).split(" s,")[0].split()[-1])
+    assert 0.8 < seconds < 1
+    upscale_clip(source, tmp_path / "out.mp4", repeater, duration=seconds)
+    upscale_clip(tmp_path / "one.ts", tmp_path / "one.mp4", repeater, duration=seconds)
+    assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "one.mp4").read_bytes()
+
+
+def test_sound_whose_times_fall_a_little_is_written(tmp_path: Path, repeater: Repeater) -> None:
+    """As where recordings were joined that overlap by 50 ms."""
+    source = tmp_path / "in.ts"
+    whole = make_clip(tmp_path / "in.mp4", frames=25, sound=True)
+    parts = []
+    for number in range(2):
+        shifted = tmp_path / f"{number}.ts"
+
+        def moved(_: int, packet: Any, number: int = number) -> None:
+            late = round((1 + number * Fraction(19, 20)) / packet.time_base)
+            packet.pts, packet.dts = packet.pts + late, packet.dts + late
+
+        parts.append(rewrite(whole, shifted, moved).read_bytes())
+    source.write_bytes(b"".join(parts))
+    upscale_clip(source, tmp_path / "out.mp4", repeater)
+    assert len(content(tmp_path / "out.mp4").others["audio"]) == len(content(source).others["audio"])
+
+
+def test_sizes_that_change_can_be_cut_where_the_message_says(tmp_path: Path, repeater: Repeater) -> None:
+    one = recording(tmp_path / "one.ts", 0, 20, size=(24, 32)).read_bytes()
+    two = recording(tmp_path / "two.ts", 20, 20, size=(16, 24)).read_bytes()
+    source = tmp_path / "in.ts"
+    source.write_bytes(one + two)
+    with pytest.raises(VideoError, match=r"the frames change from 32 x 24 to 24 x 16 at 0\.80 s: cut it there with") as caught:
+        upscale_clip(source, tmp_path / "out.mp4", repeater)
+    assert str(caught.value).startswith(str(source))
+    for options, size in (({"duration": 0.8}, (128, 96)), ({"start": 0.8}, (96, 64))):
+        result = upscale_clip(source, tmp_path / "out.mp4", repeater, **options)
+        assert (result.frames, result.output_size, result.input_size) == (20, size, (size[0] // 4, size[1] // 4))
 
 
 # Interruptions
@@ -435,10 +605,10 @@ class Stop(Exception):
     """Stands for whatever ends a run."""
 
 
-def stopping_after(frames: int) -> Callable[[Done], None]:
+def stopping_after(frames: int) -> Callable[..., None]:
     seen = itertools.count(1)
 
-    def progress(done: Done) -> None:
+    def progress(*_: object) -> None:
         if next(seen) == frames:
             raise Stop
 
@@ -474,6 +644,25 @@ def test_other_options_begin_anew(
     assert result.resumed == 0
     assert result.notices == ("the options or the video changed: the frames of the interrupted run are not used",)
     upscale_clip(source, tmp_path / "fresh.mp4", other, **options)
+    assert target.read_bytes() == (tmp_path / "fresh.mp4").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "resumed"),
+    [(None, 0.5, 10), (0.5, None, 10), (0.28, 0.28, 7), (0.28, 0.6, 5), (0.6, 0.28, 5), (0.4, None, 10)],
+)
+def test_another_duration_uses_what_lies_before(
+    tmp_path: Path, repeater: Repeater, short_parts: None, before: float | None, after: float | None, resumed: int
+) -> None:
+    """Where all parts were finished, of which the last one is shorter, but not put together."""
+    source, target = make_clip(tmp_path / "in.mp4", frames=17), tmp_path / "out.mp4"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clips, "join", stopping_after(1))
+        with pytest.raises(Stop):
+            upscale_clip(source, target, repeater, duration=before)
+    result = upscale_clip(source, target, repeater, duration=after)
+    assert (result.resumed, result.notices) == (resumed, (f"{resumed} frames were there from an interrupted run",))
+    upscale_clip(source, tmp_path / "fresh.mp4", repeater, duration=after)
     assert target.read_bytes() == (tmp_path / "fresh.mp4").read_bytes()
 
 
@@ -650,6 +839,30 @@ def test_files_that_are_refused(tmp_path: Path, repeater: Repeater, make: Callab
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_what_lies_before_a_damaged_frame_can_be_taken(tmp_path: Path, short_parts: None) -> None:
+    """By the very time that the message names, and with the frames that were finished."""
+    repeater = Repeater(tiny_network(), device="cpu")
+    times = [round(1000 * i / 30) for i in range(30)]
+    whole = make_clip(tmp_path / "whole.mkv", images=pictures(30, 12, 16), codec="ffv1", times=times, time_base=Fraction(1, 1000))
+    source = rewrite(whole, tmp_path / "in.mkv", lambda number, packet: bytes(packet)[:3] if number == 18 else None)
+    with pytest.raises(VideoError, match=r"damaged or cut off after 0\.56 s .*: --duration takes what is before"):
+        upscale_clip(source, tmp_path / "out.mkv", repeater)
+    result = upscale_clip(source, tmp_path / "out.mkv", repeater, duration=0.56)
+    assert (result.frames, result.resumed) == (17, 15)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "webm"])
+def test_files_that_were_cut_off_are_told(tmp_path: Path, repeater: Repeater, suffix: str) -> None:
+    codec = {"codec": "libvpx-vp9", "options": {"cpu-used": "8"}} if suffix == "webm" else {}
+    source = make_clip(tmp_path / f"in.{suffix}", times=[STEP * 5 * i for i in range(20)], frames=20, **codec)
+    assert upscale_clip(source, tmp_path / "out.mkv", repeater).notices == ()
+    data = source.read_bytes()
+    source.write_bytes(data[: len(data) * 6 // 10])
+    (notice,) = upscale_clip(source, tmp_path / "out.mkv", repeater).notices
+    assert re.fullmatch(r"the file announces 3\.84 s, but its frames end at [12]\.\d\d s: it may be cut off", notice)
+    assert upscale_clip(source, tmp_path / "out.mkv", repeater, duration=1).notices == ()
+
+
 def test_frames_that_are_missing_are_told(tmp_path: Path, repeater: Repeater) -> None:
     """A file whose second half was overwritten: what can be decoded is there, and the rest is spoken of or refused."""
     source = make_clip(tmp_path / "in.mp4", frames=60, size=(96, 128), options={"qp": "20", "g": "10"})
@@ -674,6 +887,8 @@ def test_frames_that_are_missing_are_told(tmp_path: Path, repeater: Repeater) ->
     [
         ("out.avi", {}, r"out\.avi: videos are written to \.mp4"),
         ("out.webm", {"codec": "h264"}, "this format cannot hold h264"),
+        ("out.mov", {"codec": "av1"}, "this format cannot hold av1: use .mkv, or another codec"),
+        ("out.mov", {"codec": "vp9"}, "this format cannot hold vp9"),
         ("out.mp4", {"codec": "ffv"}, r"codec 'ffv' is unknown: .* \(did you mean 'ffv1'\?\)"),
         ("out.mp4", {"crf": 52}, "crf is 52, but must be 0 to 51 for h264"),
         ("out.mkv", {"codec": "ffv1", "crf": 5}, "lossless"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import struct
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -63,9 +65,11 @@ def make_clip(
     chapters: list[dict[str, Any]] | None = None,
     flags: int = 0,
     tags: dict[str, str] | None = None,
+    attachment: tuple[str, str, bytes] | None = None,
 ) -> Path:
     """Write a clip; ``codes`` are range, matrix, primaries and transfer, ``times`` the presentation times of the frames, ``tags``
-    those of the video stream. Where the pixel format has transparency, nothing is to be seen."""
+    those of the video stream, ``attachment`` name, type and bytes of one. Where the pixel format has transparency, nothing is to
+    be seen."""
     images = images or pictures(frames, *size)
     samples = samples or Samples("yuv", 8, (2, 2), codes[1] if codes[1] != 2 else 6, codes[0] == 2)
     times = times or [STEP * i for i in range(len(images))]
@@ -87,6 +91,8 @@ def make_clip(
         if matrix is not None:
             video.set_display_matrix(matrix)
         audio = container.add_stream("aac" if path.suffix != ".webm" else "libopus", rate=48000) if sound else None
+        if attachment is not None:
+            container.add_attachment(*attachment)
         text = container.add_mux_stream("subrip" if path.suffix == ".mkv" else "mov_text") if subtitles else None
         if text is not None:
             text.time_base = Fraction(1, 1000)
@@ -136,6 +142,26 @@ def add_boxes(path: Path, boxes: bytes) -> None:
         start += 16 if kind == b"stsd" else 8
     data[end:end] = boxes
     path.write_bytes(data)
+
+
+def rewrite(source: Path, path: Path, change: Callable[[int, Any], bytes | None] | None = None) -> Path:
+    """Copy a clip packet by packet; ``change`` gets the number of a packet in its stream and the packet, whose times it may move,
+    and gives other bytes or None."""
+    with av.open(str(source)) as before, av.open(str(path), "w") as after:
+        streams = [after.add_stream_from_template(stream, opaque=True) for stream in before.streams]
+        numbers = [itertools.count() for _ in streams]
+        for packet in before.demux():
+            if packet.dts is None:
+                continue
+            index = packet.stream.index
+            copy = packet
+            if change is not None and (data := change(next(numbers[index]), packet)) is not None:
+                copy = av.Packet(data)
+                copy.pts, copy.dts, copy.duration, copy.time_base = packet.pts, packet.dts, packet.duration, packet.time_base
+                copy.is_keyframe = packet.is_keyframe
+            copy.stream = streams[index]
+            after.mux(copy)
+    return path
 
 
 @dataclasses.dataclass

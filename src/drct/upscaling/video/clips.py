@@ -103,8 +103,8 @@ def upscale_clip(
 ) -> ClipResult:
     """Upscale a video file; sound, subtitles, chapters and timestamps are kept, the result appears whole or not at all.
 
-    An interrupted run goes on where it stopped if it is started again with the same options; its frames lie in ``.NAME.work``
-    beside the result until that is whole.
+    An interrupted run goes on where it stopped if it is started again with the same options, of which only ``duration`` may be
+    another; its frames lie in ``.NAME.work`` beside the result until that is whole.
 
     Args:
         source, target: files; ``target`` is replaced if it exists. Its suffix says the format: .mp4, .m4v, .mov, .mkv or .webm.
@@ -131,8 +131,11 @@ def upscale_clip(
     clip = source if isinstance(source, Clip) else Clip(source)
     if os.path.realpath(clip.path) == os.path.realpath(target):
         raise OptionError(f"{target} would replace the input: give another output")
-    notices = list(clip.notices)
     span = clip.span(start, duration)
+    clip.check_clock(*span)
+    if start and span[0] is not None:
+        clip = clip.beginning_at(span[0])
+    notices = list(clip.notices)
     upscaler, choice = _chosen(clip, upscaler, span)
     size = _frame_size(clip, upscaler, scale, width, height)
     codec = choose_codec(codec, target, clip.samples, *size)
@@ -143,7 +146,7 @@ def upscale_clip(
     encoding = plan_encoding(clip, target, exact, codec, encoder_options(codec, crf, preset), notices)
     copied = copied_streams(clip, encoding, target, notices)
     scales = upscaler.scales_for(clip.height, clip.width, width=exact[1], height=exact[0])
-    work = WorkFolder(target, _plan(clip, upscaler, scales, encoding, start, duration), notices)
+    work = WorkFolder(target, _plan(clip, upscaler, scales, encoding, start, span[1]), notices)
     try:
         for s in scales:
             upscaler.fix_tiles(s, work.plan["tiles"][str(s)])
@@ -159,6 +162,9 @@ def upscale_clip(
             raise VideoError(f"{clip.path}: there are no frames in the part that was asked for{length}")
         if clip.counts_frames and clip.frames > frames and start is None and duration is None:
             notices.append(f"the file announces {clip.frames} frames, but only {frames} can be decoded and shown")
+        last, shown = work.parts[-1].times[-1]
+        if span[1] is None and (cut := clip.cut_off(last + shown)):
+            notices.append(cut)
         join(clip, work, encoding, target, span, copied, notices, strip)
     except BaseException:
         if work.parts:
@@ -202,7 +208,7 @@ def _frame_size(clip: Clip, upscaler: Upscaler, scale: float | None, width: int 
 
 
 def _plan(
-    clip: Clip, upscaler: Upscaler, scales: tuple[int, ...], encoding: Encoding, start: float | None, duration: float | None
+    clip: Clip, upscaler: Upscaler, scales: tuple[int, ...], encoding: Encoding, start: float | None, end: int | None
 ) -> dict[str, Any]:
     """All that decides about the frames and their bytes."""
     import torch
@@ -218,7 +224,8 @@ def _plan(
         "tiles": {str(s): upscaler.tile_limit(s) for s in scales},
         "encoding": encoding.to_json(),
         "libraries": [av.__version__, torch.__version__],
-        "span": [start, duration],
+        "start": start or 0,
+        "end": end,
         "part": min(_MOST_FRAMES, max(_LEAST_FRAMES, frames)),
     }
     result: dict[str, Any] = json.loads(json.dumps(plan))  # as it will be read again

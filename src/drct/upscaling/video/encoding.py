@@ -108,6 +108,11 @@ class Encoding:
         return {key: str(value) if isinstance(value, Fraction) else value for key, value in dataclasses.asdict(self).items()}
 
 
+def quiet_encoders() -> None:
+    """Keep the AV1 encoder from printing its settings."""
+    os.environ.setdefault("SVT_LOG", "1")
+
+
 def even_sides(codec: str, samples: Samples, height: int, width: int) -> tuple[int, int]:
     """The size, made one larger where the encoder needs sides that its chroma planes divide; grey gets such planes, too."""
     across, down = {"rgb": (1, 1), "grey": (2, 2)}.get(samples.kind, samples.subsampling) if CODECS[codec].even else (1, 1)
@@ -128,10 +133,13 @@ def choose_codec(codec: str | None, target: Path, samples: Samples, height: int,
     if codec not in CODECS:
         raise OptionError(f"codec {codec!r} is unknown: {', '.join(CODECS)}{did_you_mean(codec, CODECS)}")
     av = require_av(target)
+    quiet_encoders()
     with av.open(io.BytesIO(), "w", format=CONTAINERS[target.suffix.lower()]) as trial:
         try:
-            trial.add_stream(CODECS[codec].encoder)
-        except ValueError:
+            video = trial.add_stream(CODECS[codec].encoder, options=dict(CODECS[codec].fixed))
+            video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
+            trial.start_encoding()  # MOV refuses some only when its header is written
+        except (ValueError, av.FFmpegError):
             raise OptionError(f"{target}: this format cannot hold {codec}: use .mkv, or another codec") from None
     return codec
 

@@ -24,7 +24,7 @@ import numpy as np
 from drct.errors import VideoError
 from drct.imaging import part_path
 from drct.upscaling.video.colour import from_rgb
-from drct.upscaling.video.encoding import Encoding
+from drct.upscaling.video.encoding import Encoding, quiet_encoders
 from drct.upscaling.video.source import require_av
 
 try:
@@ -78,7 +78,8 @@ class WorkFolder:
 
     Args:
         target: the result.
-        plan: what decides about its bytes; parts that were made by another plan are removed.
+        plan: what decides about its bytes; parts that were made by another plan are removed. Its ``end`` only says where the part
+            of the clip ends, so that of another one the parts before it are used.
         notices: gets a sentence if parts were removed.
 
     Attributes:
@@ -109,20 +110,40 @@ class WorkFolder:
             plan_file = self.folder / "plan.json"
             self.plan = _json(plan_file) or {}
             # tiles follow from the memory that was free when the clip was begun, and stay as they were then
-            if {**self.plan, "tiles": None} != {**plan, "tiles": None}:
-                if any(self.folder.glob("*.json")):
-                    notices.append("the options or the video changed: the frames of the interrupted run are not used")
+            free = {"tiles": None, "end": None}
+            unused = False
+            if {**self.plan, **free} != {**plan, **free}:
+                unused = any(self.folder.glob("*.json"))
                 self._empty()
                 self.plan = plan
                 write_file(plan_file, json.dumps(plan).encode())
             self.parts: list[Part] = []
-            while (part := _part(self.folder / f"{len(self.parts):06d}.json")) is not None:
+            while (part := _part(self._notes(len(self.parts)))) is not None:
                 self.parts.append(part)
+            if self.plan["end"] != plan["end"]:
+                unused = self._end_at(plan["end"]) and not self.parts
+                self.plan["end"] = plan["end"]
+                write_file(plan_file, json.dumps(self.plan).encode())
+            if unused:
+                notices.append("the options or the video changed: the frames of the interrupted run are not used")
 
     def _empty(self) -> None:
         for path in self.folder.iterdir():
             if path.name != "lock":
                 path.unlink()
+
+    def _notes(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.json"
+
+    def _end_at(self, end: int | None) -> bool:
+        """Remove the parts that a run to this timestamp would not make: with later frames, or ended by another one; whether any."""
+        count = len(self.parts)
+        while self.parts and (
+            len(self.parts[-1].times) < self.plan["part"] or (end is not None and self.parts[-1].times[-1][0] >= end)
+        ):
+            self.parts.pop()
+            self._notes(len(self.parts)).unlink()
+        return len(self.parts) < count
 
     def begin(self, encoding: Encoding) -> PartWriter:
         """The next part."""
@@ -171,7 +192,7 @@ class PartWriter:
         self._encoding = encoding
         self._times: list[tuple[int, int]] = []
         self._packets: list[tuple[int, int, bool]] = []
-        os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder would print its settings
+        quiet_encoders()
         with _writing(path):
             self._file: IO[bytes] = path.with_suffix(".bin").open("wb")
         self._context = self._av.CodecContext.create(encoding.encoder, "w")

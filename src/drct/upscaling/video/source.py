@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import math
 import os
@@ -24,6 +25,8 @@ LONGEST = 1e7  # seconds, four months: where a part may begin at the latest; lib
 LEAST_RATE = Fraction(25)  # frames per second where a file tells none
 _SUBSAMPLINGS = {(2, 2): "420", (2, 1): "422", (1, 1): "444", (1, 2): "440", (4, 1): "411", (4, 4): "410"}
 _CLOCKED = {"mpegts", "mpeg"}  # formats whose time begins wherever the sender's clock stood
+_JUMP = Fraction(1, 4)  # seconds by which such a clock may fall back: broadcasts are not exact
+_GAP = Fraction(1, 10)  # seconds without a frame at the beginning of a part; the one before is on screen then
 # what frames may carry beside their pixels, by libav's names, and what it means to a person
 _NOT_WRITTEN = {
     "MASTERING_DISPLAY_METADATA": "data on the HDR mastering display",
@@ -91,6 +94,7 @@ class Clip:
         rate: frames per second, on average.
         frames: how many there are; 0 where only decoding would tell.
         counts_frames: that number is exact, as in MP4.
+        announced: where the video ends in seconds by the header of Matroska, which stays when the file is cut off; else None.
         start: where the time of the file begins, in seconds.
         length: of the video in seconds; None where the file does not tell.
         aspect: width of a pixel by its height; None where the file does not tell.
@@ -106,7 +110,7 @@ class Clip:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._av = require_av(self.path)
-        self.notices: list[str] = []
+        self.notices: list[str]
         with self.open() as container:
             streams = [s for s in container.streams.video if not s.disposition & self._av.stream.Disposition.attached_pic]
             if not streams:
@@ -118,6 +122,7 @@ class Clip:
             self.rate = Fraction(stream.average_rate or stream.guessed_rate or LEAST_RATE)
             self.frames = stream.frames
             self.counts_frames = "mp4" in self.format
+            self.announced = _announced(container, stream) if "matroska" in self.format else None
             self.start = Fraction(container.start_time or 0, 1_000_000)
             self.length = None if stream.duration is None else stream.duration * self.time_base
             if self.length is None and container.duration is not None:
@@ -128,21 +133,75 @@ class Clip:
             first = next(self._decoded(container), None)
             if first is None:
                 raise VideoError(f"{self.path}: no frame of its video can be decoded")
-            self.width, self.height = first.width, first.height
             self.has_times = first.pts is not None
-            self.colour = self._colour(first)
-            self.samples = self._samples(first)
-            self.display_matrix = _display_matrix(first)
-            carried = _side_data(first)
-            if "stereo_mode" in self.metadata or carried.get("STEREO3D", b"")[:4] == bytes(4):
-                carried.pop("STEREO3D", None)  # a tag of Matroska, which is copied, says it too; or it says that there is one view
-            lost = sorted(words for kind, words in _NOT_WRITTEN.items() if kind in carried)
-            if lost:
-                self.notices.append(f"{' and '.join(lost)} left out: encoders here do not take it over")
-            # in WebM transparency lies beside the frames, where not every decoder looks
-            beside = any(key.lower() == "alpha_mode" and value == "1" for key, value in self.metadata.items())
-            if beside or any(component.is_alpha for component in first.format.components):
-                self.notices.append("transparency left out: video is upscaled without it")
+            self._describe(first)
+
+    def _describe(self, frame: Any) -> None:
+        """Take size and colours from a frame."""
+        self._check_progressive(frame)
+        self.width, self.height = frame.width, frame.height
+        self.colour = self._colour(frame)
+        self.samples = self._samples(frame)
+        self.display_matrix = _display_matrix(frame)
+        self.notices = []
+        carried = _side_data(frame)
+        if "stereo_mode" in self.metadata or carried.get("STEREO3D", b"")[:4] == bytes(4):
+            carried.pop("STEREO3D", None)  # a tag of Matroska, which is copied, says it too; or it says that there is one view
+        lost = sorted(words for kind, words in _NOT_WRITTEN.items() if kind in carried)
+        if lost:
+            self.notices.append(f"{' and '.join(lost)} left out: encoders here do not take it over")
+        # in WebM transparency lies beside the frames, where not every decoder looks
+        beside = any(key.lower() == "alpha_mode" and value == "1" for key, value in self.metadata.items())
+        if beside or any(component.is_alpha for component in frame.format.components):
+            self.notices.append("transparency left out: video is upscaled without it")
+
+    def beginning_at(self, first: int) -> Clip:
+        """The clip with size, colours and notices of the frame that a part from this timestamp on begins with."""
+        clip = copy.copy(self)
+        # where there is no index of key frames, decoding may not succeed before the next one
+        frames = self._timed_frames(first, None, None, RUN_UP if self.format in _CLOCKED else 0)
+        with contextlib.closing(frames), contextlib.suppress(VideoError):  # decoding will tell of damage, and where it is
+            found = next(frames, None)
+            if found is not None:
+                clip._describe(found[0])
+        return clip
+
+    def cut_off(self, end: int) -> str:
+        """A sentence on a file whose frames end at a timestamp, but by its header much later; else ""."""
+        last = end * self.time_base
+        if self.announced is None or self.announced - last <= max(Fraction(1), 3 / self.rate):
+            return ""
+        return f"the file announces {float(self.announced):.2f} s, but its frames end at {float(last):.2f} s: it may be cut off"
+
+    def jumps_back(self, seconds: Fraction) -> bool:
+        """Whether packets of a stream that lie so much before the one read last are those of another recording."""
+        return self.format in _CLOCKED and seconds > _JUMP
+
+    def check_clock(self, first: int | None, end: int | None) -> None:
+        """Make sure that time only goes on in a part of a recording, which is read for it.
+
+        Raises:
+            VideoError: its clock jumps back, so that no time says which frame and which sound belong together.
+        """
+        if self.format not in _CLOCKED:
+            return
+        latest: dict[int, Fraction] = {}
+        with self.open() as container:
+            self._seek(container, first, RUN_UP)
+            for packet in container.demux(container.streams.video + container.streams.audio):
+                if packet.dts is None:
+                    continue
+                index, time = packet.stream.index, packet.dts * Fraction(packet.time_base)
+                if self.jumps_back(latest.get(index, time) - time):
+                    seen = latest.get(self.index, self.start) - self.start
+                    raise VideoError(
+                        f"{self.path}: its clock jumps back after {_seconds(seen)} s, as where recordings were joined: "
+                        "--duration takes what is before; for the whole give it one clock first, "
+                        "for example by ffmpeg -i IN -map 0:v -map 0:a -c copy OUT.mkv"
+                    )
+                latest[index] = max(time, latest.get(index, time))
+                if index == self.index and end is not None and packet.dts >= end:
+                    break
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Any]:
@@ -189,7 +248,7 @@ class Clip:
         if duration is not None and not duration > 0:
             raise OptionError(f"duration is {duration}, but must be above 0")
         begin = self.start + Fraction(start or 0).limit_denominator(1_000_000)
-        first = math.ceil(begin / self.time_base)
+        first = math.ceil((begin - Fraction(1, 1_000_000)) / self.time_base)  # libav rounds the start of the file to microseconds
         if duration is None:
             return first, None
         return first, math.ceil((begin + Fraction(min(duration, LONGEST)).limit_denominator(1_000_000)) / self.time_base)
@@ -211,20 +270,25 @@ class Clip:
         """Frames in the order they are shown.
 
         Args:
-            first, end: only frames with ``first <= pts < end``.
+            first, end: only frames with ``first <= pts < end``. Where none begins soon after ``first``, the one that is on screen
+                then comes first, from that time on.
             near: begin to read shortly before this timestamp instead of at the beginning. Frames before it may be missing or,
                 where they refer to what was not read, wrong.
 
         Raises:
             VideoError: the file is damaged, changes its size, or is interlaced.
         """
-        target = max((t for t in (first, near) if t is not None), default=None)
+        for frame, pts, duration in self._timed_frames(first, end, near, RUN_UP):
+            self._check(frame, pts * self.time_base)
+            yield Frame(to_rgb(self._planes(frame), self._samples(frame)), pts, duration)
+
+    def _timed_frames(
+        self, first: int | None, end: int | None, near: int | None, run_up: int
+    ) -> Generator[tuple[Any, int, int], None, None]:
+        """Decoded frames with their time and duration, as :meth:`decode` chooses them; ``run_up`` seconds are read before."""
         with self.open() as container:
-            if target is not None and self.has_times:
-                back = max(0, math.ceil(RUN_UP / self.time_base))
-                stream = container.streams[self.index]
-                if target - back > (stream.start_time or 0):
-                    container.seek(target - back, stream=stream, backward=True)
+            self._seek(container, max((t for t in (first, near) if t is not None), default=None), run_up)
+            shown: tuple[Any, int] | None = None  # the last frame before ``first``, and where it ends
             last: int | None = None
             moved = 0
             for frame in self._decoded(container):
@@ -235,12 +299,29 @@ class Clip:
                 elif last is not None and pts <= last:
                     pts, moved = last + 1, moved + 1
                 last = pts
-                if end is not None and pts >= end:
+                if first is not None and pts < first:
+                    shown = frame, pts + duration
+                    continue
+                ended = end is not None and pts >= end
+                if first is not None and shown is not None and (ended or (pts - first) * self.time_base > _GAP):
+                    yield shown[0], first, pts - first
+                shown = None
+                if ended:
                     break
-                if first is None or pts >= first:
-                    yield Frame(to_rgb(self._planes(frame), self._samples(frame)), pts, duration)
+                yield frame, pts, duration
+            if first is not None and shown is not None and shown[1] > first:
+                yield shown[0], first, shown[1] - first
             if moved:
                 self.notices.append(f"{moved} frames had the time of the one before and were moved behind it")
+
+    def _seek(self, container: Any, target: int | None, run_up: int) -> None:
+        """Go to a key frame so many seconds before a timestamp."""
+        if target is None or not self.has_times:
+            return
+        stream = container.streams[self.index]
+        back = math.ceil(run_up / self.time_base)
+        if target - back > (stream.start_time or 0):
+            container.seek(target - back, stream=stream, backward=True)
 
     def _decoded(self, container: Any) -> Iterator[Any]:
         stream = container.streams[self.index]
@@ -256,29 +337,29 @@ class Clip:
             for packet in container.demux(stream):
                 for frame in packet.decode():
                     time = None if frame.pts is None else frame.pts * self.time_base
-                    self._check(frame, time)
                     damaged += frame.is_corrupt
                     yield frame
         except self._av.FFmpegError as error:
-            where = "at its beginning" if time is None else f"after {float(time - self.start):.2f} s"
-            raise VideoError(
-                f"{self.path}: damaged or cut off {where} ({error.strerror}): --duration takes what is before"
-            ) from None
+            where, advice = "at its beginning", ""
+            if time is not None:
+                where, advice = f"after {_seconds(time - self.start)} s", ": --duration takes what is before"
+            raise VideoError(f"{self.path}: damaged or cut off {where} ({error.strerror}){advice}") from None
         if damaged:
             self.notices.append(f"{damaged} frames are damaged in the file: the decoder patched them")
 
-    def _check(self, frame: Any, time: Fraction | None) -> None:
+    def _check(self, frame: Any, time: Fraction) -> None:
+        self._check_progressive(frame)
+        if (frame.width, frame.height) != (self.width, self.height):
+            raise VideoError(
+                f"{self.path}: the frames change from {self.width} x {self.height} to {frame.width} x {frame.height} at "
+                f"{_seconds(time - self.start)} s: cut it there with --start and --duration"
+            )
+
+    def _check_progressive(self, frame: Any) -> None:
         if frame.interlaced_frame:
             raise VideoError(
                 f"{self.path}: its frames are interlaced, and upscaling would keep the combs: deinterlace it first, "
                 "for example by ffmpeg -i IN -vf bwdif -c:a copy OUT"
-            )
-        known = getattr(self, "width", None)
-        if known is not None and (frame.width, frame.height) != (self.width, self.height):
-            when = "" if time is None else f" at {float(time - self.start):.2f} s"
-            raise VideoError(
-                f"{self.path}: the frames change from {self.width} x {self.height} to {frame.width} x {frame.height}{when}: "
-                "cut it there with --start and --duration"
             )
 
     def _colour(self, frame: Any) -> Colour:
@@ -318,6 +399,20 @@ class Clip:
         shapes = samples.plane_shapes(frame.height, frame.width)
         rows = (np.frombuffer(plane, dtype).reshape(-1, plane.line_size // dtype.itemsize) for plane in frame.planes)
         return [plane[:height, :width] for plane, (height, width) in zip(rows, shapes, strict=True)]
+
+
+def _seconds(time: Fraction) -> str:
+    """A time as a user may give it back as the end of a part: never later than it is."""
+    return f"{math.floor(time * 100) / 100:.2f}"
+
+
+def _announced(container: Any, stream: Any) -> Fraction | None:
+    """Where a video of Matroska ends by its own tag, or else where the file does, in seconds."""
+    tags = {key.lower(): value for key, value in stream.metadata.items()}
+    if found := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", tags.get("duration", "")):
+        hours, minutes, seconds = found.groups()
+        return 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
+    return None if container.duration is None else Fraction(container.duration, 1_000_000)
 
 
 def _side_data(frame: Any) -> dict[str, bytes]:
