@@ -231,6 +231,26 @@ def test_a_file_that_is_judged_by_its_quality_has_the_tiles_verified_that_it_got
     assert result.tile_difference == Upscaler(f"{REAL}-x4", **how).compare_whole(read(tmp_path / "a.jpg"))
 
 
+@pytest.mark.parametrize(
+    ("value", "message"), [(np.inf, "hold NaN or infinite values"), (np.nan, "hold NaN or"), (3e38, "reach from -3e")]
+)
+def test_floats_that_are_no_picture_are_told_by_the_error_alone(value: float, message: str, bundled, recwarn) -> None:
+    image = np.full((30, 30, 3), value, np.float32)
+    image[::2] *= -1
+    with pytest.raises(ImageError, match=message):
+        AutoUpscaler(device="cpu")(image)
+    assert not recwarn.list
+
+
+def test_results_are_known_by_the_strength_of_the_given_upscaler(bundled, clean, tmp_path: Path) -> None:
+    write(tmp_path / "a.png", clean)
+    options = UpscaleOptions(inputs=(tmp_path / "a.png",), output=tmp_path / "out")
+    assert upscale(options.model_copy(update={"strength": 0.5, "device": "cpu"})).results[0].status == "done"
+    report = upscale(options, None, AutoUpscaler(strength=0.5, device="cpu"))
+    assert (report.results[0].status, report.model) == ("skipped", "auto")
+    assert upscale(options, None, AutoUpscaler(device="cpu")).results[0].status == "done"
+
+
 @pytest.mark.parametrize("array", [np.zeros((8, 8, 3)), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8), bool)])
 def test_what_is_no_image_is_refused_before_it_is_looked_at(array: np.ndarray, both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "BUNDLED", both)

@@ -376,6 +376,39 @@ def test_the_plan_of_an_interrupted_picture_is_used_again(photos, out, quick_pat
     assert sizes["p2.png"] == [102]
 
 
+@pytest.mark.parametrize("better", [{"ensemble": True}, {"precision": "bf16"}, {"tile": 16}, {"tile": 16, "overlap": 8}])
+def test_results_are_known_by_what_the_given_upscaler_does(photos, out, network: SuperResolutionNetwork, better):
+    options = UpscaleOptions(inputs=(photos / "p0.png",), output=out)
+    plain, other = Upscaler(network, device="cpu"), Upscaler(network, device="cpu", **better)
+    assert states(upscale(options, None, plain).results) == "done"
+    report = upscale(options, None, other)
+    assert states(report.results) == "done"
+    assert np.array_equal(read(out / "p0_x4.png").pixels, other(read(photos / "p0.png").pixels))
+    assert states(upscale(options, None, other).results) == "skipped"
+    assert (report.model, report.notices) == ("drct", ())
+    # what the options say instead is told and not recorded
+    unlike = options.model_copy(update=better)
+    assert upscale(unlike, None, other).notices == ()
+    report = upscale(unlike, None, plain)
+    assert report.notices == (f"{', '.join(sorted(better))}: without effect, since the upscaler has its own",)
+    assert states(upscale(options, None, plain).results) == "skipped"
+
+
+def test_an_upscaler_made_by_hand_makes_what_the_options_ask_for(model, photos, out):
+    assert states(run(model, photos, out, overlap=16)) == "done done done"
+    given = Upscaler(model, device="cpu", overlap=16)
+    report = upscale(UpscaleOptions(inputs=(photos,), output=out), None, given)
+    assert (states(report.results), report.model) == ("skipped skipped skipped", str(model))
+
+
+def test_a_given_upscaler_has_its_own_tiles_after_the_run(photos, out, network: SuperResolutionNetwork, monkeypatch):
+    upscaler = Upscaler(network, device="cpu")
+    upscaler.use_smaller_tiles(4, 128)
+    assert states(upscale(UpscaleOptions(inputs=(photos,), output=out), None, upscaler).results) == "done done done"
+    monkeypatch.setattr(memory, "free_memory", lambda device: 0)
+    assert upscaler.tile_limit(4) == 64  # follows the memory again
+
+
 @pytest.mark.parametrize(("attempts", "whole"), [(manifest.SPENT - 1, False), (manifest.SPENT, True)])
 def test_a_plan_that_processes_die_of_is_given_up(photos, out, model, network, attempts, whole):
     write(photos / "p1.png", smooth_image(101, 90))

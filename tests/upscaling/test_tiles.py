@@ -176,6 +176,13 @@ def test_a_tile_below_four_windows_is_refused():
         plan_tiles(500, 500, tile=32, pad_multiple=16)
 
 
+def test_plans_from_numbers_of_numpy_can_be_written() -> None:
+    sizes = {"tile": 64, "pad_multiple": 16, "overlap": 16, "batch": 2, "most_rows": 64}
+    plan = plan_tiles(np.uint8(200), np.uint8(220), **{name: np.uint8(size) for name, size in sizes.items()})
+    assert plan == plan_tiles(200, 220, **sizes)
+    assert TilePlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
 def test_ladder_holds_multiples_of_the_window():
     assert ladder(16)[0] == 64
     assert all(size % 7 == 0 and size >= 28 for size in ladder(7))

@@ -401,6 +401,7 @@ def test_sizes_that_are_no_sizes(network: SuperResolutionNetwork, given: dict, m
         ({"overlap": "3"}, "overlap is '3'"),
         ({"overlap": None}, "overlap is None"),
         ({"tile": 64.5}, "tile is 64.5"),
+        ({"ensemble": "no"}, "ensemble is 'no', but must be True or False"),
         ({"model": None}, "model is None"),
         ({"model": torch.nn.Linear(2, 2)}, "model is Linear"),
     ],
@@ -418,6 +419,29 @@ def test_whole_numbers_of_numpy_are_whole_numbers(network: SuperResolutionNetwor
     upscaler = Upscaler(network, device="cpu", tile=np.int64(64), overlap=np.int32(8))
     assert upscaler(image, width=np.int64(18)).shape == (16, 18, 3)
     assert (type(upscaler.tile), type(upscaler.overlap)) == (int, int)
+    assert Upscaler(network, device="cpu", ensemble=np.True_).ensemble is True
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint16])
+def test_narrow_numbers_of_numpy_do_not_overflow(kind: type) -> None:
+    assert target_size(1080, 1920, 4, kind(3840)) == target_size(1080, 1920, 4, 3840) == (2160, 3840)
+    assert target_size(1080, 1920, 4, to_height=kind(2160)) == (2160, 3840)
+    assert target_size(kind(1080), kind(1920), kind(2)) == (2160, 3840)
+    assert target_size(kind(1080), kind(1920), 2, kind(3840)) == (2160, 3840)
+    assert Upscaler(Nearest(4), device="cpu").scales_for(kind(300), kind(400), height=kind(1200)) == (4,)
+
+
+def test_narrow_scales_of_numpy_do_not_round() -> None:
+    scale = np.float16(2.3)
+    assert target_size(4001, 3001, scale) == target_size(4001, 3001, float(scale))
+    assert target_size(200, 300, np.uint8(2)) == (400, 600)
+
+
+def test_a_network_without_values_is_refused() -> None:
+    with torch.device("meta"):
+        network = create_network("drct", scale=2, embed_dim=12, depths=[1], num_heads=[2], window_size=4, gc=4)
+    with pytest.raises(OptionError, match="made on the meta device, and no weights were loaded"):
+        Upscaler(network, device="cpu")
 
 
 @pytest.mark.parametrize("tile", ["off", 16])

@@ -48,6 +48,18 @@ def test_keys(key: str, zipped: bool, tiny: SuperResolutionNetwork, tmp_path: Pa
     assert load_network(path).options.window_size == 4
 
 
+@pytest.mark.parametrize(
+    ("plain", "averaged"),
+    [("params", "params_ema"), ("model", "model_ema"), ("state_dict", "state_dict_ema"), ("state_dict", "ema_state_dict")],
+)
+def test_averaged_weights_come_first(plain: str, averaged: str, tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    other = {name: tensor + 1 for name, tensor in tiny.state_dict().items()}
+    torch.save({plain: other, averaged: tiny.state_dict()}, tmp_path / "net.pth")
+    file = read_weights(tmp_path / "net.pth")
+    assert file.layout == averaged
+    assert same(file.tensors, tiny.state_dict())
+
+
 def test_params_stand_in_for_averages(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
     """As in BasicSR: published option files ask for params_ema, which a run without averages has not."""
     torch.save({"params": tiny.state_dict()}, tmp_path / "net.pth")

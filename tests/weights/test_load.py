@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from drct.errors import CheckpointError, ModelNotFoundError
+from drct.errors import CheckpointError, ModelNotFoundError, OptionError
 from drct.networks import SuperResolutionNetwork, create_network
 from drct.weights import detect, load_into, load_network, read_weights, save_network
 from drct.weights.save import compat_state_dict
@@ -84,6 +84,9 @@ def test_scale_mismatch(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
     assert load_network(path, scale=2).scale == 2
     with pytest.raises(CheckpointError, match=r"net\.pth upscales x2, but x4 was asked for"):
         load_network(path, scale=4)
+    for scale in ("2", 2.5, True):
+        with pytest.raises(OptionError, match=f"scale is {scale!r}, but must be a whole number"):
+            load_network(path, scale=scale)  # type: ignore[arg-type]
 
 
 def test_other_numbering_of_positions_is_refused(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import remove_parametrizations
 
 from drct.errors import CheckpointError, OptionError
 from drct.networks import SuperResolutionNetwork, create_network
-from drct.weights import export_compat, export_model, load_network, read_weights, save_network
-from drct.weights.save import compat_image_size, compat_state_dict, shift_mask
+from drct.weights import export_compat, export_model, load_network, read_weights, save_network, weights_sha256
+from drct.weights.save import compat_image_size, compat_state_dict, shift_mask, write_atomically
 
 SMALL = {"embed_dim": 60, "depths": [6] * 4, "num_heads": [6] * 4, "window_size": 8, "gc": 16}
 
@@ -163,9 +165,99 @@ def test_unwritable_output(tiny: SuperResolutionNetwork, tmp_path: Path) -> None
         save_network(tiny, tmp_path / "folder")
 
 
-def test_weights_do_not_become_whole_numbers(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"dtype is torch\.int8, but weights are floats"):
-        save_network(tiny, tmp_path / "net.safetensors", dtype=torch.int8)
+@pytest.mark.parametrize(
+    ("entries", "named"),
+    [
+        ({"metadata": {"epoch": 3}}, "metadata 'epoch' is 3"),
+        ({"metadata": {"a": None}}, "metadata 'a' is None"),
+        ({"metadata": {1: "a"}}, "metadata 1 is 'a'"),
+        ({"licence": 0}, "metadata 'licence' is 0"),
+        ({"training": "from caf\udce9.yml"}, r"metadata 'training' is 'from caf\\udce9\.yml'"),
+    ],
+)
+def test_what_metadata_cannot_hold_is_refused(entries: dict, named: str, tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=f"{named}, but names and values must be texts"):
+        save_network(tiny, tmp_path / "net.safetensors", **entries)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_said_is_nothing_written(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    save_network(tiny, tmp_path / "none.safetensors", licence=None, training=None)
+    save_network(tiny, tmp_path / "empty.safetensors")
+    assert (tmp_path / "none.safetensors").read_bytes() == (tmp_path / "empty.safetensors").read_bytes()
+
+
+class Compiled(torch.nn.Module):
+    """Wraps a network as torch.compile does, whose import takes seconds."""
+
+    def __init__(self, network: SuperResolutionNetwork) -> None:
+        super().__init__()
+        self._orig_mod = network
+
+    def __getattr__(self, name: str):
+        return super().__getattr__(name) if name == "_orig_mod" else getattr(self._orig_mod, name)
+
+
+def test_compiled_networks_are_written_as_they_are(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    compiled = Compiled(tiny)
+    assert save_network(compiled, tmp_path / "net.safetensors") == weights_sha256(tiny.state_dict())
+    export_compat(compiled, tmp_path / "net.pth")
+    for name in ("net.safetensors", "net.pth"):
+        loaded = load_network(tmp_path / name).state_dict()
+        assert all(torch.equal(loaded[n], tensor) for n, tensor in tiny.state_dict().items())
+
+
+@pytest.mark.parametrize("writer", [save_network, export_compat])
+def test_networks_that_could_not_be_loaded_are_not_written(writer, tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    path, number = tmp_path / "net.bin", torch.initial_seed()
+    weight_norm(tiny.conv_last)
+    with pytest.raises(CheckpointError, match=r"net\.bin was not written: .*not as drct has them: conv_last\.param.*weight_norm"):
+        writer(tiny, path)
+    remove_parametrizations(tiny.conv_last, "weight")
+    writer(tiny, path)
+    tiny.conv_last = torch.nn.Conv2d(64, 5, 3)
+    with pytest.raises(CheckpointError, match=r"not as drct has them: conv_last\.weight, conv_last\.bias; "):
+        writer(tiny, path)
+    with pytest.raises(OptionError, match="network is a Conv2d, but must be a network of drct"):
+        writer(tiny.conv_last, path)
+    assert load_network(path).scale == 2
+    assert torch.initial_seed() == number
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.float8_e5m2fnuz])
+def test_weights_become_what_safetensors_holds(dtype: torch.dtype, tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=f"dtype is {dtype}, but weights are floats: use torch.float32"):
+        save_network(tiny, tmp_path / "net.safetensors", dtype=dtype)
+    tiny.to(torch.float8_e5m2fnuz)
+    with pytest.raises(CheckpointError, match=r"is torch\.float8_e5m2fnuz, which safetensors has not: give a dtype"):
+        save_network(tiny, tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_two_writers_one_is_told(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "net.bin"
+    save_network(tiny, path)
+    before = path.read_bytes()
+
+    def write_twice(file) -> None:
+        file.write(b"half")
+        with pytest.raises(CheckpointError, match=r"net\.bin cannot be written \(another process or thread is writing it\)"):
+            save_network(tiny, path)
+        assert path.read_bytes() == before
+        file.write(b" and half")
+
+    write_atomically(path, write_twice)
+    assert path.read_bytes() == b"half and half"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
+    def interrupt(file) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "net.bin", interrupt)
     assert not list(tmp_path.iterdir())
 
 

@@ -135,14 +135,16 @@ def _luma(picture: Picture) -> np.ndarray:
     pixels = picture.pixels
     top, left = (max(0, (length - SIDE) // 2) for length in pixels.shape[:2])
     middle = pixels[top : top + SIDE, left : left + SIDE]
-    low, high = 0.0, 1.0
-    if middle.dtype != np.float32:
-        high = float(np.iinfo(middle.dtype).max)
-    elif pixels.size:
-        darkest, brightest = visible_range(pixels, picture.alpha)
-        low, high = min(darkest, low), max(brightest, high)
-    values = (middle.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+    low, high = float_range(picture) if middle.dtype == np.float32 else (0.0, float(np.iinfo(middle.dtype).max))
+    factor = 255 / (high - low)
+    values = middle.astype(np.float32) * np.float32(factor) - np.float32(low * factor)  # in this order, or large floats overflow
     return values[:, :, 0] if values.shape[2] == 1 else values @ np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def float_range(picture: Picture) -> tuple[float, float]:
+    """What becomes 0 and what becomes 1 of the floats of a picture; 0 and 1 themselves where none lies beyond."""
+    darkest, brightest = visible_range(picture.pixels, picture.alpha)
+    return min(darkest, 0.0), max(brightest, 1.0)
 
 
 def _roughness(plane: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ _Switch = tuple[Any, str, object]
 _SWITCHES: dict[str, tuple[_Switch, ...]] = (
     {
         "cuda": ((torch.backends.cudnn.conv, "fp32_precision", "ieee"), (torch.backends.cuda.matmul, "fp32_precision", "ieee")),
-        "cpu": ((torch.backends.mkldnn.conv, "fp32_precision", "ieee"), (torch.backends.mkldnn.matmul, "fp32_precision", "ieee")),
+        "cpu": tuple((getattr(torch.backends.mkldnn, kind), "fp32_precision", "ieee") for kind in ("conv", "matmul")),
     }
     if hasattr(torch.backends.cudnn, "conv")
     else {

@@ -56,7 +56,7 @@ def upscale(options: UpscaleOptions, listener: Listener | None = None, upscaler:
     Args:
         options: what to do.
         listener: hears of progress and results.
-        upscaler: used instead of new ones; then model, tiles, device and the like are its own.
+        upscaler: used instead of new ones; then model, tiles, device and the like are its own, whatever the options say.
 
     Returns:
         A report with a result for every file. Files that fail are results, not exceptions.
@@ -104,6 +104,13 @@ def _without_effect(options: UpscaleOptions, jobs: tuple[Job, ...]) -> list[str]
     return notices
 
 
+def _overruled(options: UpscaleOptions, upscaler: Upscaler) -> list[str]:
+    """What to say of options that were given, but are settled otherwise by the upscaler that came with them."""
+    settings = upscaler.settings
+    names = [name for name in settings if name in options.model_fields_set and str(getattr(options, name)) != str(settings[name])]
+    return [f"{', '.join(sorted(names))}: without effect, since the upscaler has its own"] if names else []
+
+
 class Session:
     """Networks and manifests that stay open while jobs come; used as a context.
 
@@ -113,18 +120,22 @@ class Session:
     """
 
     def __init__(self, options: UpscaleOptions, upscaler: Upscaler | None = None) -> None:
-        self._options = options
+        # the manifest notes what results are made with, so that must be what the upscaler does
+        self._options = options if upscaler is None else options.model_copy(update=upscaler.settings)
         self._devices = [options.device] if upscaler is not None else worker_devices(options.device)
         self.upscaler = upscaler or self._upscaler(0)
         self._others: dict[int, Upscaler] = {}
-        self._desk = Desk(options, self.upscaler)
+        self._desk = Desk(self._options, self.upscaler)
         self._cleaned: set[Path] = set()
-        self.notices: list[str] = []
+        self._exits = contextlib.ExitStack()
+        self.notices = [] if upscaler is None else _overruled(options, upscaler)
 
     def __enter__(self) -> Session:
+        self._exits.enter_context(self.upscaler.keeping_tiles())
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._exits.close()
         self.notices += self._desk.close()
 
     def run(self, jobs: tuple[Job, ...], listener: Listener) -> Results:

@@ -57,6 +57,7 @@ class AutoUpscaler(Upscaler):
     def __init__(self, *, strength: float | None = None, **settings: Any) -> None:
         super().__init__(FIDELITY_MODEL, **settings)
         self.strength = strength
+        self._asked |= {"model": AUTO, "strength": strength}
         self._real = _real_networks(self, strength)
         # Two sets of networks with the same settings. Their tile limits are shared: the networks are of one architecture.
         self._for_clean = _with(self, Upscaler, {})

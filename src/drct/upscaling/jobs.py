@@ -248,15 +248,13 @@ def _leave_out_results(jobs: list[Job]) -> list[str]:
     """Take out jobs whose image is another one's result, by its name beside the images, else by the manifest; tells which."""
     keys = _Keys()
     made_in = functools.cache(manifest.made_in)
-    made: dict[str, tuple[Path, Job]] = {}
-    for job in jobs:
-        for path in (job.target, job.full_target):
-            if path is not None and (job.root is None or os.path.relpath(path, job.root) in made_in(job.root)):
-                made[keys[path]] = path, job
+    targets = {keys[path]: (path, job) for job in jobs for path in (job.target, job.full_target) if path is not None}
     results: dict[Path, Path] = {}
     for job in jobs:
-        path, maker = made.get(keys[job.source], (job.source, job))
-        if maker is not job and os.path.isfile(job.source) and _is_one_file(path, job.source):
+        path, maker = targets.get(keys[job.source], (job.source, job))
+        if maker is job or not (os.path.isfile(job.source) and _is_one_file(path, job.source)):
+            continue
+        if maker.root is None or os.path.relpath(path, maker.root) in made_in(maker.root):
             results[job.source] = maker.source
     if not results:
         return []

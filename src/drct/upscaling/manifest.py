@@ -386,14 +386,7 @@ class Manifest:
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            application = self._db.execute("PRAGMA application_id").fetchone()[0]
-            tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if tables and application != APPLICATION:
-                raise ManifestError(f"{self.path} is not a manifest of drct: move it away or use another output folder")
-            if version > SCHEMA:
-                raise ManifestError(f"{self.path} was made by a newer drct: use that one, or another output folder")
-            if not tables:
+            if not _has_tables(self._db, self.path):
                 for statement in _CREATE:
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA application_id = {APPLICATION}")
@@ -557,7 +550,7 @@ def made_in(folder: Path) -> dict[str, Path]:
     """Inputs by the results that were made of them in a folder, as paths relative to it; empty without a manifest.
 
     Raises:
-        ManifestError: the manifest is damaged or cannot be read.
+        ManifestError: the manifest is damaged or cannot be read, or is none that this release knows.
     """
     path = folder / NAME
     if not os.path.isfile(path):
@@ -565,7 +558,7 @@ def made_in(folder: Path) -> dict[str, Path]:
     try:
         db = _connect(path)
         try:
-            if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:  # another run is about to make the tables
+            if not _has_tables(db, path):  # another run is about to make them
                 return {}
             rows = db.execute("SELECT coalesce(result, target), source FROM files WHERE source IS NOT NULL").fetchall()
         finally:
@@ -648,6 +641,18 @@ def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False)
     db.row_factory = sqlite3.Row
     return db
+
+
+def _has_tables(db: sqlite3.Connection, path: Path) -> bool:
+    """Whether a manifest's tables were made; raises ManifestError where the data base is another's or that of a newer release."""
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    application = db.execute("PRAGMA application_id").fetchone()[0]
+    tables = bool(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+    if tables and application != APPLICATION:
+        raise ManifestError(f"{path} is not a manifest of drct: move it away or use another output folder")
+    if version > SCHEMA:
+        raise ManifestError(f"{path} was made by a newer drct: use that one, or another output folder")
+    return tables
 
 
 def _next_change(db: sqlite3.Connection) -> int:

@@ -143,11 +143,15 @@ def target_size(
     for name, side in (("width", to_width), ("height", to_height)):
         if side is not None and not (is_whole(side) and side >= 1):
             raise OptionError(f"{name} is {side!r}, but must be a whole number of pixels, at least 1")
+    # plain numbers, since the narrow ones of numpy overflow and round
+    height, width = int(height), int(width)
+    to_width, to_height = (None if side is None else int(side) for side in (to_width, to_height))
     if to_width is None and to_height is None:
         if not is_real(scale):
             raise OptionError(f"scale is {scale!r}, but must be a number")
         if not 0 < scale <= LARGEST_SCALE:
             raise OptionError(f"scale is {float(scale):g}, but must be above 0 and at most {LARGEST_SCALE:g}")
+        scale = float(scale)
         return max(1, math.floor(height * scale + 0.5)), max(1, math.floor(width * scale + 0.5))
     new_height = to_height if to_height is not None else max(1, math.floor(height * (to_width or 1) / width + 0.5))
     new_width = to_width if to_width is not None else max(1, math.floor(width * new_height / height + 0.5))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -123,14 +124,17 @@ def plan_tiles(
     Raises:
         OptionError: the tile is smaller than four windows of the network.
     """
+    # plain numbers: the narrow ones of numpy overflow, and none of them can be written as JSON
+    height, width, pad_multiple, overlap, batch = map(operator.index, (height, width, pad_multiple, overlap, batch))
     if tile is None:
         return TilePlan(height, width, height, width, (0,), (0,), overlap=0, feather=0, batch=1)
     if tile < smallest_tile(pad_multiple):
         raise OptionError(f"tile {tile} is too small: this network needs tiles of at least {smallest_tile(pad_multiple)}")
-    tile = _round_up(tile, pad_multiple)
+    tile = _round_up(operator.index(tile), pad_multiple)
     overlap = max(pad_multiple, min(_round_up(overlap, pad_multiple), tile // 4 // pad_multiple * pad_multiple))
     tallest = tile
     if most_rows is not None:
+        most_rows = operator.index(most_rows)
         # low enough for the limit, high enough for the overlap
         tallest = min(tile, max(_round_up(most_rows - pad_multiple + 1, pad_multiple), 4 * overlap, smallest_tile(pad_multiple)))
     tile_height, rows = _plan_axis(height, tallest, overlap, pad_multiple)

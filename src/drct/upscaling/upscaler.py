@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -78,15 +79,24 @@ class Upscaler:
             raise OptionError(f"tile is {tile!r}, but must be 'auto', 'off' or a number of pixels")
         if not (is_whole(overlap) and overlap >= 0):
             raise OptionError(f"overlap is {overlap!r}, but must be a whole number of pixels and not negative")
+        if not isinstance(ensemble, (bool, np.bool_)):
+            raise OptionError(f"ensemble is {ensemble!r}, but must be True or False")
         if not isinstance(model, (str, os.PathLike, SuperResolutionNetwork)):
             raise OptionError(f"model is {model!r:.80}, but must be a name, a file or a network of drct")
+        if isinstance(model, SuperResolutionNetwork) and any(p.is_meta for p in model.parameters()):
+            raise OptionError("the network has shapes without values: it was made on the meta device, and no weights were loaded")
         self.device = engine.resolve_device(device)
         fixed = "fp32" if precision == "auto" and self.device.type == "cpu" else precision
         self.precision = engine.resolve_precision(fixed, self.device)
+        self._asked: dict[str, Any] = {
+            "model": model.architecture if isinstance(model, SuperResolutionNetwork) else str(model),
+            "strength": None,
+            "precision": precision,
+        }
         # plain numbers, since plans are written as JSON
         self.tile = tile if isinstance(tile, str) else int(tile)
         self.overlap = int(overlap)
-        self.ensemble = ensemble
+        self.ensemble = bool(ensemble)
         self.alpha = alpha
         self.notices: list[str] = []
         # by magnification: what is shown to users, and the network or where it lies
@@ -122,6 +132,11 @@ class Upscaler:
     def rgb_program(self, scale: int) -> Program:
         """``(N, 3, H, W)`` RGB in 0..1 in and out at this magnification, with the ensemble if there is one; no tiles."""
         return self._steps(self.program(scale))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Fields of :class:`drct.UpscaleOptions` that are this upscaler's own, as they were asked for."""
+        return {**self._asked, **{name: getattr(self, name) for name in ("tile", "overlap", "ensemble", "alpha")}}
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -160,6 +175,7 @@ class Upscaler:
         """Magnifications of the networks that an image goes through, in order; arguments and errors as :meth:`upscale`."""
         if not all(is_whole(side) and side >= 1 for side in (rows, columns)):
             raise OptionError(f"an image of {columns!r} x {rows!r} pixels has none: whole numbers from 1 on are needed")
+        rows, columns = int(rows), int(columns)  # the narrow numbers of numpy overflow
         size = self._result_size(rows, columns, scale, width, height)
         return tuple(self._passes(max(size[0] / rows, size[1] / columns)))
 
@@ -202,6 +218,19 @@ class Upscaler:
             self._largest_tile.pop(scale, None)
         else:
             self._largest_tile[scale] = limit
+
+    @contextlib.contextmanager
+    def keeping_tiles(self) -> Iterator[None]:
+        """What :meth:`fix_tiles` and a lack of memory decide inside does not hold after it."""
+        fixed, largest = set(self._fixed_tiles), dict(self._largest_tile)
+        try:
+            yield
+        finally:
+            # in place, since upscalers that one chooses from share them
+            self._fixed_tiles.clear()
+            self._fixed_tiles |= fixed
+            self._largest_tile.clear()
+            self._largest_tile |= largest
 
     def __call__(
         self, image: np.ndarray, *, scale: float | None = None, width: int | None = None, height: int | None = None
@@ -640,14 +669,14 @@ def check_image(image: np.ndarray) -> None:
         raise ImageError(f"an array of shape {image.shape} is not an image: (H, W, 3) or (H, W) is needed, with at least one pixel")
     if image.dtype not in (np.uint8, np.uint16, np.float32):
         raise ImageError(f"pixels of type {image.dtype} are not supported: use uint8, uint16 or float32")
+    if image.dtype == np.float32 and not np.isfinite((image.min(), image.max())).all():
+        raise ImageError("the pixels hold NaN or infinite values")
 
 
 def _range(pixels: np.ndarray, alpha: np.ndarray | None = None) -> tuple[float, float]:
     """Lowest value and span that floats beyond 0..1 are normalized by; (0, 1) for all other images."""
     if pixels.dtype != np.float32:
         return 0.0, 1.0
-    if not np.isfinite((pixels.min(), pixels.max())).all():
-        raise ImageError("the pixels hold NaN or infinite values")
     low, high = visible_range(pixels, alpha)
     low, high = min(low, 0.0), max(high, 1.0)
     if high - low > float(np.finfo(np.float32).max):

@@ -23,7 +23,8 @@ from torch import Tensor
 from drct.errors import CheckpointError, did_you_mean
 
 # Where trainers keep the weights, best first: averaged weights (EMA) are what papers report.
-LAYOUT_KEYS = ("params_ema", "params-ema", "ema", "params", "state_dict", "model_state_dict", "model", "net", "network")
+AVERAGES = ("params_ema", "params-ema", "ema", "model_ema", "state_dict_ema", "ema_state_dict")
+LAYOUT_KEYS = (*AVERAGES, "params", "state_dict", "model_state_dict", "model", "net", "network")
 # Wrappers that trainers leave in front of every name.
 GENERATORS = ("netG.", "net_g.", "generator.")  # beside a discriminator
 PREFIXES = ("module.", "_orig_mod.", "model.", *GENERATORS)

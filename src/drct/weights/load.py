@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import numbers
 import os
 import warnings
 from typing import Any
@@ -84,9 +85,12 @@ def load_network(
 
     Raises:
         CheckpointError: the file cannot be read, belongs to no known architecture, does not fit, or has another scale.
+        OptionError: ``scale`` is no whole number.
         ModelNotFoundError: no file and no model of that name.
         DownloadError: the model had to be downloaded and could not.
     """
+    if scale is not None and (not isinstance(scale, numbers.Integral) or isinstance(scale, bool)):
+        raise OptionError(f"scale is {scale!r}, but must be a whole number")
     file = read_weights(find_model(path_or_name), key=key)
     network = network_of(file)
     if scale is not None and network.scale != scale:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -12,11 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from drct.errors import CheckpointError, OptionError
-from drct.networks import SuperResolutionNetwork
+from drct.errors import CheckpointError, ImageError, OptionError
+from drct.networks import SuperResolutionNetwork, create_network
+from drct.networks.defaults import usual_defaults
 from drct.networks.drct import DRCT
 from drct.networks.window_attention import MASKED, relative_position_index, window_partition
 from drct.weights.files import SAFETENSORS_DTYPES, one_line, tensor_bytes, weights_sha256
+from drct.weights.load import shortened
 
 ROOM = 1 << 20  # bytes; a disk with less counts as full
 
@@ -25,8 +28,8 @@ def save_network(
     network: SuperResolutionNetwork,
     path: str | os.PathLike[str],
     *,
-    licence: str = "",
-    training: str = "",
+    licence: str | None = "",
+    training: str | None = "",
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
 ) -> str:
@@ -35,7 +38,7 @@ def save_network(
     The same network and arguments give the same bytes. The file appears under its name only when it is complete.
 
     Args:
-        network: anything that :func:`drct.create_network` or :func:`drct.load_network` returned.
+        network: anything that :func:`drct.create_network` or :func:`drct.load_network` returned; ``torch.compile`` does not matter.
         path: the file to write.
         licence: terms under which the weights may be used.
         training: one line on how they were made.
@@ -46,27 +49,33 @@ def save_network(
         The ``sha256`` that stands in the metadata, see :func:`drct.weights.weights_sha256`.
 
     Raises:
-        CheckpointError: the file cannot be written, or a weight is not finite in ``dtype``.
-        OptionError: ``dtype`` is no type of floats.
+        CheckpointError: the file cannot be written, a weight is not finite in ``dtype``, or the network was changed so that its
+            tensors, as those of ``weight_norm``, could not be loaded again.
+        OptionError: ``dtype`` is no type of floats that safetensors has, an entry is no text, or ``network`` is none of drct.
     """
     path = Path(path)
-    if dtype is not None and not dtype.is_floating_point:
+    texts = {**(metadata or {}), "licence": "" if licence is None else licence, "training": "" if training is None else training}
+    for name, text in texts.items():
+        if not (_is_text(name) and _is_text(text)):
+            raise OptionError(f"metadata {name!r} is {text!r:.80}, but names and values must be texts that UTF-8 can hold")
+    if dtype is not None and not (dtype in SAFETENSORS_DTYPES and dtype.is_floating_point):
         raise OptionError(f"dtype is {dtype}, but weights are floats: use torch.float32, torch.float16 or torch.bfloat16")
+    network = _as_published(network, path)
     tensors = {}
     for name, tensor in network.state_dict().items():
         tensor = tensor.detach().cpu()
         converted = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+        if converted.dtype not in SAFETENSORS_DTYPES:
+            raise CheckpointError(f"{path} was not written: {name} is {converted.dtype}, which safetensors has not: give a dtype")
         if not torch.isfinite(converted.float() if converted.itemsize == 1 else converted).all():  # fp8 has no isfinite
             raise CheckpointError(f"{path} was not written: {name} holds values that are not finite in {converted.dtype}")
         tensors[name] = converted.contiguous()
     entries = {
-        **(metadata or {}),
+        **texts,
         "format": "pt",
         "architecture": network.architecture,
         "options": json.dumps(network.option_dict, sort_keys=True),
         "scale": str(network.scale),
-        "licence": licence,
-        "training": training,
         "sha256": weights_sha256(tensors),
     }
     write_atomically(path, lambda file: _write_safetensors(file, tensors, entries))
@@ -78,10 +87,42 @@ def export_compat(network: SuperResolutionNetwork, path: str | os.PathLike[str])
 
     Raises:
         CheckpointError: other programs could not rebuild this network from its tensors, or the file cannot be written.
+        OptionError: ``network`` is none of drct.
     """
     path = Path(path)
-    state = compat_state_dict(network, path)
+    state = compat_state_dict(_as_published(network, path), path)
     write_atomically(path, lambda file: torch.save({"params_ema": state}, file))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _as_published(network: SuperResolutionNetwork, path: Path) -> SuperResolutionNetwork:
+    """The network without what ``torch.compile`` puts around it, if it has the tensors that loading it asks for.
+
+    Raises:
+        CheckpointError: it has others.
+        OptionError: it is no network of drct.
+    """
+    network = getattr(network, "_orig_mod", network)
+    if not isinstance(network, SuperResolutionNetwork):
+        raise OptionError(f"network is a {type(network).__name__}, but must be a network of drct")
+    published = _published_shapes(network.architecture, json.dumps(network.option_dict, sort_keys=True))
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    if shapes != published:
+        odd = tuple(name for name in {**shapes, **published} if shapes.get(name) != published.get(name))
+        raise CheckpointError(
+            f"{path} was not written: these tensors are not as {network.architecture} has them: {shortened(odd)}; "
+            "remove weight_norm and other changes of the network first"
+        )
+    return network
+
+
+@functools.lru_cache(maxsize=4)
+def _published_shapes(architecture: str, options: str) -> dict[str, torch.Size]:
+    with usual_defaults(), torch.device("meta"):
+        return {name: tensor.shape for name, tensor in create_network(architecture, **json.loads(options)).state_dict().items()}
 
 
 def compat_state_dict(network: SuperResolutionNetwork, path: Path | None = None) -> dict[str, Tensor]:
@@ -147,31 +188,28 @@ def write_atomically(path: Path, write: Callable[..., None]) -> None:
     """Call ``write(file)`` on a temporary file beside ``path``, flush it to disk and rename it.
 
     Raises:
-        CheckpointError: the file cannot be written; a previous file of that name is untouched.
+        CheckpointError: the file cannot be written, or somebody else is writing it; a previous file of that name is untouched.
     """
-    partial = path.with_name(f".{path.name}.part")
+    from drct.imaging.replacing import replacing  # here, since it brings libvips, which reading weights does not need
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
+        with replacing(path) as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
-        reason = _reason(error, path.parent)
-        if partial.exists():
-            partial.unlink()
-        raise CheckpointError(f"{path} cannot be written ({reason})") from error
+    except (OSError, RuntimeError, ImageError) as error:
+        raise CheckpointError(f"{path} cannot be written ({_reason(error, path)})") from error
 
 
-def _reason(error: BaseException, folder: Path) -> str:
+def _reason(error: BaseException, path: Path) -> str:
     """What the system said. torch.save puts a line about positions in its container before it, or instead of it."""
+    if isinstance(error, ImageError):
+        return str(error).removeprefix(f"{path}: cannot be written: ")
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    return "No space left on device" if shutil.disk_usage(folder).free < ROOM else one_line(error)
+    return "No space left on device" if shutil.disk_usage(path.parent).free < ROOM else one_line(error)
 
 
 def _write_safetensors(file, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:  # type: ignore[no-untyped-def]
