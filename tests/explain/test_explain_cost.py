@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
+from drct.engine.memory import LiveBytes
 from drct.explain.cost import activation_memory, cost_table, network_cost
 from drct.networks import create_network
 from drct.networks.base import SuperResolutionNetwork
@@ -51,6 +54,33 @@ def test_table_shows_what_was_measured(name: str, giga: float) -> None:
     assert sum(kinds) == values["multiply_adds"] == pytest.approx(giga * 1e9, rel=1e-3)
 
 
+def test_live_bytes_by_hand() -> None:
+    """What died before or is still there counts, views do not, whatever the number of tensors."""
+    with LiveBytes() as live:
+        first = torch.zeros(100)
+        view = first[10:]
+        del first
+        torch.ones(50)
+        assert live.peak == 4 * 150
+        many = [torch.zeros(10) for _ in range(2000)]
+        assert live.peak == 4 * (100 + 20_000)
+        del many, view
+        torch.zeros(1000)
+        assert live.peak == 4 * (100 + 20_000)
+        assert torch.zeros(30_000).numel() == live.peak / 4
+
+
+def test_counting_many_tensors_takes_time_by_their_number() -> None:
+    def seconds(count: int) -> float:
+        start = time.process_time()
+        with LiveBytes():
+            held = [torch.empty(1, device="meta") for _ in range(count)]
+        assert len(held) == count
+        return time.process_time() - start
+
+    assert seconds(4000) < 12 * min(seconds(500) for _ in range(3))
+
+
 def test_memory_of_scans() -> None:
     """What a network of scans keeps is counted without running them."""
     network = create_network("mamba_drct", scale=2, embed_dim=8, gc=4, depths=[1]).eval()
@@ -68,7 +98,11 @@ def test_memory_of_scans() -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         network(x)
-    assert activation_memory(network, 24, 40).training == pytest.approx(sum(kept.values()), rel=0.1)
+    memory = activation_memory(network, 24, 40)
+    assert memory.training == pytest.approx(sum(kept.values()), rel=0.1)
+    with torch.no_grad(), LiveBytes() as live:
+        network(x)
+    assert memory.inference == pytest.approx(live.peak, rel=0.03)
     head, scans, none = cost_table([network_cost("mamba", network, 24, 40), network_cost("p", Plain())])
     column = head.index("scan") + len("scan")
     assert scans[:column].endswith(" M")

@@ -15,7 +15,7 @@ from drct.cli import run
 from drct.cli.explain import repeat_model
 from drct.errors import MissingDependencyError
 from drct.explain import extras
-from drct.explain.subjects import load_or_create
+from drct.explain.subjects import load_or_create, unique_names
 from drct.imaging import write
 from drct.networks import SuperResolutionNetwork, create_network
 
@@ -142,6 +142,30 @@ def test_missing_packages_name_their_extra(monkeypatch: pytest.MonkeyPatch) -> N
         extras.need("no_such_package_here")
 
 
+def test_names_are_unique() -> None:
+    assert unique_names(["a/net.pth", "b/net.pth", "other"]) == ["net (1)", "net (2)", "other"]
+    assert unique_names(["a/net.pth", "b/net.pth", "c/net (1).pth"]) == ["net (2)", "net (3)", "net (1)"]
+
+
+def test_a_figure_stays_until_the_next_one_is_whole(
+    image: Path, models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resource = pytest.importorskip("resource", reason="no limits on sizes of files here")
+    out = tmp_path / "features.png"
+    command = ["explain", "features", str(image), "--crop", "16", "--model", str(models[0]), "-o", str(out)]
+    assert run(command) == 0
+    before = out.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        assert run(command) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert f"{out} cannot be written" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [out]
+
+
 def test_a_folder_hides_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "drct_light").mkdir()
@@ -175,7 +199,9 @@ def test_too_little_memory_is_one_line(
     monkeypatch.setattr(SuperResolutionNetwork, "forward", full)
     more = ["--at", "10,12", "--window", "8"] if verb == "lam" else []
     assert run(["explain", verb, str(image), *more, "--model", str(models[0]), "-o", str(tmp_path / "x.png")]) == 1
-    assert "not enough memory for an LR image" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "not enough memory for an LR image" in said
+    assert ("--crop" in said) == (verb != "lam")  # only advice that can be followed
 
 
 def test_a_place_that_cannot_be_written_is_told_before_the_work(

@@ -12,7 +12,7 @@ from drct.cli import run
 from drct.errors import OptionError
 from drct.explain.cka import linear_cka, samples, similarity
 from drct.explain.features import as_picture
-from drct.explain.field import receptive_field, side_of
+from drct.explain.field import Field, receptive_field, side_of
 from drct.explain.figures import features_figure
 from drct.explain.subjects import Subject
 from drct.networks.base import SuperResolutionNetwork
@@ -46,6 +46,18 @@ def test_side_counts_from_the_middle() -> None:
     assert (side_of(values, 0.8), side_of(values, 0.9)) == (1, 7)
 
 
+def test_squares_end_at_the_border() -> None:
+    def squares(height: int, width: int) -> str:
+        values = np.ones((height, width))
+        return Field(values, {0.99: side_of(values, 0.99)}).square(0.99, "px")
+
+    assert squares(8, 8) == "8 x 8 px (up to the border)"
+    assert squares(4, 64) == "64 x 4 px (up to the border)"
+    middle = np.zeros((9, 12))
+    middle[3:6, 5:8] = 1
+    assert Field(middle, {0.9: side_of(middle, 0.9)}).square(0.9, "pixels") == "3 x 3 pixels"
+
+
 def test_images_of_different_sizes_have_no_common_field() -> None:
     images = [np.zeros((8, 8, 3), np.float32), np.zeros((9, 8, 3), np.float32)]
     with pytest.raises(OptionError, match="different sizes"):
@@ -70,6 +82,14 @@ def test_similarity_of_a_network_to_itself(models: list[Path]) -> None:
     np.testing.assert_allclose(np.diag(matrix), 1)
     assert 0 < matrix[0, 1] == pytest.approx(matrix[1, 0])
     assert matrix[0, 1] < 1
+
+
+def test_similarity_of_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last pixel of so many has a number that float32 cannot hold."""
+    feature = torch.zeros(1, 1, 1).expand(4096, 6144, 1)
+    monkeypatch.setattr("drct.explain.cka.group_features", lambda subject, pixels: {"layers.0": feature})
+    (group,) = samples(Subject("blur", Blur()), [np.zeros((1, 1, 3), np.float32)])
+    assert group.shape == (4096, 1)
 
 
 def test_a_single_pixel_has_no_similarity(models: list[Path]) -> None:

@@ -10,7 +10,8 @@ import torch
 
 from drct.errors import OptionError
 from drct.explain.features import group_features, groups_of
-from drct.explain.flow import feature_flow, intensity
+from drct.explain.figures import flow_figure
+from drct.explain.flow import MEASURES, Flow, feature_flow, intensity
 from drct.explain.subjects import Subject
 from drct.networks.base import SuperResolutionNetwork
 from drct.weights import load_network
@@ -54,6 +55,17 @@ def test_no_image_and_empty_images_are_told(models: list[Path]) -> None:
         feature_flow(subject, [])
     with pytest.raises(OptionError, match="an image of 0 x 0 pixels has no features"):
         feature_flow(subject, [np.zeros((0, 0, 3), np.uint8)])
+
+
+def test_curves_and_legend_of_many_long_names() -> None:
+    """All is inside the figure, and no two curves look the same."""
+    names = [f"2024_experiment_with_long_name_number_{i}" for i in range(8)]
+    figure = flow_figure(names, [Flow(("layers.0",), {key: np.ones(1) for key in MEASURES}, 1)] * 8)
+    figure.canvas.draw()
+    legend = figure.legends[0].get_window_extent()
+    assert 0 <= legend.x0 < legend.x1 <= figure.bbox.width
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == names
+    assert len({(line.get_color(), line.get_marker()) for line in figure.axes[0].get_lines()}) == 8
 
 
 def test_a_network_without_groups_is_named() -> None:

@@ -68,6 +68,15 @@ def test_the_network_is_left_alone_and_sr_is_that_of_the_image(network: SuperRes
     np.testing.assert_allclose(result.sr, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_networks_of_other_channels(channels: int) -> None:
+    options = {"embed_dim": 8, "gc": 4, "depths": [1], "num_heads": [2], "window_size": 4}
+    network = create_network("drct", scale=2, in_chans=channels, **options).eval()
+    result = attribute(network, torch.rand(1, channels, 8, 8), Window(2, 2, 4), fold=2)
+    assert result.gradient.shape == (channels, 8, 8)
+    assert result.sr.shape == (16, 16, channels)
+
+
 def test_batches_are_bounded(network: SuperResolutionNetwork) -> None:
     assert batch_size(network, 16, 16) == 16
     assert batch_size(network, 500, 500) == 1

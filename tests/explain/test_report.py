@@ -12,6 +12,7 @@ from drct.cli import run
 from drct.explain.cost import network_cost
 from drct.explain.report import TEXTS, _cost_table
 from drct.networks import create_network
+from drct.weights import save_network
 
 
 def test_report_is_one_page_with_all_sections(
@@ -40,6 +41,23 @@ def test_report_is_one_page_with_all_sections(
     table = _cost_table(scans)
     assert re.search(r"scan</th><td>[\d.]+ G</td><td>0</td></tr>", table)
     assert table.count("<tr>") == table.count("</tr>") == 1 + 3 + 4 + 2
+
+
+def test_all_models_of_a_scale_and_a_window_in_what_they_leave(
+    image: Path, models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scales 4 and 3 leave 24 of 35 pixels, in whose middle the window fits; the first paragraph names each model."""
+    monkeypatch.setattr("drct.explain.report._image", lambda figure, description: "")  # takes most of the time
+    third = tmp_path / "third.safetensors"
+    options = {"embed_dim": 8, "gc": 4, "depths": [1], "num_heads": [2], "window_size": 4}
+    save_network(create_network("drct", scale=3, **options), third)
+    again = tmp_path / "again.safetensors"
+    again.write_bytes(models[0].read_bytes())
+    out = tmp_path / "report.html"
+    command = ["explain", "report", str(image), "--crop", "35", "--fold", "1", "-o", str(out)]
+    assert run([*command, "--model", str(models[0]), str(again), str(third)]) == 0
+    page = out.read_text(encoding="utf-8")
+    assert "24 x 24 pixels, was made small (6 x 6 pixels for tiny-drct, again; 8 x 8 pixels for third)" in page
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,8 @@ IMAGES = click.argument("images", nargs=-1, required=True, metavar="IMAGE...", t
 def features(image: Path, show: str, crop: int, output: Path, models: tuple[str, ...], device: str, quiet: bool) -> None:
     """Feature maps by depth: a row for each model, a column for each group.
 
-    IMAGE is fed to the models as it is. Each row has one colour scale.
+    IMAGE is fed to the models as it is. Each row has one colour scale, except with pca: there each map has colours of its own,
+    which tell nothing about its strength.
     """
     from drct.explain import figures
     from drct.explain.features import as_picture, group_features
@@ -273,7 +274,7 @@ def field(images: tuple[Path, ...], crop: int, output: Path, models: tuple[str, 
     figures.save(figures.field_figure(names, fields), output)
     console = Console(quiet=quiet)
     for name, result in zip(names, fields, strict=True):
-        console.say(f"{name}: " + ", ".join(f"{share:.0%} in {side} x {side} px" for share, side in result.sides.items()))
+        console.say(f"{name}: " + ", ".join(f"{share:.0%} in {result.square(share, 'px')}" for share in result.sides))
     console.say(f"-> {output}")
 
 
@@ -352,10 +353,9 @@ def report(
         raise OptionError(f"{output} is no name of a page: use .html")
     check_place(output)
     hr = rgb8(read(image))
-    height, width = centre(hr, crop).shape[:2]
-    corner = at or (max(0, (width - window - 1) // 2), max(0, (height - window - 1) // 2))
-    place = Window(corner[0], corner[1], window)
-    place.check(height, width)
+    # whether all of it fits depends on what the models leave of the image, and so does the middle
+    Window(*(at or (0, 0)), window).check(*centre(hr, crop).shape[:2], whole=False)
+    place = Window(*at, window) if at else window
     subjects = load_subjects(models, device)
     console = Console(quiet=quiet)
     with console:

@@ -34,7 +34,8 @@ def samples(subject: Subject, images: Iterable[np.ndarray], advance: Callable[[i
     parts: list[list[Tensor]] = []
     for done, pixels in enumerate(images, start=1):
         flat = [feature.flatten(0, 1) for feature in group_features(subject, pixels).values()]
-        chosen = torch.linspace(0, len(flat[0]) - 1, min(SAMPLES, len(flat[0]))).long()
+        # in float32 the last of 16.7 million pixels and more would be rounded to one that does not exist
+        chosen = torch.linspace(0, len(flat[0]) - 1, min(SAMPLES, len(flat[0])), dtype=torch.float64).long()
         parts.append([feature[chosen] for feature in flat])
         if advance is not None:
             advance(done)

@@ -65,7 +65,7 @@ def as_picture(feature: Tensor, show: str) -> np.ndarray:
     Args:
         feature: from :func:`group_features`.
         show: ``"mean"`` of the absolute values over channels, ``(h, w)``; ``"pca"``, the three main components as RGB in 0..1,
-            ``(h, w, 3)``; or the number of a channel from 0, ``(h, w)``.
+            ``(h, w, 3)``, each stretched by itself; or the number of a channel from 0, ``(h, w)``.
 
     Raises:
         OptionError: anything else, or a channel that does not exist.

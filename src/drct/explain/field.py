@@ -19,11 +19,18 @@ class Field:
 
     Attributes:
         map: ``(h, w)`` sum over colours of the gradient's magnitude on LR pixels, averaged over images, divided by its maximum.
-        sides: share of the whole, and the side in LR pixels of the square around the middle that holds it.
+        sides: share of the whole, and the side in LR pixels of the square around the middle that holds it, by :func:`side_of`.
     """
 
     map: np.ndarray
     sides: dict[float, int]
+
+    def square(self, share: float, unit: str) -> str:
+        """The square of a share in words: what of it lies inside the images, and whether it ends at their border."""
+        h, w = self.map.shape
+        side = self.sides[share]
+        border = " (up to the border)" if side // 2 >= (min(h, w) - 1) // 2 else ""
+        return f"{min(side, w)} x {min(side, h)} {unit}{border}"
 
 
 def receptive_field(subject: Subject, images: Iterable[np.ndarray], advance: Callable[[int], None] | None = None) -> Field:
@@ -57,9 +64,9 @@ def receptive_field(subject: Subject, images: Iterable[np.ndarray], advance: Cal
 
 
 def side_of(values: np.ndarray, share: float) -> int:
-    """Side of the smallest square around the middle pixel that holds a share of the sum of ``(h, w)``."""
+    """Side of the smallest square around the middle pixel that holds a share of the sum of ``(h, w)``; at most the longer side."""
     y, x = values.shape[0] // 2, values.shape[1] // 2
     radius = 0
     while values[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1].sum() < share * values.sum():
         radius += 1
-    return 2 * radius + 1
+    return min(2 * radius + 1, max(values.shape))

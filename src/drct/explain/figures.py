@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -16,12 +17,14 @@ from drct.explain.extras import need
 from drct.explain.field import Field
 from drct.explain.flow import MEASURES, Flow
 from drct.explain.lam import Attribution, Window, density
+from drct.imaging import replacing_text
 from drct.places import check_place, written
 
 SUFFIXES = (".png", ".pdf", ".svg")
 ALPHA = 0.5  # of the image under a map
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind readers too
 MARKERS = "osD^vP"
+LETTERS = 110  # of a legend that fit beside each other under a figure of three panels
 COLUMNS = 4  # panels beside each other that stay readable on a page
 STYLE = {
     "font.size": 9,
@@ -45,16 +48,17 @@ def check_path(path: Path, inputs: Sequence[str | os.PathLike[str]] = ()) -> Non
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Write a figure by its suffix, at 200 dots per inch; folders are made.
+    """Write a figure by its suffix, at 200 dots per inch; folders are made. A file that was there stays until the new one is whole.
 
     Raises:
         OptionError: the file cannot be written there.
         Error: the disk is full.
     """
-    with written(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with need("matplotlib").rc_context(STYLE):
-            figure.savefig(path, dpi=200, facecolor="white")
+    drawn = io.BytesIO()
+    with need("matplotlib").rc_context(STYLE):
+        figure.savefig(drawn, format=path.suffix[1:].lower(), dpi=200, facecolor="white")
+    with written(path), replacing_text(path) as file:
+        file.buffer.write(drawn.getbuffer())
     return path
 
 
@@ -131,21 +135,25 @@ def coloured(values: np.ndarray) -> np.ndarray:
 
 def flow_figure(names: Sequence[str], flows: Sequence[Flow]) -> Any:
     """Feature intensity after every group: a panel for each measure, a curve for each network."""
-    with new_figure(3.1 * len(MEASURES), 2.9) as figure:
+    # a legend leaves out what begins with "_"
+    labels = [" " + label(name, 44) if name.startswith("_") else label(name, 44) for name in names]
+    lines = [line for text in labels for line in text.split("\n")]
+    columns = min(COLUMNS, len(names), LETTERS // (max(map(len, lines)) + 8))  # so many for the piece of curve before a name
+    rows = -(-len(lines) // columns)
+    with new_figure(3.1 * len(MEASURES), 2.75 + 0.15 * rows) as figure:
         axes = figure.subplots(1, len(MEASURES))
         longest = max(len(flow.groups) for flow in flows)
-        for ax, (key, label) in zip(axes, MEASURES.items(), strict=True):
+        for ax, (key, title) in zip(axes, MEASURES.items(), strict=True):
             for i, flow in enumerate(flows):
                 groups = np.arange(1, len(flow.groups) + 1)
-                colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+                # where colours begin again, with other markers
+                colour, marker = COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
                 wider = 1.2 * min(len(names) - 1 - i, 4)  # than what is drawn later: equal curves show as a core and its rim
-                ax.plot(groups, flow.measures[key], color=colour, marker=marker, ms=4 + wider, lw=1.4 + wider)
-            ax.set(title=label, xlabel="group", xticks=ticks(longest), ylim=(0, None))
+                ax.plot(groups, flow.measures[key], color=colour, marker=marker, ms=4 + wider, mec="white", mew=0.5, lw=1.4 + wider)
+            ax.set(title=title, xlabel="group", xticks=ticks(longest), ylim=(0, None))
             ax.grid(alpha=0.3, lw=0.5)
         axes[0].set_ylabel("feature intensity (no unit)")
-        # a legend leaves out what begins with "_"
-        labels = [" " + verbatim(name) if name.startswith("_") else verbatim(name) for name in names]
-        figure.legend(axes[0].get_lines(), labels, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
+        figure.legend(axes[0].get_lines(), labels, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
@@ -155,7 +163,10 @@ def ticks(count: int) -> np.ndarray:
 
 
 def features_figure(names: Sequence[str], sheets: Sequence[Sequence[np.ndarray]], show: str) -> Any:
-    """A row for each network, a column for each group; a row has one scale, so that features that fade look faded."""
+    """A row for each network, a column for each group; a row has one scale, so that features that fade look faded.
+
+    Not with ``"pca"``, whose colours are stretched map by map.
+    """
     columns, side = max(map(len, sheets)), 1.35
     height, width = sheets[0][0].shape[:2]
     with new_figure(columns * side + 1.3, len(names) * (side * height / width + 0.1) + 0.4) as figure:
@@ -189,8 +200,8 @@ def field_figure(names: Sequence[str], fields: Sequence[Field]) -> Any:
             h, w = field.map.shape
             extent = (-(w // 2) - 0.5, w - w // 2 - 0.5, h - h // 2 - 0.5, -(h // 2) - 0.5)
             image = ax.imshow(np.maximum(field.map, 1e-3), cmap="magma", norm=colors.LogNorm(1e-3, 1), extent=extent)
-            side = field.sides[0.9]
-            ax.set(xlabel="LR pixels from the middle", title=f"{label(name)}\n90 % in {side} x {side} pixels")
+            square = field.square(0.9, "pixels").replace(" (", "\n(")
+            ax.set(xlabel="LR pixels from the middle", title=f"{label(name)}\n90 % in {square}")
         for ax in axes[::columns]:
             ax.set_ylabel("LR pixels from the middle")
         figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02).set_label("gradient / maximum")

@@ -46,10 +46,10 @@ class Attribution:
     """What one network draws on.
 
     Attributes:
-        gradient: signed attribution ``(3, h, w)`` on the LR pixels.
+        gradient: signed attribution ``(C, h, w)`` on the LR pixels.
         map: ``(h, w)``: its magnitude summed over colours, divided by its maximum; 0..1.
         diffusion_index: 0..100, larger when more pixels take part.
-        sr: output of the network for the sharp image, ``(scale * h, scale * w, 3)`` float32, clipped to 0..1.
+        sr: output of the network for the sharp image, ``(scale * h, scale * w, C)`` float32, clipped to 0..1.
     """
 
     gradient: np.ndarray
@@ -65,6 +65,11 @@ class Window:
     x: int
     y: int
     size: int = 16
+
+    @classmethod
+    def in_the_middle(cls, height: int, width: int, size: int) -> Window:
+        """One in the middle of ``height`` x ``width`` pixels, if it fits into them at all."""
+        return cls(max(0, (width - size - 1) // 2), max(0, (height - size - 1) // 2), size)
 
     def check(self, height: int, width: int, *, whole: bool = True) -> None:
         """Raise OptionError unless the window and the pixel after it lie inside ``height`` x ``width`` pixels; its first one alone
@@ -102,7 +107,7 @@ def attribute(
 
     Args:
         network: in eval mode, on the device to compute on.
-        lr: ``(1, 3, h, w)`` float32, 0..1.
+        lr: ``(1, C, h, w)`` float32, 0..1.
         window: in SR pixels.
         sigma: blur at the beginning of the path, in LR pixels.
         fold: steps of the path.
@@ -124,12 +129,12 @@ def attribute(
     batch = min(fold, batch or batch_size(network, h, w))
     network = copy.deepcopy(network).requires_grad_(False)
     accelerate(network)
-    total = np.zeros((3, h, w))
+    total = np.zeros((network.in_chans, h, w))
     sr = torch.empty(0)
     for start in range(0, fold, batch):
         images, changes = path(lr, sigma, fold, kernel_size, range(start, min(start + batch, fold)))
         x = images.to(device).requires_grad_()
-        with enough_memory(x), torch.enable_grad():
+        with enough_memory(x, "use a smaller one"), torch.enable_grad():
             sr = network(x)
             (gradient,) = torch.autograd.grad(detail(sr, window).sum(), x)
         # a window without any detail has no gradient: its step counts as zero, as published
@@ -175,19 +180,19 @@ def gaussian_kernel(size: int, sigma: float) -> Tensor:
 
 
 def path(lr: Tensor, sigma: float, fold: int, kernel_size: int, steps: range) -> tuple[Tensor, Tensor]:
-    """Images and their derivatives at some steps, each ``(len(steps), 3, h, w)`` float32 on the CPU; borders reflect."""
+    """Images and their derivatives at some steps, each ``(len(steps), C, h, w)`` float32 on the CPU; borders reflect."""
     sigmas = np.linspace(sigma, 0, fold + 1)
     ends = torch.stack([gaussian_kernel(kernel_size, sigmas[i + 1]) for i in steps])
     starts = torch.stack([gaussian_kernel(kernel_size, sigmas[i]) for i in steps])
     kernels = torch.cat([ends, (ends - starts) * fold])[:, None]
     pad = kernel_size // 2
-    colours = F.pad(lr[0].cpu().double()[:, None], (pad,) * 4, mode="reflect")  # (3, 1, h, w)
+    colours = F.pad(lr[0].cpu().double()[:, None], (pad,) * 4, mode="reflect")  # (C, 1, h, w)
     filtered = F.conv2d(colours, kernels).transpose(0, 1).float()
     return filtered[: len(steps)], filtered[len(steps) :]
 
 
 def detail(sr: Tensor, window: Window) -> Tensor:
-    """Sum of gradient magnitudes over a window of ``(N, 3, H, W)``, by forward differences; ``(N,)``."""
+    """Sum of gradient magnitudes over a window of ``(N, C, H, W)``, by forward differences; ``(N,)``."""
     part = sr[..., window.y : window.y + window.size + 1, window.x : window.x + window.size + 1]
     dy = part[..., 1:, :-1] - part[..., :-1, :-1]
     dx = part[..., :-1, 1:] - part[..., :-1, :-1]

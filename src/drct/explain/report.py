@@ -79,7 +79,7 @@ def write_report(
     title: str,
     hr: np.ndarray,
     subjects: Sequence[Subject],
-    window: Window | None = None,
+    window: Window | int = 16,
     *,
     fold: int = 50,
     crop: int = 256,
@@ -92,7 +92,7 @@ def write_report(
         title: name of the image.
         hr: HR image ``(H, W, 3)`` uint8; its middle is used.
         subjects: networks in eval mode.
-        window: of the attribution map, in pixels of the middle that is used; 16 pixels around its centre by default.
+        window: of the attribution map, in pixels of the middle that is used; a number is the side of one around its centre.
         fold: steps of the attribution's path.
         crop: most pixels a side that are used of ``hr``.
         advance: called with the name of a step, steps done and steps in all.
@@ -108,7 +108,8 @@ def write_report(
         groups_of(subject)
     hr = crop_to_multiple(centre(hr, crop), subjects)
     height, width = hr.shape[:2]
-    window = window or Window((width - 17) // 2, (height - 17) // 2)
+    if isinstance(window, int):
+        window = Window.in_the_middle(height, width, window)
     window.check(height, width)
     names = [subject.name for subject in subjects]
     inputs = [low_resolution(hr, subject.network.scale) for subject in subjects]
@@ -125,8 +126,10 @@ def write_report(
     table = _cost_table([network_cost(s.name, s.network) for s in subjects])
 
     parts = [f"<h1>{html.escape(title)}: what the networks do</h1>"]
-    sizes = {f"{lr.shape[1]} x {lr.shape[0]} pixels": s.name for s, lr in pairs}  # one for each scale
-    small = ", ".join(size if len(sizes) == 1 else f"{size} for {html.escape(name)}" for size, name in sizes.items())
+    sizes: dict[str, list[str]] = {}  # one for each scale
+    for name, lr in zip(names, inputs, strict=True):
+        sizes.setdefault(f"{lr.shape[1]} x {lr.shape[0]} pixels", []).append(html.escape(name))
+    small = "; ".join(size if len(sizes) == 1 else f"{size} for {', '.join(group)}" for size, group in sizes.items())
     parts.append(
         f"<p>A part of the picture, {width} x {height} pixels, was made small ({small}) and enlarged again by "
         f"{html.escape(', '.join(names))}. Each section shows one side of how they did it.</p>"

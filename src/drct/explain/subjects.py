@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,8 +29,8 @@ class Subject:
 
 
 @contextlib.contextmanager
-def enough_memory(lr: Tensor) -> Iterator[None]:
-    """Inside, a network runs on images ``(N, C, h, w)``; that memory ran out is said in one line.
+def enough_memory(lr: Tensor, remedy: str = "use a smaller one, or --crop") -> Iterator[None]:
+    """Inside, a network runs on images ``(N, C, h, w)``; that memory ran out is said in one line, with what to do.
 
     Raises:
         OutOfMemoryError: it did.
@@ -40,7 +41,7 @@ def enough_memory(lr: Tensor) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         h, w = lr.shape[-2:]
-        raise OutOfMemoryError(f"not enough memory for an LR image of {w} x {h} pixels: use a smaller one, or --crop") from error
+        raise OutOfMemoryError(f"not enough memory for an LR image of {w} x {h} pixels: {remedy}") from error
 
 
 def load_subjects(models: Sequence[str | os.PathLike[str]], device: str | torch.device = "auto") -> list[Subject]:
@@ -71,7 +72,14 @@ def load_or_create(model: str | os.PathLike[str], scale: int | None = None) -> S
 def unique_names(models: Sequence[str | os.PathLike[str]]) -> list[str]:
     """File names without suffix, numbered where two would be the same."""
     stems = [Path(m).stem if Path(m).suffix in (".pth", ".pt", ".safetensors") else Path(m).name for m in models]
-    return [stem if stems.count(stem) == 1 else f"{stem} ({stems[: i + 1].count(stem)})" for i, stem in enumerate(stems)]
+    taken = {stem for stem in stems if stems.count(stem) == 1}
+    names = []
+    for stem in stems:
+        numbered = (f"{stem} ({number})" for number in itertools.count(1))
+        name = stem if stems.count(stem) == 1 else next(name for name in numbered if name not in taken)
+        taken.add(name)
+        names.append(name)
+    return names
 
 
 def rgb8(picture: Picture) -> np.ndarray:

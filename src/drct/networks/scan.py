@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from drct.networks.derivatives import first_derivative_only
 
 STEPS = 64  # largest number of positions in a segment
 FEWEST_STEPS = 16  # so many even where that leaves the cache
@@ -77,10 +78,14 @@ class _SelectiveScan(torch.autograd.Function):
         h = u.new_zeros(batch, *a.shape)
         y, starts = torch.empty_like(u), []
         rate = a * LOG2E
-        if u.is_meta:  # nothing to compute: what is kept counts, and what the first block needs on the way
+        if u.is_meta:  # nothing to compute: what is kept counts, and what blocks need on the way
             blocks = list(_blocks(u, a))
-            ctx.save_for_backward(u, delta, a, b, c, *(torch.empty_like(h) for _ in blocks))
-            u.new_empty(2, blocks[0][0].stop, *h.shape)  # states and decays
+            ctx.save_for_backward(u, delta, a, b, c, *h.new_empty(len(blocks), *h.shape).unbind())
+            held = []
+            for span, segments in blocks[:2]:  # the states of a block go only when those of the next one are there
+                cuts = [_cut(t[:, span], segments) for t in (delta, u, b, c)]
+                steps, segments_in_all = cuts[0].shape[:2]
+                held.append((torch.empty_like(cuts[0]), h.new_empty(2 * steps + 1, segments_in_all, *h.shape[1:])))
             return y
         for span, segments in _blocks(u, a):
             block_delta, block_u, block_b, block_c = (_cut(t[:, span], segments) for t in (delta, u, b, c))
@@ -93,7 +98,7 @@ class _SelectiveScan(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     @_without_autocast
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
         u, delta, a, b, c, *starts = ctx.saved_tensors
