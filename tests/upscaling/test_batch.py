@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
+import textwrap
 import threading
 from pathlib import Path
 
@@ -282,3 +285,21 @@ def test_empty_names_are_refused(tmp_path, monkeypatch):
     for names in ({"inputs": ("",)}, {"inputs": ("a.png",), "output": ""}):
         with pytest.raises(drct.OptionError, match=r"(inputs|output).*: the name is empty"):
             UpscaleOptions(**names)
+
+
+def test_a_thread_that_outlives_the_main_thread_goes_on(model, photos, tmp_path):
+    script = """
+        import sys, threading, drct
+
+        upscale = drct.upscale  # brings torch, which cannot be imported so late
+
+        def work():
+            threading.main_thread().join()
+            report = upscale(drct.UpscaleOptions(inputs=sys.argv[1], output=sys.argv[2], model=sys.argv[3], device="cpu"))
+            print(report.count("done"), report.count("failed"))
+
+        threading.Thread(target=work).start()
+    """
+    arguments = [sys.executable, "-c", textwrap.dedent(script), photos, tmp_path / "out", model]
+    run = subprocess.run(arguments, capture_output=True, text=True, timeout=100)
+    assert (run.stdout, run.stderr, run.returncode) == ("5 0\n", "", 0)

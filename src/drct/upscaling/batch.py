@@ -16,7 +16,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,6 +34,7 @@ from drct.upscaling.manifest import SPENT, Manifest, Stamp
 from drct.upscaling.options import UpscaleOptions
 from drct.upscaling.passes import Plans
 from drct.upscaling.results import FileResult, Listener, Report
+from drct.upscaling.threads import OneThread
 from drct.upscaling.upscaler import Upscaler
 from drct.upscaling.video import Clip, Done, upscale_clip
 
@@ -293,7 +294,7 @@ class _Worker:
             progress: hears how pictures go through the network.
             waiting: called when only jobs of other processes are left.
         """
-        reader, writer = ThreadPoolExecutor(1, "drct-read"), ThreadPoolExecutor(1, "drct-write")
+        reader, writer = OneThread("drct-read"), OneThread("drct-write")
         reading: collections.deque[Future[_Input | FileResult | None]] = collections.deque()
         writing: collections.deque[Future[FileResult]] = collections.deque()
         try:

@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +22,7 @@ import numpy as np
 from drct.errors import OptionError, VideoError
 from drct.imaging import Picture
 from drct.upscaling.passes import target_size
+from drct.upscaling.threads import OneThread
 from drct.upscaling.video.batches import enlarge, frames_at_once
 from drct.upscaling.video.encoding import (
     CONTAINERS,
@@ -263,7 +264,7 @@ class _Run:
         length = int(self.work.plan["part"])
         if self.work.parts and len(self.work.parts[-1].times) < length:
             return  # only the last part is shorter
-        reader, encoder = ThreadPoolExecutor(1, "drct-decode"), ThreadPoolExecutor(1, "drct-encode")
+        reader, encoder = OneThread("drct-decode"), OneThread("drct-encode")
         frames = _ahead(reader, self._remaining(), max(READ_AHEAD, self.batch))
         try:
             while self._part(frames, encoder, length):
@@ -296,7 +297,7 @@ class _Run:
                 return
         raise VideoError(f"{self.clip.path}: decodes otherwise than before: remove {self.work.folder} to begin anew")
 
-    def _part(self, frames: Iterator[Frame], encoder: ThreadPoolExecutor, length: int) -> bool:
+    def _part(self, frames: Iterator[Frame], encoder: OneThread, length: int) -> bool:
         """One part; False if there were no frames left for a further one."""
         writer: PartWriter | None = None
         waiting: collections.deque[Future[None]] = collections.deque()
@@ -353,7 +354,7 @@ def _groups(frames: Iterator[Frame], count: int) -> Iterator[list[Frame]]:
         yield group
 
 
-def _ahead(reader: ThreadPoolExecutor, items: Iterator[Frame], count: int) -> Generator[Frame, None, None]:
+def _ahead(reader: OneThread, items: Iterator[Frame], count: int) -> Generator[Frame, None, None]:
     """The items of an iterator, the next ``count`` of which are always made in another thread."""
     end = object()
     coming: collections.deque[Future[Any]] = collections.deque()
