@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from drct.cli import run
+from drct.degradation import DegradationOptions, degrade_picture
 from drct.degradation.process import Step
 from drct.degradation.samples import Sample
+from drct.errors import OptionError
 from drct.imaging import Picture, read, write
 
 
@@ -46,10 +48,27 @@ def test_the_profile_goes_along(tmp_path: Path) -> None:
     assert read(tmp_path / "b.png").icc == profile
 
 
-def test_seeds_are_numbers_of_64_bits(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["degrade", str(photo), "-o", str(tmp_path / "b.png"), "--seed", str(2**62), "--sheet", "2"]) == 0
-    assert run(["degrade", str(photo), "-o", str(tmp_path / "b.png"), "--seed", "99999999999999999999"]) == 2
+def test_seeds_are_numbers_of_32_bits(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The generator takes no more of a number: larger ones would repeat the results of smaller ones."""
+    command = ["degrade", str(photo), "-o", str(tmp_path / "b.png"), "--seed"]
+    assert run([*command, str(2**32 - 1)]) == 0
+    assert run([*command, str(2**32)]) == 2
     assert "--seed" in capsys.readouterr().err
+    assert run([*command, str(2**32 - 1), "--sheet", "2"]) == 2
+    assert "the seed of a sample is 4294967296, but must be within 0 to 4294967295" in capsys.readouterr().err
+    for seed in (-1, 2**32):
+        with pytest.raises(OptionError, match="seed of a sample"):
+            degrade_picture(read(photo), DegradationOptions(), seed=seed)
+
+
+def test_floats_beyond_one_are_brought_there(photo: Path) -> None:
+    """As they are for networks: cut off, they would become white."""
+    near = read(photo).pixels.astype(np.float32)
+    near = (near - near.min()) / (near.max() - near.min())
+    samples = [
+        degrade_picture(Picture(x), DegradationOptions(), seed=3).pixels for x in (near, near * np.float32(512) - np.float32(256))
+    ]
+    assert np.abs(samples[0].astype(int) - samples[1]).max() <= 2
 
 
 def test_a_sheet_shows_several_draws(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
+import shutil
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +38,7 @@ from drct.datasets.sources import (
     pair_up,
 )
 from drct.datasets.verify import verify
-from drct.errors import DataError, OptionError
+from drct.errors import DataError, ImageError, OptionError
 from drct.imaging import Picture, write
 
 rng = np.random.default_rng(0)
@@ -43,6 +46,23 @@ rng = np.random.default_rng(0)
 
 def noise(h: int, w: int) -> np.ndarray:
     return rng.integers(0, 256, (h, w, 3), np.uint8)
+
+
+def one_image(image: np.ndarray, name: str = "a.png") -> ImageSource:
+    class One:
+        def __len__(self) -> int:
+            return 1
+
+        def name(self, i: int) -> str:
+            return name
+
+        def shape(self, i: int) -> tuple[int, int]:
+            return image.shape[0], image.shape[1]
+
+        def __getitem__(self, i: int) -> np.ndarray:
+            return image
+
+    return One()
 
 
 def test_pack_round_trip_and_append(tmp_path: Path) -> None:
@@ -77,6 +97,17 @@ def test_sampling_by_area_shows_every_pixel_equally_often() -> None:
     sampler = PatchSampler(2, sizes.__getitem__, 8, seed=0, by_area=True)
     drawn = [sampler[k].image for k in range(len(sampler))]
     assert drawn.count(1) == 4 * drawn.count(0)
+    sizes = [(100, 100), (100, 101), (100, 150)]
+    sampler = PatchSampler(3, sizes.__getitem__, 8, seed=0, by_area=True)
+    counts = np.bincount([sampler[k].image for k in range(700 * len(sampler))])
+    assert np.allclose(counts / counts.sum(), np.array([100, 101, 150]) / 351, rtol=0.03)
+    assert abs(len(sampler) - 3.51) <= 0.5  # an epoch shows the smallest about once
+
+
+def test_images_come_once_per_epoch_in_an_order_of_its_own() -> None:
+    sampler = PatchSampler(5, lambda i: (8, 8), 8, seed=3)
+    epochs = [[sampler[5 * e + k].image for k in range(5)] for e in range(3)]
+    assert epochs == [[4, 0, 1, 2, 3], [2, 3, 4, 1, 0], [3, 1, 0, 4, 2]]  # as ever: runs are resumed
 
 
 def test_all_eight_orientations_occur() -> None:
@@ -84,6 +115,18 @@ def test_all_eight_orientations_occur() -> None:
     assert len({(sampler[k].flip, sampler[k].rotations) for k in range(100)}) == 8
     plain = PatchSampler(1, lambda i: (64, 64), 8, seed=0, hflip=False, rotate=False)
     assert {(plain[k].flip, plain[k].rotations) for k in range(20)} == {(False, 0)}
+
+
+@pytest.mark.parametrize(("hflip", "rotate"), [(True, False), (False, True)])
+def test_flips_and_transposition_are_switched_as_published(hflip: bool, rotate: bool) -> None:
+    """By use_hflip mirrored or not; by use_rot upside down or not, and transposed or not, each by itself."""
+    patches = PatchSet(one_image(image := noise(8, 8)), None, 1, 8, 0, hflip=hflip, rotate=rotate, gt_only=True)
+    shown = patches.ground_truth(patches.raw_batch(range(100)), torch.device("cpu")).mul(255).byte().permute(0, 2, 3, 1).numpy()
+    upright = [image, image[::-1], image.transpose(1, 0, 2), image[::-1].transpose(1, 0, 2)]
+    expected = upright if rotate else [image, image[:, ::-1]]
+    counts = [sum(np.array_equal(a, b) for b in shown) for a in expected]
+    assert sum(counts) == 100
+    assert min(counts) > 10
 
 
 def test_patches_reach_the_last_row_and_column() -> None:
@@ -175,23 +218,11 @@ def test_mirror_repeats_the_edge_pixel() -> None:
 
 
 def test_small_images_are_enlarged_for_pretraining() -> None:
-    class One:
-        def __len__(self) -> int:
-            return 1
-
-        def name(self, i: int) -> str:
-            return "small.png"
-
-        def shape(self, i: int) -> tuple[int, int]:
-            return (30, 61)
-
-        def __getitem__(self, i: int) -> np.ndarray:
-            return noise(30, 61)
-
-    source = EnlargedSource(One(), 48)
+    small = one_image(noise(30, 61), "small.png")
+    source = EnlargedSource(small, 48)
     assert source.shape(0) == source[0].shape[:2] == (48, 98)
     with pytest.raises(DataError, match=r"small.png is 61 x 30.*48"):
-        PatchSet(One(), None, 4, 48, seed=0).check()
+        PatchSet(small, None, 4, 48, seed=0).check()
 
 
 def test_prepare_names_what_it_leaves_out(tmp_path: Path) -> None:
@@ -245,6 +276,73 @@ def test_names_with_blanks_and_brackets_come_back_from_lmdb(tmp_path: Path) -> N
 def test_lists_hold_names_with_or_without_sizes(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfmy photo.png\n0001_s001.png (480,480,3)\n\nmy photo.png (8,9,3) 1\r\n")
     assert listed_names(tmp_path / "list.txt") == ["my photo.png", "0001_s001.png", "my photo.png"]
+
+
+def test_further_columns_of_lists_are_no_part_of_names(tmp_path: Path) -> None:
+    """As in BasicSR, unless there is a file of the whole name."""
+    for name in ("1.png", "2.png", "3 4.png", "line\u2028end.png"):
+        write(tmp_path / name, noise(4, 4))
+    (tmp_path / "list.txt").write_text("1.png (4,4)\n2.png 4 4\n1.png\t4 class a\n3 4.png\nline\u2028end.png\n", encoding="utf-8")
+    source = open_source(tmp_path, listed_names(tmp_path / "list.txt"))
+    assert [source.name(i) for i in range(len(source))] == ["1.png", "2.png", "1.png", "3 4.png", "line\u2028end.png"]
+    (tmp_path / "list.txt").write_text("1.png 4\n5.png 4 4\n")
+    with pytest.raises(DataError, match=r"5\.png 4 4 does not exist \(1 of 2"):
+        open_source(tmp_path, listed_names(tmp_path / "list.txt"))
+
+
+def test_ends_of_lines_other_than_newline_do_not_end_a_name(tmp_path: Path) -> None:
+    names = ["a\u2028b", "c\x0cd", "e\x85f"]
+    write_lmdb(tmp_path / "set.lmdb", [(name, noise(4, 5)) for name in names])
+    with open(tmp_path / "set.lmdb" / "meta_info.txt", "a") as file:
+        file.write("\n \n")
+    source = LmdbSource(tmp_path / "set.lmdb")
+    assert [source.name(i) for i in range(len(source))] == names
+    assert source[2].shape == (4, 5, 3)
+    for name in ("a\nb.png", "a\rb.png"):
+        with pytest.raises(DataError, match="holds the end of a line"):
+            write_lmdb(tmp_path / "other.lmdb", [(name, noise(4, 5))])
+    assert not (tmp_path / "other.lmdb").exists()
+
+
+def test_floats_beyond_one_are_named_instead_of_cut_off(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    far = np.linspace(0, 255, 70 * 70 * 3, dtype=np.float32).reshape(70, 70, 3)
+    write(tmp_path / "in" / "far.tif", Picture(far))
+    write(tmp_path / "in" / "near.tif", Picture(far / 255 * np.float32(1.003) - np.float32(0.0015)))  # less than half a level
+    message = "far.tif: float values from 0 to 255, beyond 0..1"
+    report = prepare(tmp_path / "in", tmp_path / "pack")
+    assert [message in line for line in report.left_out] == [True]
+    assert np.abs(Pack(tmp_path / "pack")[0] - far).max() < 1
+    assert [message in line for line in verify(tmp_path / "in").faults] == [True]
+    write_lmdb(tmp_path / "set.lmdb", [("a", noise(70, 70))])
+    with lmdb_module._open(tmp_path / "set.lmdb") as environment, environment.begin(write=True) as transaction:
+        transaction.put(b"a", (tmp_path / "in" / "far.tif").read_bytes())
+    with pytest.raises(ImageError, match=r"set\.lmdb:a: float values from 0 to 255"):
+        LmdbSource(tmp_path / "set.lmdb")[0]
+
+
+def test_a_damaged_page_of_a_data_base_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "set.lmdb"
+    write_lmdb(path, [(str(i), noise(96, 96)) for i in range(3)])
+    data = bytearray((path / "data.mdb").read_bytes())
+    leaf = next(p for p in range(2 * 4096, len(data), 4096) if data[p + 10] & 2)  # the flags of a page: it holds keys
+    data[leaf : leaf + 4096] = bytes(4096)
+    (path / "data.mdb").write_bytes(data)
+    with pytest.raises(DataError, match=r"set\.lmdb: '1' cannot be read \(.*CORRUPTED.*\): make the data base again"):
+        LmdbSource(path)[1]
+    assert len(verify(path).faults) == 3
+
+
+def test_a_data_base_made_anew_is_opened_again(tmp_path: Path) -> None:
+    paths = tmp_path / "a.lmdb", tmp_path / "b.lmdb"
+    for i, path in enumerate(paths):
+        write_lmdb(path, [("a", np.full((8, 8, 3), i, np.uint8))])
+    assert LmdbSource(paths[0])[0].max() == 0
+    for remade in (lambda: paths[1].rename(paths[0]), lambda: write_lmdb(paths[0], [("a", np.full((8, 8, 3), 1, np.uint8))])):
+        shutil.rmtree(paths[0])
+        remade()
+        assert LmdbSource(paths[0])[0].max() == 1
+    shutil.rmtree(paths[0])
 
 
 def test_lmdb_faults_are_named(tmp_path: Path) -> None:
@@ -568,6 +666,57 @@ def test_folders_behind_links_belong_to_a_set(tmp_path: Path) -> None:
     (tmp_path / "flickr" / "deep" / "circle").symlink_to(tmp_path / "flickr")
     source = FolderSource(tmp_path / "both")
     assert [source.name(i) for i in range(len(source))] == ["div2k/a.png", "flickr/b.png", "flickr/deep/c.png"]
+
+
+@pytest.mark.parametrize(("out", "number"), [("set.lmdb", signal.SIGTERM), ("pack", signal.SIGTERM), ("pack", signal.SIGINT)])
+def test_signals_leave_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str, number: signal.Signals
+) -> None:
+    def ended(self: FolderSource, i: int) -> np.ndarray:
+        if i == 1:
+            with contextlib.suppress(KeyboardInterrupt):  # as callbacks of libvips do
+                os.kill(os.getpid(), number)
+        return noise(64, 64)
+
+    folder_of(tmp_path / "in", "1.png 2.png 3.png", 64)
+    monkeypatch.setattr(FolderSource, "__getitem__", ended)
+    before = signal.signal(number, signal.SIG_IGN)  # or the process of the tests would end where it is not caught
+    try:
+        assert run(["prepare", str(tmp_path / "in"), "-o", str(tmp_path / out)]) == 130
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+    assert "interrupted" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.glob(f"{out}/*")} <= {".lock"}
+
+
+def test_a_data_base_that_was_never_completed_is_made_anew(tmp_path: Path) -> None:
+    """As a run leaves it that was killed; but not that of somebody else, which has no list and no lock of ours."""
+    folder_of(tmp_path / "in", "1.png", 64)
+    stump = tmp_path / "x.lmdb"
+    stump.mkdir()
+    for name in ("data.mdb", "lock.mdb"):
+        (stump / name).write_bytes(b"half")
+    with pytest.raises(OptionError, match="exists already"):
+        prepare(tmp_path / "in", stump)
+    with pytest.raises(DataError, match="exists already"):
+        write_lmdb(stump, [("a", noise(8, 8))])
+    assert {path.name: path.read_bytes() for path in stump.iterdir()} == {"data.mdb": b"half", "lock.mdb": b"half"}
+    (stump / ".lock").touch()
+    assert prepare(tmp_path / "in", stump).images == len(LmdbSource(stump)) == 1
+    with pytest.raises(OptionError, match="exists already"):
+        prepare(tmp_path / "in", stump)
+
+
+def test_two_runs_never_write_one_data_base(tmp_path: Path) -> None:
+    def images() -> Iterator[tuple[str, np.ndarray]]:
+        yield "a", noise(4, 4)
+        with pytest.raises(DataError, match="another process is writing"):
+            write_lmdb(tmp_path / "set.lmdb", [("b", noise(5, 5))])
+        yield "c", noise(6, 6)
+
+    assert write_lmdb(tmp_path / "set.lmdb", images()) == 2
+    assert [LmdbSource(tmp_path / "set.lmdb").name(i) for i in range(2)] == ["a", "c"]
 
 
 def test_an_lmdb_that_is_there_says_so(tmp_path: Path) -> None:

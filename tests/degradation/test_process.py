@@ -92,6 +92,15 @@ def test_the_result_depends_on_input_and_seed_only(name: str, gt: Tensor) -> Non
     assert all(len(step.names) == len(step.values) == len(gt) and step.words(1) for step in steps)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
+    """Drawing Poisson noise in it never ended."""
+    gt, options = torch.rand(1, 3, 32, 32).to(dtype), DegradationOptions(gaussian_noise_prob=0, gaussian_noise_prob2=0)
+    half, single = (degrade(x, options, generator=seeded(0)) for x in (gt, gt.float()))
+    assert half.dtype == dtype
+    assert torch.equal(half, single.to(dtype))
+
+
 def test_images_of_a_batch_differ(gt: Tensor) -> None:
     lq = degrade(gt[:1].expand(3, -1, -1, -1), DEFAULTS, generator=seeded(0))
     assert not torch.equal(lq[0], lq[1])

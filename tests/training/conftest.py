@@ -23,6 +23,8 @@ def option_dict(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     ]
     write_pack(tmp_path / "pack", images)
 
+    optimizer = {"type": "AdamW", "lr": 1e-3, "weight_decay": 0, "betas": [0.9, 0.99]}
+
     def make(**train: Any) -> dict[str, Any]:
         return {
             "name": "tiny",
@@ -40,7 +42,7 @@ def option_dict(tmp_path: Path) -> Callable[..., dict[str, Any]]:
                 "window_size": 8,
                 "drop_path_rate": 0.3,
             },
-            "train": {"total_iter": 20, "ema_decay": 0.9, "optim_g": {"type": "AdamW", "lr": 1e-3}, **train},
+            "train": {"total_iter": 20, "ema_decay": 0.9, "optim_g": optimizer, **train},
             "val": {"val_freq": 10, "metrics": {m: {"type": f"calculate_{m}", "test_y_channel": True} for m in ("psnr", "ssim")}},
             "logger": {"print_freq": 5, "save_checkpoint_freq": 5},
         }
@@ -62,8 +64,8 @@ def gan_dict(option_dict: Callable[..., dict[str, Any]], tmp_path: Path) -> Call
 
     def make(**train: Any) -> dict[str, Any]:
         gan = {
-            "optim_g": {"type": "Adam", "lr": 5e-4},
-            "optim_d": {"type": "Adam", "lr": 5e-4},
+            "optim_g": {"type": "Adam", "lr": 5e-4, "betas": [0.9, 0.99]},
+            "optim_d": {"type": "Adam", "lr": 5e-4, "betas": [0.9, 0.99]},
             "perceptual_opt": {
                 "vgg_type": "vgg16",
                 "layer_weights": {"conv1_2": 0.1},

@@ -594,7 +594,7 @@ def test_options_that_change_no_weights_do_not_end_a_run(option_dict: Make) -> N
     assert fingerprint(parse_options(data)[0]) == fingerprint(parse_options(option_dict())[0])
 
 
-@pytest.mark.parametrize("earlier", [1, 2])
+@pytest.mark.parametrize("earlier", [1, 2, 3])
 def test_earlier_states_still_resume(option_dict: Make, tmp_path: Path, earlier: int) -> None:
     folder = run(option_dict(), tmp_path / "run", stop_after=5)
     state = load_state(list_states(folder)[-1])
@@ -602,6 +602,22 @@ def test_earlier_states_still_resume(option_dict: Make, tmp_path: Path, earlier:
     checkpoint.save_state(state, folder)
     run(option_dict(), folder, resume="auto", stop_after=1)
     assert names(folder) == ["05.state", "06.state"]
+
+
+def test_a_run_whose_patches_were_drawn_otherwise_goes_on_and_is_told(option_dict: Make, tmp_path: Path) -> None:
+    data = option_dict()
+    data["datasets"]["train"]["by_area"] = True
+    folder = run(data, tmp_path / "run", stop_after=5)
+    said: list[str] = []
+    options, _ = parse_options(data)
+    train(options, folder, device="cpu", resume="auto", stop_after=1, echo=said.append)
+    assert not [line for line in said if "drew patches" in line]
+    for earlier in (1, 2, 3):
+        state = load_state(list_states(folder)[-1])
+        state.options_sha256 = fingerprint(options, earlier)
+        checkpoint.save_state(state, folder)
+        train(options, folder, device="cpu", resume="auto", stop_after=1, echo=said.append)
+    assert sum("by an earlier version, which drew patches otherwise: other patches follow" in line for line in said) == 3
 
 
 def test_log_survives_a_line_cut_short(tmp_path: Path) -> None:

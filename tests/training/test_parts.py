@@ -37,7 +37,7 @@ MINIMAL: dict[str, Any] = {
     "scale": 4,
     "datasets": {"train": {"type": "PairedImageDataset", "dataroot_gt": "gt", "dataroot_lq": "lq"}},
     "network_g": {"type": "DRCT"},
-    "train": {"optim_g": {"type": "Adam", "lr": "2e-4"}},
+    "train": {"ema_decay": 0.999, "optim_g": {"type": "Adam", "lr": "2e-4", "betas": [0.9, 0.99]}},
 }
 
 
@@ -67,9 +67,9 @@ def test_dead_keys_warn() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "key"),
     [
-        ("train", {"net_d_iters": 2}, "train.net_d_iters"),
-        ("train", {"scheduler": {"type": "MultiStepLR", "eta_min": 0.5}}, "train.scheduler.eta_min"),
-        ("train", {"scheduler": {"type": "CosineAnnealingLR", "milestones": [1]}}, "train.scheduler.milestones"),
+        ("train", {"ema_decay": 0.9, "net_d_iters": 2}, "train.net_d_iters"),
+        ("train", {"ema_decay": 0.9, "scheduler": {"type": "MultiStepLR", "eta_min": 0.5}}, "train.scheduler.eta_min"),
+        ("train", {"ema_decay": 0.9, "scheduler": {"type": "CosineAnnealingLR", "milestones": [1]}}, "train.scheduler.milestones"),
         ("datasets.train", {"dataroot_gt": "gt", "crop_size": 300}, "datasets.train.crop_size"),
     ],
 )
@@ -138,7 +138,7 @@ def test_mistakes_are_named(path: str, value: Any, message: str) -> None:
 
 def test_options_that_came_later_leave_earlier_checkpoints_valid() -> None:
     earlier = "3896a078eaf2cb2566088464c435c456c3e3b404dcc51999ff2d5af86d2153f4"
-    assert fingerprint(parse_options(MINIMAL)[0], 1) == earlier
+    assert fingerprint(parse_options(MINIMAL)[0], 2) == earlier
     train_set = {"dataroot_gt": "gt"}
     made = [{}, {"tone_share": 0.1}, {"fault_share": 0.1}, {"leaves_share": 0.1}]
     prints = {fingerprint(parse_options(changed("datasets.train", train_set | more))[0]) for more in made}
@@ -387,6 +387,15 @@ def test_defaults_other_than_basicsr_has_them_are_told(option_dict: Make, gan_di
     data["train"]["scheduler"]["gamma"] = 0.5
     data["val"]["metrics"] = {"psnr": {"type": "calculate_psnr", "test_y_channel": True}, "lpips": {"type": "calculate_lpips"}}
     assert told(data) == []
+    data = gan_dict(optim_g={"type": "AdamW"}, optim_d={"type": "Adam"})
+    del data["train"]["ema_decay"]
+    assert told(data) == [
+        "options: 'train.ema_decay' is not given: it is 0.999, where BasicSR takes 0",
+        "options: 'train.optim_g.betas' is not given: it is [0.9, 0.99], where BasicSR takes [0.9, 0.999]",
+        "options: 'train.optim_g.weight_decay' is not given: it is 0, where BasicSR takes 0.01",
+        "options: 'train.optim_d.betas' is not given: it is [0.9, 0.99], where BasicSR takes [0.9, 0.999]",
+    ]
+    assert told(option_dict(optim_g={"type": "Muon"}, optim_d={"type": "AdamW"})) == []  # there is no network_d
     data = gan_dict(gan_opt={"gan_type": "vanilla"})
     data["val"]["metrics"] = {}
     assert told(data) == ["options: 'train.gan_opt.loss_weight' is not given: it is 0.1, where BasicSR takes 1"]

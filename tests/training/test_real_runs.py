@@ -408,6 +408,20 @@ def test_mistakes_in_option_files_are_named(gan_dict: Make, path: str, value: An
     assert "\n" not in str(caught.value)
 
 
+def test_a_degradation_key_in_both_places_must_be_the_same(gan_dict: Make) -> None:
+    data = gan_dict()
+    del data["degradation"]
+    data["jpeg_range"], data["datasets"]["train"]["jpeg_range"] = [90, 95], [90.0, 95.0]
+    degradation = parse_options(data)[0].degradation
+    assert degradation is not None
+    assert degradation.jpeg_range == (90, 95)
+    data["datasets"]["train"]["jpeg_range"] = [30, 40]
+    with pytest.raises(
+        OptionError, match=r"'jpeg_range' is \[90, 95\] at the top, but \[30, 40\] in datasets\.train: write it in one"
+    ):
+        parse_options(data)
+
+
 def test_the_patch_size_that_counts_is_the_one_checked(gan_dict: Make) -> None:
     data = gan_dict()
     data["gt_size"], data["datasets"]["train"]["gt_size"] = 32, 31  # what counts stands at the top

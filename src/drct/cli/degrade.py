@@ -18,7 +18,7 @@ from drct.cli.paths import GivenPath
 @click.option("-o", "--output", type=GivenPath(), required=True, help="Image file to write.")
 @click.option("--preset", metavar="real|web|camera", help="What happens to the image.  [default: real]")
 @click.option("-opt", "--options", "option_file", type=GivenPath(), help="Degrade as this option file trains.")
-@click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="Another number, another draw.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Another number, another draw.")
 @click.option("--scale", type=click.IntRange(1, 16), help="How many times smaller it becomes.  [default: 4, or the file's]")
 @click.option("--sheet", type=click.IntRange(1, 99), metavar="N", help="Show N draws for the middle of the image side by side.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 
-from drct.datasets.lmdb import write_lmdb
+from drct.datasets.lmdb import is_unfinished, write_lmdb
 from drct.datasets.pack import is_pack, write_pack
 from drct.datasets.sources import FolderSource
 from drct.errors import DataError, ImageError, OptionError
@@ -52,7 +57,8 @@ def prepare(
 ) -> PrepareReport:
     """Write all readable images below a folder to the pack ``out``, or to an LMDB data base if its name ends in ``.lmdb``.
 
-    A pack that is there already is replaced when the new one is complete; a data base is not.
+    A pack that is there already is replaced when the new one is complete; a data base is not, unless it was never completed.
+    SIGINT (Ctrl-C) and SIGTERM end it after the image at hand.
 
     Args:
         crop: cut into sub-images of this side; None keeps whole images.
@@ -65,6 +71,7 @@ def prepare(
         DataError: the folder holds no readable image, or ``out`` cannot be written. Single unreadable files are listed in the
             report instead.
         OptionError: sizes that make no sense, or ``out`` is a folder of something else.
+        KeyboardInterrupt: by one of these signals; nothing half written is left.
     """
     if scale < 1:
         raise OptionError(f"scale is {scale}, but must be at least 1")
@@ -75,17 +82,13 @@ def prepare(
     if step is not None and crop is not None and not 0 < step <= crop:
         raise OptionError(f"step is {step}, but must be between 1 and crop, {crop}")
     out = Path(out)
-    if out.suffix == ".lmdb" and out.is_dir():
-        raise OptionError(f"{out} exists already: remove it or choose another name")
-    others = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
-    # pixels without an index are those of a run that was ended while it replaced a pack
-    if not is_pack(out) and (others - {"index.json", "pixels.bin"} or others == {"index.json"}):
-        raise OptionError(f"{out} holds something else than a pack: choose a new folder")
+    _check_place(out)
     source = FolderSource(images, keep=1)
     report = PrepareReport(0, 0, 0, [])
 
-    def pieces() -> Iterator[tuple[str, np.ndarray]]:
+    def pieces(check: Callable[[], None]) -> Iterator[tuple[str, np.ndarray]]:
         for i in range(len(source)):
+            check()
             try:
                 image = source[i]
             except ImageError as error:
@@ -105,8 +108,46 @@ def prepare(
         if report.pieces == 0:  # before anything is replaced
             raise DataError(f"{images}: none of the {len(source)} images could be used ({report.left_out[0]})")
 
-    if out.suffix == ".lmdb":
-        write_lmdb(out, pieces())
-    else:
-        write_pack(out, pieces())
+    with _interruptions() as check:
+        (write_lmdb if out.suffix == ".lmdb" else write_pack)(out, pieces(check))
     return report
+
+
+@contextlib.contextmanager
+def _interruptions() -> Iterator[Callable[[], None]]:
+    """Gives what raises KeyboardInterrupt once SIGINT or SIGTERM has come; a second SIGINT ends at once.
+
+    An exception at the moment of the signal could be lost: callbacks of libvips let none out.
+    """
+    came: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if number == signal.SIGINT:
+            signal.signal(number, before[number])
+
+    def check() -> None:
+        if came:
+            raise KeyboardInterrupt
+
+    here = threading.current_thread() is threading.main_thread()  # elsewhere Python sets no handlers
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if here}
+    try:
+        for number in before:
+            signal.signal(number, handle)
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check_place(out: Path) -> None:
+    """Make sure that nothing is lost where ``out`` is written."""
+    if out.suffix == ".lmdb":
+        if out.is_dir() and not is_unfinished(out):
+            raise OptionError(f"{out} exists already: remove it or choose another name")
+        return
+    others = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
+    # pixels without an index are those of a run that was ended while it replaced a pack
+    if not is_pack(out) and (others - {"index.json", "pixels.bin"} or others == {"index.json"}):
+        raise OptionError(f"{out} holds something else than a pack: choose a new folder")

@@ -69,9 +69,11 @@ class PatchSampler:
             image when a patch is cut from it, so that a folder of a million files need not be opened first.
         patch: side of a patch in LR pixels.
         seed: seed of the run.
-        by_area: draw an image as often as its area deserves, so that every pixel is seen equally often; otherwise once per epoch.
+        by_area: draw images in proportion to their areas, so that pixels of large and small ones are seen equally often: in each
+            epoch, in which the smallest comes about once, each is drawn one of the two whole numbers of times nearest to that.
+            Otherwise each image comes once per epoch.
         hflip: mirror half of the patches.
-        rotate: turn by a quarter for half of them, and flip upside down for half, as the published training does.
+        rotate: transpose half of them, and flip half upside down, as the published training does.
         tone_share: how many of all patches, 0..1, have their tones moved (:class:`Tones`).
     """
 
@@ -93,29 +95,42 @@ class PatchSampler:
         self.hflip = hflip
         self.rotate = rotate
         self.tone_share = tone_share
-        repeats = np.ones(count, np.int64)
+        self._ends: np.ndarray | None = None  # of the images' shares of an epoch, laid one after another
+        self._length = count
         if by_area:
             areas = np.array([h * w for h, w in map(size, range(count))], np.float64)
-            repeats = np.ceil(areas / areas.min()).astype(np.int64)
-        self._epoch = np.repeat(np.arange(count), repeats)
-        self._permutation: tuple[int, np.ndarray] | None = None
+            self._length = round(areas.sum() / areas.min())
+            self._ends = areas.cumsum() / areas.sum() * self._length
+        self._epoch: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
         """Samples of one epoch."""
-        return len(self._epoch)
+        return self._length
 
     def __getitem__(self, k: int) -> Patch:
-        epoch, position = divmod(k, len(self._epoch))
-        order = self._permutation  # read once: loader threads at the turn of an epoch may replace it
-        if order is None or order[0] != epoch:
-            order = self._permutation = (epoch, generator(self.seed, 0, epoch).permutation(self._epoch))
-        image = int(order[1][position])
+        number, position = divmod(k, self._length)
+        epoch = self._epoch  # read once: loader threads at the turn of an epoch may replace it
+        if epoch is None or epoch[0] != number:
+            epoch = self._epoch = (number, self._order(number))
+        image = int(epoch[1][position])
         h, w = self.size(image)
         rng = generator(self.seed, 1, k)
         top, left = int(rng.integers(h - self.patch + 1)), int(rng.integers(w - self.patch + 1))
-        flip = bool(rng.integers(2)) and self.hflip
-        # a vertical flip is a horizontal one and half a turn: the published flips and transposition are these eight cases
+        # the published flips and transposition are these eight cases
+        flip = bool(rng.integers(2))
         rotations = int(rng.integers(4)) if self.rotate else 0
+        if not self.hflip:
+            flip = rotations in (1, 2)  # the four that need no horizontal flip: as it is, transposed, upside down, and both
         # drawn last, so that where patches lie does not depend on it
         tones = draw_tones(rng) if rng.random() < self.tone_share else None
         return Patch(image, top, left, flip, rotations, tones)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """The images of an epoch, in turn."""
+        rng = generator(self.seed, 0, epoch)
+        order = rng.permutation(self._length)
+        if self._ends is None:
+            return order
+        # one sample in each part of the same area, all at the same place in it, which is another one in each epoch
+        images = np.searchsorted(self._ends, order + rng.random(), side="right")
+        return np.minimum(images, len(self._ends) - 1)

@@ -14,6 +14,7 @@ import numpy as np
 
 from drct.datasets.lmdb import LmdbSource
 from drct.datasets.pack import Pack
+from drct.datasets.rgb8 import rgb8
 from drct.errors import DataError
 
 
@@ -34,7 +35,10 @@ class ImageSource(Protocol):
 
 
 class FolderSource:
-    """Images of a folder and its subfolders in order of their names; the last few stay decoded."""
+    """Images of a folder and its subfolders in order of their names, or of ``names``; the last few stay decoded.
+
+    Behind each of the names further columns may stand, as in lists (:func:`listed_names`).
+    """
 
     def __init__(self, folder: str | Path, names: list[str] | None = None, keep: int = 8) -> None:
         from drct.imaging import is_image_file
@@ -45,10 +49,12 @@ class FolderSource:
         if names is None:
             paths = sorted(p for p in _files(self.folder) if not _hidden(p.relative_to(self.folder)) and is_image_file(p))
         else:
-            paths = [self.folder / name for name in names]
-            missing = [str(p) for p in paths if not p.is_file()]
-            if missing:
-                raise DataError(f"{missing[0]} does not exist ({len(missing)} of {len(paths)} listed images are missing)")
+            found = [_listed(self.folder, name) for name in names]
+            paths = [path for path in found if path is not None]
+            if len(paths) < len(names):
+                first = self.folder / names[found.index(None)]
+                missing = len(names) - len(paths)
+                raise DataError(f"{first} does not exist ({missing} of {len(names)} listed images are missing)")
         if not paths:
             raise DataError(f"{self.folder} holds no images")
         self.paths = paths
@@ -73,6 +79,14 @@ class FolderSource:
 
     def _decode(self, i: int) -> np.ndarray:
         return read_rgb8(self.paths[i])
+
+
+def _listed(folder: Path, line: str) -> Path | None:
+    """The file that a line of a list names: as a whole, or by what stands before its first blank; None if there is none."""
+    for name in (line, re.split(r"\s", line, maxsplit=1)[0]):
+        if (folder / name).is_file():
+            return folder / name
+    return None
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -122,13 +136,10 @@ class EnlargedSource:
 
 
 def read_rgb8(path: Path) -> np.ndarray:
-    """Any image file as H x W x 3 uint8; alpha is dropped, grey repeated, 16 bit rounded."""
-    from drct.imaging import from_tensor, read, to_tensor
+    """Any image file as :func:`drct.datasets.rgb8.rgb8` has it."""
+    from drct.imaging import read
 
-    pixels = read(path).pixels
-    if pixels.dtype != np.uint8:
-        pixels = from_tensor(to_tensor(pixels), np.dtype(np.uint8))
-    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+    return rgb8(read(path), str(path))
 
 
 def open_source(root: str | Path, names: list[str] | None = None) -> ImageSource:
@@ -148,14 +159,14 @@ def open_source(root: str | Path, names: list[str] | None = None) -> ImageSource
 
 
 def listed_names(meta_info_file: str | Path) -> list[str]:
-    """Names of images, one per line."""
+    """Names of images, one per line. What stands behind a name other than its size is left to the folder, which knows its files."""
     try:
-        lines = Path(meta_info_file).read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(meta_info_file).read_text(encoding="utf-8-sig").split("\n")  # names may hold other ends of lines
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{meta_info_file} cannot be read as a list of images ({reason})") from error
     # published lists carry sizes behind the name: "0001_s001.png (480,480,3)"
-    names = [re.sub(r"\s+\(\d+,\s*\d+,\s*\d+\).*$", "", line).strip() for line in lines if line.strip()]
+    names = [re.sub(r"\s+\(\d+,\s*\d+(,\s*\d+)?\).*$", "", line).strip() for line in lines if line.strip()]
     if not names:
         raise DataError(f"{meta_info_file} lists no images")
     if absolute := next((name for name in names if os.path.isabs(name)), None):

@@ -74,13 +74,14 @@ def degrade(
 
     Args:
         gt: ``(N, 3, H, W)`` RGB in 0..1; H and W multiples of ``scale``. Training gives ground truth that is already sharpened.
+            Half precision is computed in float32.
         options: ranges and probabilities.
         scale: how many times smaller the result is.
         generator: random numbers; one on the CPU serves all devices without waits.
         report: called with each step in turn.
 
     Returns:
-        ``(N, 3, H / scale, W / scale)`` in 0..1, rounded to 8 bits, on the device of ``gt``.
+        ``(N, 3, H / scale, W / scale)`` in 0..1, rounded to 8 bits, in the type and on the device of ``gt``.
 
     Raises:
         OptionError: the sides are not multiples of the scale.
@@ -89,7 +90,8 @@ def degrade(
     if c != 3 or h % scale or w % scale or 0 in gt.shape:
         raise OptionError(f"ground truth of {w} x {h} pixels and {c} channels: RGB whose sides are multiples of {scale} is needed")
     steps = _Steps(options, Draws(generator), n, (h // scale, w // scale), report)
-    x = steps.blur(gt, "")
+    # drawing Poisson noise in half precision may never end
+    x = steps.blur(gt.float() if gt.dtype in (torch.float16, torch.bfloat16) else gt, "")
     x = steps.resize(x, gt.shape[-2:], "")
     x = steps.noise(x, "")
     x = steps.compress(x, "")
@@ -102,7 +104,7 @@ def degrade(
         x = steps.compress(steps.sharpen(steps.finish(x)), "2")
     else:
         x = steps.finish(steps.compress(steps.sharpen(x), "2"))
-    return x.clamp(0, 1).mul(255).round_().div_(255)
+    return x.clamp(0, 1).mul(255).round_().div_(255).to(gt.dtype)
 
 
 class _Steps:

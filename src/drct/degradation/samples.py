@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drct.degradation.condition import float_range
 from drct.degradation.filters import usm_sharpen
 from drct.degradation.options import DegradationOptions
 from drct.degradation.process import MODES, Step, degrade
@@ -16,6 +17,7 @@ from drct.errors import OptionError
 from drct.imaging import Picture, from_tensor, side_by_side, to_tensor
 from drct.imaging.writing import on_white
 
+SEEDS = 1 << 32  # so many the generator of the CPU tells apart
 SIDE = 256  # of the ground truth in a sheet: that of the published training patches; smaller pictures are shown enlarged to it
 
 
@@ -52,10 +54,12 @@ def degrade_picture(
     """A low-quality version of a picture, made as for training: sharpened (unless told otherwise), then degraded.
 
     Right and bottom are cut to a multiple of the scale; grey becomes RGB, transparency is laid on white, all depths become 8 bits.
+    Floats beyond 0..1 are brought there linearly.
 
     Raises:
-        OptionError: a scale below 1, or a picture smaller than the scale.
+        OptionError: a scale below 1, a picture smaller than the scale, or a seed that is not within 0..4294967295.
     """
+    _check_seed(seed)
     gt = _ground_truth(picture, scale)
     return _sample(usm_sharpen(gt) if sharpen else gt, options, scale, seed)
 
@@ -90,6 +94,8 @@ def sample_sheet(
     """
     if count < 1:
         raise OptionError(f"a sheet of {count} samples: at least 1 is needed")
+    _check_seed(seed)
+    _check_seed(seed + count - 1)
     gt = _ground_truth(picture, scale)
     height, width = (min(side - side % scale or scale, length) for length in gt.shape[-2:])
     top, left = (gt.shape[-2] - height) // 2, (gt.shape[-1] - width) // 2
@@ -115,13 +121,23 @@ def _columns(panels: int) -> int:
 def _ground_truth(picture: Picture, scale: int) -> Tensor:
     if scale < 1:
         raise OptionError(f"scale is {scale}, but must be at least 1")
-    pixels = picture.pixels if picture.alpha is None else on_white(picture.pixels, picture.alpha)
+    pixels = picture.pixels
+    if pixels.dtype == np.float32:
+        low, high = float_range(picture)
+        pixels = (pixels - np.float32(low)) / np.float32(high - low)
+    if picture.alpha is not None:
+        pixels = on_white(pixels, picture.alpha)
     height, width = (length - length % scale for length in pixels.shape[:2])
     if not height or not width:
         raise OptionError(
             f"{picture.path or 'the picture'}: {picture.width} x {picture.height} pixels are too few for scale {scale}"
         )
     return to_tensor(pixels[:height, :width]).clamp(0, 1)
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < SEEDS:
+        raise OptionError(f"the seed of a sample is {seed}, but must be within 0 to {SEEDS - 1}")
 
 
 def _sample(gt: Tensor, options: DegradationOptions, scale: int, seed: int) -> Sample:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from drct.imaging._vips import enter, pyvips
-from drct.imaging.reading import read_bytes
-from drct.imaging.writing import to_depth
 
 
 def encode_png(pixels: np.ndarray, compression: int = 3) -> bytes:
@@ -15,13 +13,3 @@ def encode_png(pixels: np.ndarray, compression: int = 3) -> bytes:
     h, w, bands = pixels.shape
     image = pyvips.Image.new_from_memory(np.ascontiguousarray(pixels).data, w, h, bands, "uchar")
     return bytes(image.copy(interpretation="srgb" if bands == 3 else "b-w").pngsave_buffer(compression=compression, keep="none"))
-
-
-def decode(data: bytes, name: str) -> np.ndarray:
-    """Pixels of an image file held in memory: ``H x W x 3`` uint8, grey repeated, alpha dropped, 16 bit rounded.
-
-    Raises:
-        ImageError: the bytes are no image; ``name`` says which in the message.
-    """
-    pixels = to_depth(read_bytes(data, name).pixels, "uint8")
-    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))

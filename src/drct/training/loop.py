@@ -436,7 +436,8 @@ class Run:
 
     def _read_state(self, where: Path) -> None:
         state = load_state(where)
-        if state.options_sha256 not in [fingerprint(self.options, earlier) for earlier in range(3)]:
+        known = [fingerprint(self.options, earlier) for earlier in range(4)]
+        if state.options_sha256 not in known:
             raise CheckpointError(
                 f"{where} was made with other options (scale, manual_seed, network_g, datasets.train, train or those of a GAN): "
                 "resume with the same option file"
@@ -451,6 +452,8 @@ class Run:
         if self.best and state.judged not in ("", judged_by(self.options)):
             self.best = {}
             self.say("warning: validation measures something else than before: from now on the best weights are chosen anew")
+        if state.options_sha256 != known[0] and _drawn_anew(self.options):
+            self.say(f"warning: {where} was made by an earlier version, which drew patches otherwise: other patches follow")
         images = len(self.pairs.patches.gt)
         if state.images not in (0, images):  # welcome where a set has grown, but no longer the run that it would have been
             self.say(f"warning: {where} was trained on {state.images} images, and there are {images} now: other patches follow")
@@ -580,8 +583,8 @@ def fingerprint(options: TrainOptions, earlier: int = 0) -> str:
     """Hash of the options that a resumed run must share with the one it continues.
 
     Left out is where files lie, what has no effect on the network's weights, and what may be changed on the way: length and
-    schedule, precision and compilation. In checkpoints of ``earlier`` generations more counted: in those of 1 also what has no
-    effect at all, in those of 2 besides where files lie.
+    schedule, precision and compilation. In checkpoints of ``earlier`` generations more counted: in those of 2 also what has no
+    effect at all, in those of 3 besides where files lie. Those of 1 count the same, but tell patches that were drawn otherwise.
     """
     fixed: dict[str, Any] = options.model_dump(mode="json", include={"scale", "manual_seed", "network_g", "datasets", "train"})
     fixed["datasets"] = fixed["datasets"]["train"]
@@ -604,7 +607,7 @@ def fingerprint(options: TrainOptions, earlier: int = 0) -> str:
     real = {"degradation", *REAL_KEYS}
     late = (real if options.degradation is not None else set()) | ({"network_d"} if options.network_d is not None else set())
     fixed |= options.model_dump(mode="json", include=late)
-    if earlier < 2:
+    if earlier < 3:
         for name in ("dataroot_gt", "dataroot_lq", "meta_info_file"):
             fixed["datasets"][name] = fixed["datasets"][name] is not None
         if fixed["train"].get("perceptual_opt"):
@@ -612,12 +615,21 @@ def fingerprint(options: TrainOptions, earlier: int = 0) -> str:
         if fixed["train"].get("teacher_opt"):
             fixed["train"]["teacher_opt"]["network"] = Path(fixed["train"]["teacher_opt"]["network"]).name
         fixed["network_g"].pop("use_checkpoint", None)
-    if earlier < 1:
+    if earlier < 2:
         for name in ("name", "dataset_enlarge_ratio"):
             fixed["datasets"].pop(name)
         for name in options_without_effect(options.network_g):
             fixed["network_g"].pop(name)
+    if earlier < 1 and _drawn_anew(options):
+        fixed["datasets"]["drawn"] = "anew"
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
+def _drawn_anew(options: TrainOptions) -> bool:
+    """Whether patches are drawn otherwise than by the first versions, which drew by area in whole multiples of the smallest image,
+    and turned by a quarter where ``use_rot`` asks for flips upside down and transpositions."""
+    data = options.train_set
+    return data.by_area or (data.use_rot and not data.use_hflip)
 
 
 def judged_by(options: TrainOptions) -> str:

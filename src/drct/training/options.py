@@ -6,6 +6,7 @@ name the nearest valid key. Our own additions are marked "(ours)".
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -351,6 +352,10 @@ class TrainOptions(Options):
             return data
         if given is not None and spread:
             raise ValueError(f"'degradation' and '{spread[0]}' exclude each other: write all degradation options in one place")
+        if twice := [key for key in spread if key in data and key in train and data[key] != train[key]]:
+            raise ValueError(
+                f"'{twice[0]}' is {data[twice[0]]} at the top, but {train[twice[0]]} in datasets.train: write it in one place"
+            )
         data = {**data, "datasets": {**data["datasets"], "train": {k: v for k, v in train.items() if k not in spread}}}
         values = {key: train[key] if key in train else data[key] for key in spread}
         kept = {key: value for key, value in data.items() if key not in spread}
@@ -471,13 +476,9 @@ def parse_options(data: Any, source: str = "options") -> tuple[TrainOptions, lis
     for kind, keys in (("MultiStepLR", ("milestones", "gamma")), ("CosineAnnealingLR", ("eta_min",))):
         given = [key for key in keys if train.scheduler.type != kind and key in train.scheduler.model_fields_set]
         warnings += [f"'train.scheduler.{key}' has no effect (it is of {kind})" for key in given]
-    if train.scheduler.type == "MultiStepLR" and train.scheduler.milestones and "gamma" not in train.scheduler.model_fields_set:
-        warnings.append(f"'train.scheduler.gamma' is not given: it is {train.scheduler.gamma:g}, where BasicSR takes 0.1")
-    if train.gan_opt is not None and "loss_weight" not in train.gan_opt.model_fields_set:
-        warnings.append(f"'train.gan_opt.loss_weight' is not given: it is {train.gan_opt.loss_weight:g}, where BasicSR takes 1")
-    for name, metric in options.val.metrics.items():
-        if metric.type != "calculate_lpips" and "test_y_channel" not in metric.model_fields_set:
-            warnings.append(f"'val.metrics.{name}.test_y_channel' is not given: it is measured on Y, where BasicSR takes RGB")
+    warnings += [
+        f"'{place}' is not given: it is {here}, where BasicSR takes {there}" for place, here, there in _other_defaults(options)
+    ]
     unread = options_without_effect(options.network_g)
     warnings += [f"'network_g.{key}' has no effect (the network never read it)" for key in unread]
     # published files hold these two, mostly switched off
@@ -486,6 +487,29 @@ def parse_options(data: Any, source: str = "options") -> tuple[TrainOptions, lis
     if options.val.suffix is not None:
         warnings.append("'val.suffix' has no effect (no images are saved)")
     return options, [f"{source}: {w}" for w in warnings]
+
+
+def _other_defaults(options: TrainOptions) -> Iterator[tuple[str, str, str]]:
+    """Keys that are missing and would be something else in BasicSR: where they stand, what they are here, and what there."""
+    train = options.train
+    if "ema_decay" not in train.model_fields_set:
+        yield "train.ema_decay", f"{train.ema_decay:g}", "0"
+    for key in ("optim_g", "optim_d"):
+        optimizer: Optimizer = getattr(train, key)
+        # Muon is no optimizer of BasicSR, and optim_d counts beside network_d only
+        if key not in train.model_fields_set or optimizer.type == "Muon" or (key == "optim_d" and options.network_d is None):
+            continue
+        if "betas" not in optimizer.model_fields_set:
+            yield f"train.{key}.betas", str([*optimizer.betas]), "[0.9, 0.999]"
+        if optimizer.type == "AdamW" and "weight_decay" not in optimizer.model_fields_set:
+            yield f"train.{key}.weight_decay", f"{optimizer.weight_decay:g}", "0.01"
+    if train.scheduler.type == "MultiStepLR" and train.scheduler.milestones and "gamma" not in train.scheduler.model_fields_set:
+        yield "train.scheduler.gamma", f"{train.scheduler.gamma:g}", "0.1"
+    if train.gan_opt is not None and "loss_weight" not in train.gan_opt.model_fields_set:
+        yield "train.gan_opt.loss_weight", f"{train.gan_opt.loss_weight:g}", "1"
+    for name, metric in options.val.metrics.items():
+        if metric.type != "calculate_lpips" and "test_y_channel" not in metric.model_fields_set:
+            yield f"val.metrics.{name}.test_y_channel", "measured on Y", "RGB"
 
 
 def _within(where: tuple[str, ...], error: ValidationError) -> ValidationError:

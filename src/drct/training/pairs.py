@@ -157,7 +157,7 @@ class RealPairs:
 
 
 def seeded(*numbers: int) -> torch.Generator:
-    """A generator that is a function of some whole numbers; near numbers give unrelated generators."""
+    """A generator that is a function of some whole numbers; near numbers give unrelated generators, of 2**32 that there are."""
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
