@@ -25,6 +25,7 @@ from drct.datasets.lmdb import LmdbSource, _reader, write_lmdb
 from drct.datasets.loader import PatchSet, batches, mirror
 from drct.datasets.pack import Pack, write_pack
 from drct.datasets.prepare import prepare
+from drct.datasets.rgb8 import rgb8
 from drct.datasets.sampling import PatchSampler, Tones
 from drct.datasets.sources import (
     EnlargedSource,
@@ -302,6 +303,15 @@ def test_ends_of_lines_other_than_newline_do_not_end_a_name(tmp_path: Path) -> N
         with pytest.raises(DataError, match="holds the end of a line"):
             write_lmdb(tmp_path / "other.lmdb", [(name, noise(4, 5))])
     assert not (tmp_path / "other.lmdb").exists()
+
+
+def test_other_kinds_become_rgb_of_8_bits() -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (9, 11, 3), np.uint16)
+    out = rgb8(Picture(deep, deep[:, :, 0].copy()), "a")
+    assert (out.dtype, out.shape) == (np.uint8, (9, 11, 3))
+    assert np.abs(out - deep / 257).max() <= 0.5
+    grey = (deep[:, :, :1] >> 8).astype(np.uint8)
+    np.testing.assert_array_equal(rgb8(Picture(grey), "a"), grey.repeat(3, axis=2))
 
 
 def test_floats_beyond_one_are_named_instead_of_cut_off(tmp_path: Path) -> None:
