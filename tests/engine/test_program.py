@@ -139,6 +139,20 @@ def test_the_precision_of_products_that_a_caller_set_does_not_reach_a_program_on
         torch.set_float32_matmul_precision("highest")
 
 
+@pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="this torch has no settings for single operators")
+def test_what_the_library_is_told_later_reaches_its_operators() -> None:
+    library: Any = torch.backends.mkldnn
+    before = library.fp32_precision
+    try:
+        library.fp32_precision = "bf16"
+        with in_all_digits("cpu"):
+            assert (library.matmul.fp32_precision, library.conv.fp32_precision) == ("ieee", "ieee")
+        library.fp32_precision = "ieee"
+        assert (library.matmul.fp32_precision, library.conv.fp32_precision) == ("ieee", "ieee")
+    finally:
+        library.fp32_precision = before
+
+
 def test_what_libraries_take_once_is_not_counted_per_pixel(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     program = PlainProgram(build("drct", **TINY), torch.device("cpu"), "fp32", "for this test")
     program.device = GPU

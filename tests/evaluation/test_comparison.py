@@ -144,10 +144,11 @@ def test_names_that_end_like_a_version_are_names(tmp_path: Path, picture: Pictur
         (tmp_path / folder).mkdir()
         for name in ("box2", "box3", "img_1920x1080", "bo_1"):
             write(tmp_path / folder / f"{name}{mark}.png", picture(20, 20))
-    write(tmp_path / "good" / "baby.png", picture(20, 20))
-    write(tmp_path / "fair" / "babyx4.png", picture(20, 20))
+    for good, fair in (("baby", "babyx4"), ("bird", "bird_SRx4"), ("0801x2", "0801x4")):
+        write(tmp_path / "good" / f"{good}.png", picture(20, 20))
+        write(tmp_path / "fair" / f"{fair}.png", picture(20, 20))
     result = run(tmp_path, tmp_path / "good", tmp_path / "fair")
-    assert sorted(result.values) == ["baby", "bo_1", "box2", "box3", "img_1920x1080"]
+    assert sorted(result.values) == ["0801", "baby", "bird", "bo_1", "box2", "box3", "img_1920x1080"]
     assert result.left_out == []
 
 

@@ -287,19 +287,32 @@ def test_empty_names_are_refused(tmp_path, monkeypatch):
             UpscaleOptions(**names)
 
 
-def test_a_thread_that_outlives_the_main_thread_goes_on(model, photos, tmp_path):
+@pytest.mark.parametrize("when", ["before", "amid"])
+def test_a_thread_that_outlives_the_main_thread_goes_on(model, photos, tmp_path, when):
     script = """
         import sys, threading, drct
+        from drct.upscaling import Listener
 
         upscale = drct.upscale  # brings torch, which cannot be imported so late
 
+        begun = threading.Event()
+        source, target, model, when = sys.argv[1:]
+
+        class Waiting(Listener):
+            def finished(self, result):
+                begun.set()
+                threading.main_thread().join()
+
         def work():
-            threading.main_thread().join()
-            report = upscale(drct.UpscaleOptions(inputs=sys.argv[1], output=sys.argv[2], model=sys.argv[3], device="cpu"))
+            if when == "before":
+                threading.main_thread().join()
+            report = upscale(drct.UpscaleOptions(inputs=source, output=target, model=model, device="cpu"), Waiting())
             print(report.count("done"), report.count("failed"))
 
         threading.Thread(target=work).start()
+        if when == "amid":
+            begun.wait()
     """
-    arguments = [sys.executable, "-c", textwrap.dedent(script), photos, tmp_path / "out", model]
+    arguments = [sys.executable, "-c", textwrap.dedent(script), photos, tmp_path / "out", model, when]
     run = subprocess.run(arguments, capture_output=True, text=True, timeout=100)
     assert (run.stdout, run.stderr, run.returncode) == ("5 0\n", "", 0)

@@ -72,4 +72,11 @@ def in_all_digits(device: str) -> Iterator[None]:
             _inside[device] -= 1
             if _inside[device] == 0:
                 for (owner, name, _), value in zip(switches, _before[device], strict=True):
-                    setattr(owner, name, value)
+                    setattr(owner, name, "none" if value == _of_library(owner) else value)
+
+
+def _of_library(owner: Any) -> object:
+    """What an operator of oneDNN takes over from the library as long as its own setting is ``"none"``; None for other owners."""
+    library: Any = torch.backends.mkldnn
+    operators = (getattr(library, kind, None) for kind in ("conv", "matmul"))
+    return library.fp32_precision if any(owner is operator for operator in operators) else None

@@ -279,13 +279,13 @@ def _matched(inputs: Sequence[Path]) -> tuple[dict[str, list[Path]], list[str]]:
         if not path.exists():
             raise OptionError(f"{path} does not exist: give image files, or folders of images")
     if all(path.is_file() for path in inputs):
-        return {_plain_name(inputs[0]): list(inputs)}, []
+        return {_plain_name(inputs[0].stem): list(inputs)}, []
     if not all(path.is_dir() for path in inputs):
         raise OptionError("give either image files or folders to compare, not both")
     matched: dict[str, list[Path]] = {}
     left_out: list[str] = []
     found = [sorted(path for path in folder.iterdir() if path.is_file() and is_image_file(path)) for folder in inputs]
-    known = {_plain_name(path) for paths in found for path in paths}
+    known = {_plain_name(path.stem) for paths in found for path in paths}
     folders = [_by_name(paths, known, left_out) for paths in found]
     for name, path in folders[0].items():
         missing = [folder for folder, files in zip(inputs, folders, strict=True) if name not in files]
@@ -304,22 +304,24 @@ def _by_name(paths: Sequence[Path], known: set[str], left_out: list[str]) -> dic
     """The images of a folder by the names that versions share; of those that share one, the last.
 
     Args:
-        known: plain names in all folders: ``babyx4`` is a version of ``baby`` where there is a ``baby``, while ``box4`` is a name.
+        known: plain names in all folders: ``babyx4`` is a version of ``baby`` where there is a ``baby``, and ``0801x4`` of ``0801``
+            in any case, while ``box4`` is a name.
     """
     files: dict[str, Path] = {}
     for path in paths:
-        name = _plain_name(path)
-        shorter = re.sub(r"(?i)x\d+$", "", name)
-        name = shorter if shorter in known else name
+        name = _plain_name(path.stem)
+        shorter = _plain_name(re.sub(r"(?i)x\d+$", "", name))
+        if shorter in known or re.fullmatch(r"(?i).*\dx[2348]", name):
+            name = shorter
         if name in files:
             left_out.append(f"{files[name]}: {path.name} beside it counts as the same image")
         files[name] = path
     return files
 
 
-def _plain_name(path: Path) -> str:
-    """The name without suffix and without what tells versions apart: ``baby_x4.png`` and ``baby-SR.png`` are ``baby``."""
-    return re.sub(r"(?i)([_-](x\d+|hr|lr|sr|gt|out))+$", "", path.stem) or path.stem
+def _plain_name(stem: str) -> str:
+    """The name without what tells versions apart: ``baby_x4`` and ``baby-SR`` are ``baby``."""
+    return re.sub(r"(?i)([_-](x\d+|hr|lr|sr|gt|out))+$", "", stem) or stem
 
 
 def _aligned(paths: Sequence[Path], labels: Sequence[str], note: Callable[[str], None]) -> list[np.ndarray]:

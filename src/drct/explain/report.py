@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,8 @@ def write_report(
         groups_of(subject)
     hr = crop_to_multiple(centre(hr, crop), subjects)
     height, width = hr.shape[:2]
-    if isinstance(window, int):
-        window = Window.in_the_middle(height, width, window)
+    if not isinstance(window, Window):
+        window = Window.in_the_middle(height, width, operator.index(window))
     window.check(height, width)
     names = [subject.name for subject in subjects]
     inputs = [low_resolution(hr, subject.network.scale) for subject in subjects]

@@ -322,8 +322,8 @@ class _Worker:
                     yield writing.popleft().result()
         finally:
             # What is being written is finished; what has not begun is dropped.
-            reader.shutdown(cancel_futures=True)
-            writer.shutdown(cancel_futures=True)
+            reader.close()
+            writer.close()
 
     def _read(self) -> _Input | FileResult | None:
         taken = self._desk.take()

@@ -104,6 +104,8 @@ class Upscaler:
         self._programs: dict[int, engine.Program] = {}
         self._largest_tile: dict[int, int] = {}  # by scale, once memory ran out
         self._fixed_tiles: set[int] = set()  # scales whose tiles do not depend on the memory that is free
+        self._inside = 0  # of keeping_tiles
+        self._before: tuple[set[int], dict[int, int]] = set(), {}
         self._digests: dict[int, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -221,16 +223,22 @@ class Upscaler:
 
     @contextlib.contextmanager
     def keeping_tiles(self) -> Iterator[None]:
-        """What :meth:`fix_tiles` and a lack of memory decide inside does not hold after it."""
-        fixed, largest = set(self._fixed_tiles), dict(self._largest_tile)
+        """What :meth:`fix_tiles` decides inside does not hold after it, or after the last one where several are inside at once."""
+        if not self._inside:
+            self._before = set(self._fixed_tiles), dict(self._largest_tile)
+        self._inside += 1
         try:
             yield
         finally:
-            # in place, since upscalers that one chooses from share them
-            self._fixed_tiles.clear()
-            self._fixed_tiles |= fixed
-            self._largest_tile.clear()
-            self._largest_tile |= largest
+            self._inside -= 1
+            if not self._inside:
+                fixed, largest = self._before
+                for scale in self._fixed_tiles - fixed:
+                    # in place, since upscalers that one chooses from share them
+                    self._fixed_tiles.discard(scale)
+                    self._largest_tile.pop(scale, None)
+                    if scale in largest:
+                        self._largest_tile[scale] = largest[scale]
 
     def __call__(
         self, image: np.ndarray, *, scale: float | None = None, width: int | None = None, height: int | None = None

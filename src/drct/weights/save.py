@@ -188,7 +188,8 @@ def write_atomically(path: Path, write: Callable[..., None]) -> None:
     """Call ``write(file)`` on a temporary file beside ``path``, flush it to disk and rename it.
 
     Raises:
-        CheckpointError: the file cannot be written, or somebody else is writing it; a previous file of that name is untouched.
+        CheckpointError: the file cannot be written, or, where files can be locked, somebody else is writing it; a previous file of
+            that name is untouched.
     """
     from drct.imaging.replacing import replacing  # here, since it brings libvips, which reading weights does not need
 

@@ -133,7 +133,6 @@ def upscale_clip(
     if os.path.realpath(clip.path) == os.path.realpath(target):
         raise OptionError(f"{target} would replace the input: give another output")
     span = clip.span(start, duration)
-    clip.check_clock(*span)
     if start and span[0] is not None:
         clip = clip.beginning_at(span[0])
     notices = list(clip.notices)
@@ -147,6 +146,7 @@ def upscale_clip(
     encoding = plan_encoding(clip, target, exact, codec, encoder_options(codec, crf, preset), notices)
     copied = copied_streams(clip, encoding, target, notices)
     scales = upscaler.scales_for(clip.height, clip.width, width=exact[1], height=exact[0])
+    clip.check_clock(*span)  # after all that is quick to refuse
     work = WorkFolder(target, _plan(clip, upscaler, scales, encoding, start, span[1]), notices)
     try:
         for s in scales:
@@ -270,9 +270,9 @@ class _Run:
             while self._part(frames, encoder, length):
                 pass
         finally:
-            encoder.shutdown(cancel_futures=True)
+            encoder.close()
             frames.close()
-            reader.shutdown(cancel_futures=True)
+            reader.close()
 
     def _remaining(self) -> Iterator[Frame]:
         """Frames behind the finished parts."""
@@ -329,7 +329,7 @@ class _Run:
         except BaseException:
             while waiting:
                 waiting.pop().cancel()
-            encoder.shutdown()
+            encoder.close()
             if writer is not None:
                 writer.abandon()
             raise

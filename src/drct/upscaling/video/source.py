@@ -247,8 +247,9 @@ class Clip:
             raise OptionError(f"start is {start}, but must be 0 to {LONGEST:.0f} seconds")
         if duration is not None and not duration > 0:
             raise OptionError(f"duration is {duration}, but must be above 0")
-        begin = self.start + Fraction(start or 0).limit_denominator(1_000_000)
-        first = math.ceil((begin - Fraction(1, 1_000_000)) / self.time_base)  # libav rounds the start of the file to microseconds
+        microsecond = Fraction(1, 1_000_000)  # to which libav rounds the start of the file
+        begin = self.start + Fraction(start or 0).limit_denominator(1_000_000) - microsecond
+        first = math.ceil(begin / self.time_base)
         if duration is None:
             return first, None
         return first, math.ceil((begin + Fraction(min(duration, LONGEST)).limit_denominator(1_000_000)) / self.time_base)
@@ -407,12 +408,14 @@ def _seconds(time: Fraction) -> str:
 
 
 def _announced(container: Any, stream: Any) -> Fraction | None:
-    """Where a video of Matroska ends by its own tag, or else where the file does, in seconds."""
-    tags = {key.lower(): value for key, value in stream.metadata.items()}
-    if found := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", tags.get("duration", "")):
-        hours, minutes, seconds = found.groups()
-        return 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
-    return None if container.duration is None else Fraction(container.duration, 1_000_000)
+    """Where a video of Matroska ends by its own tag, or by the file's length where nothing else may be longer; in seconds."""
+    for key, value in stream.metadata.items():
+        found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", value)
+        if found and re.fullmatch(r"duration(-\w+)?", key, re.IGNORECASE):
+            hours, minutes, seconds = found.groups()
+            return 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
+    alone = all(other.index == stream.index or other.type == "attachment" for other in container.streams)
+    return Fraction(container.duration, 1_000_000) if alone and container.duration is not None else None
 
 
 def _side_data(frame: Any) -> dict[str, bytes]:
