@@ -75,4 +75,4 @@ def test_a_file_that_can_be_written_is_not_left_behind(tmp_path: Path) -> None:
 
 
 def test_doctor_knows_every_extra_that_users_install() -> None:
-    assert set(doctor.EXTRAS) == {"train", "explain", "video"}
+    assert set(doctor.EXTRAS) == {"train", "explain", "video", "heic"}

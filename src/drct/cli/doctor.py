@@ -12,6 +12,7 @@ EXTRAS = {
     "train": ("yaml", "lmdb", "PIL", "matplotlib"),
     "explain": ("matplotlib", "PIL"),
     "video": ("av",),
+    "heic": ("pi_heif",),
 }
 
 

@@ -1,6 +1,7 @@
 """The file formats that the house reads and writes, told apart by their first bytes and not by their names.
 
-What the installed libvips lacks (here HEIC needs an HEVC decoder, JPEG XL its library) is refused with a line that says so.
+What the installed libvips lacks (JPEG XL needs its library) is refused with a line that says so; HEIC has a reader of its own
+(:mod:`.heic`), since libvips seldom comes with a decoder of HEVC.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ FORMATS = {
             lossless="optional",
             quality=85,
         ),
-        Format("heic", (".heic", ".heif"), "heifload_source"),
+        Format("heic", (".heic", ".heif", ".hif"), "heifload_source"),
         # It holds floats too, but libvips writes them as linear light, which they are not here, and grey ones as bytes.
         Format("jxl", (".jxl",), "jxlload_source", "jxlsave_target", _DEEP[:2], lossless="optional", quality=90),
         Format("dzi", (".dzi",), "", "dzsave", lossless="never", quality=90),

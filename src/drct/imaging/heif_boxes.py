@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from drct.imaging import png_chunks
 
+GAIN_MAP = "the gain map (HDR) is left out"
+
 _SEQUENCES = {b"avis", b"msf1", b"hevc", b"hevx"}
 # What H.273 does not call unspecified (2) or reserved
 _PRIMARIES = {1, *range(4, 13), 22}
@@ -43,7 +45,7 @@ def inspect(head: bytes) -> Inspection:
     if major in _SEQUENCES and not frames:
         notices.append("only the first frame of an animation is used")
     if b"tmap" in brands:
-        notices.append("the gain map (HDR) is left out")
+        notices.append(GAIN_MAP)
     return Inspection(frames, _colours(head), tuple(notices))
 
 

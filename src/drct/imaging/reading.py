@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from drct.errors import ImageError
-from drct.imaging import exif, gif_blocks, heif_boxes, iptc, jpeg_segments, png_chunks, tiff_directories, xmp_container
+from drct.imaging import exif, gif_blocks, heic, heif_boxes, iptc, jpeg_segments, png_chunks, tiff_directories, xmp_container
 from drct.imaging._vips import cause, enter, has_operation, pyvips
 from drct.imaging.formats import FORMATS, sniff
 from drct.imaging.picture import Picture, PictureInfo, visible_range
@@ -126,7 +126,7 @@ def read_info(path: str | os.PathLike[str], max_pixels: int | None = None, page:
     path = Path(path)
     with opened(path) as file:
         try:
-            info, _, _ = upright(path, open_image(path, file, max_pixels, page))
+            info, _, _ = upright(path, open_image(path, file, max_pixels, page, decode=False))
         except pyvips.Error as error:
             raise ImageError(f"{path}: {cause(error)}") from None
     info.path = path
@@ -141,7 +141,7 @@ def read_size(path: str | os.PathLike[str], max_pixels: int | None = None) -> tu
     """
     path = Path(path)
     with opened(path) as file:
-        image = open_image(path, file, max_pixels).image
+        image = open_image(path, file, max_pixels, decode=False).image
         turned = _field(image, "orientation", 1) in (5, 6, 7, 8)
         return (image.width, image.height) if turned else (image.height, image.width)
 
@@ -169,12 +169,14 @@ def open_image(
     *,
     access: str = "sequential",
     all_frames: bool = False,
+    decode: bool = True,
 ) -> Header:
     """Read and check the header of an open file.
 
     Args:
         access: ``"sequential"`` from top to bottom, or ``"random"``: then what is large is decoded to a temporary file.
         all_frames: the frames of an animation instead of one of them.
+        decode: False where pixels will not be asked for; it spares HEIC's, which are decoded at once.
     """
     enter(path)
     lies = False
@@ -202,8 +204,9 @@ def open_image(
         raise ImageError(f"{path}: {what}; {_readable()} are read")
     if tiff.foreign:
         raise ImageError(f"{path}: a TIFF of {tiff.foreign} is not supported: convert it to RGB first")
+    through_pi_heif = name == "heic" and heic.is_installed()
     loader = FORMATS[name].loader
-    if not has_operation(loader):
+    if not through_pi_heif and not has_operation(loader):
         raise ImageError(f"{path}: the installed libvips cannot read {FORMATS[name].title}: {_readable()} are read")
     for width, height in _claims(name, head):
         _check_claim(path, name, size, width, height, max_pixels)
@@ -214,15 +217,11 @@ def open_image(
         options["page"] = tiff.pages[page]
     if all_frames:
         options["n"] = -1
-    try:
-        # From the open file and not from the name: names may hold bytes or brackets that libvips would read in its own way.
-        if isinstance(file, io.BytesIO):
-            source = pyvips.Source.new_from_memory(file.getvalue())
-        else:
-            source = pyvips.Source.new_from_descriptor(file.fileno())
-        image = getattr(pyvips.Image, loader)(source, **options)
-    except pyvips.Error as error:
-        raise _undecodable(path, name, error) from None
+    beside: tuple[str, ...] = ()
+    if through_pi_heif:
+        image, beside = heic.load(path, _content(path, file), decode)
+    else:
+        image = _loaded(path, name, file, options)
     _check_claim(path, name, size, image.width, image.height, max_pixels)
     frames = len(tiff.pages) or max(1, png.frames, heif.frames, int(_field(image, "n-pages", 1)))
     exif_data = tiff.exif if name == "tiff" else _field(image, "exif-data", png.exif)
@@ -240,11 +239,34 @@ def open_image(
         png.colours or (b"" if image.get_typeof("icc-profile-data") else heif.colours),
         png.texts,
         jpeg.comments,
-        (*_behind(jpeg, told if name == "jpeg" else set()), *heif.notices, *jpeg.notices, *png.notices),
+        # the gain map of HEIC may be told twice
+        tuple(
+            dict.fromkeys((*_behind(jpeg, told if name == "jpeg" else set()), *heif.notices, *beside, *jpeg.notices, *png.notices))
+        ),
         {"png": png.resolved, "jpeg": jpeg.resolved, "tiff": tiff.resolved}.get(name, True),
         tiff.extra,
         tiff.ycbcr,
     )
+
+
+def _loaded(path: Path | str, name: str, file: BinaryIO, options: dict[str, Any]) -> pyvips.Image:
+    """The image by libvips."""
+    try:
+        # From the open file and not from the name: names may hold bytes or brackets that libvips would read in its own way.
+        if isinstance(file, io.BytesIO):
+            source = pyvips.Source.new_from_memory(file.getvalue())
+        else:
+            source = pyvips.Source.new_from_descriptor(file.fileno())
+        return getattr(pyvips.Image, FORMATS[name].loader)(source, **options)
+    except pyvips.Error as error:
+        raise _undecodable(path, name, error) from None
+
+
+def _content(path: Path | str, file: BinaryIO) -> bytes:
+    try:
+        return file.read()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _turning(image: pyvips.Image, exif_data: bytes) -> pyvips.Image:
@@ -262,7 +284,7 @@ def _behind(jpeg: jpeg_segments.Inspection, told: Set[str]) -> Iterator[str]:
     """What stands behind the picture of a JPEG and is left out, by the file's own list and by what its XMP packet told."""
     gain_map = jpeg.gain_map or "gain map" in told
     if gain_map:
-        yield "the gain map (HDR) is left out"
+        yield heif_boxes.GAIN_MAP
     if jpeg.pictures > gain_map or "picture" in told:  # the gain map is one of them
         yield "the further pictures in the file are left out"
     if "video" in told:
@@ -270,8 +292,9 @@ def _behind(jpeg: jpeg_segments.Inspection, told: Set[str]) -> Iterator[str]:
 
 
 def _undecodable(path: Path | str, name: str, error: pyvips.Error) -> ImageError:
-    # HEIC is named, because what it misses is often not in the file but in libvips
-    return ImageError(f"{path}: {'HEIC image: ' if name == 'heic' else ''}{cause(error)}")
+    if name == "heic":  # libvips calls it damaged when it only misses a decoder
+        return ImageError(f"{path}: a HEIC image, which the installed libvips cannot read: pip install 'drct[heic]'")
+    return ImageError(f"{path}: {cause(error)}")
 
 
 def _claims(name: str, head: bytes) -> Iterator[tuple[int, int]]:
@@ -309,7 +332,9 @@ def _limit(max_pixels: int | None) -> int:
 
 
 def _readable() -> str:
-    names = [f.title for f in FORMATS.values() if f.loader and f.name != "heic" and has_operation(f.loader)]
+    names = [
+        f.title for f in FORMATS.values() if f.loader and (heic.is_installed() if f.name == "heic" else has_operation(f.loader))
+    ]
     return ", ".join(names[:-1]) + " and " + names[-1]
 
 
@@ -358,8 +383,8 @@ def upright(path: Path | str, header: Header) -> tuple[PictureInfo, pyvips.Image
     name, image, exif_data, frames = header.name, header.image, header.exif, header.frames
     notices: list[str] = []
     if frames > 1:
-        kind = "page" if name == "tiff" else "frame"
-        notices.append(f"only the first of {frames} {kind}s is used")
+        kind = {"tiff": "first of {} pages", "heic": "main one of {} pictures"}.get(name, "first of {} frames")
+        notices.append(f"only the {kind.format(frames)} is used")
     notices += header.notices
     turn = int(_field(image, "orientation", 1))
     exif_data = _upright_exif(exif_data, notices)
