@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pyvips
 import torch
 from PIL import Image, ImageCms
@@ -57,6 +58,9 @@ def _images(folder: Path) -> None:
     image.pngsave(str(folder / "palette.png"), palette=True, interlace=True)
     image.gifsave(str(folder / "still.gif"))
     image.heifsave(str(folder / "still.avif"), compression="av1")
+    photo = pillow_heif.from_bytes("RGBA", (WIDTH, HEIGHT), np.ascontiguousarray(waves(4)).tobytes())
+    photo.info["exif"] = tags.tobytes()
+    photo.save(folder / "still.heic")
 
 
 def _animations(folder: Path) -> None:

@@ -25,6 +25,9 @@ _WORDS: dict[str, tuple[bytes, ...]] = {
     "avif": tuple(
         b"ftyp meta hdlr pitm iloc iinf infe iprp ipco ispe pixi av1C colr auxC ipma idat mdat iref grid dimg irot".split()
     ),
+    "heic": tuple(
+        b"meta hdlr pitm iloc iinf infe iprp ipco ispe pixi hvcC colr auxC ipma idat mdat iref grid dimg irot imir clap".split()
+    ),
     "pth": (
         *(b"\x80\x02", b"}", b"]", b"(", b"t", b"R", b"Q", b"h\0", b"q\xff", b"u.", b"X\xff\xff\xff\xff", b"J\xff\xff\xff\x7f"),
         *(b"cos\nsystem\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n"),

@@ -17,7 +17,7 @@ from pictures import exif_with, smooth
 from PIL import Image
 
 from drct.errors import ImageError
-from drct.imaging import StripReader, read, read_bytes, read_info, read_size
+from drct.imaging import StripReader, read, read_bytes, read_info, read_size, reading
 
 MODES = {("uint8", 1): "L", ("uint8", 3): "RGB", ("uint8", 4): "RGBA", ("uint16", 1): "L;16", ("uint16", 3): "RGB;16"}
 
@@ -147,3 +147,12 @@ def test_without_the_extra_the_message_names_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "pi_heif", None)
     with pytest.raises(ImageError, match=r"a\.heic: .*pip install 'drct\[heic\]'"):
         read_bytes(heic(smooth(40, 56, 3)), "a.heic")
+
+
+def test_a_size_that_only_the_decoder_finds_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the property of the size stands behind the first bytes, which are looked at before a decoder is asked."""
+    monkeypatch.setattr(reading, "HEAD_BYTES", 64)
+    (tmp_path / "a.heic").write_bytes(heic(smooth(40, 56, 3)))
+    for look in (read, read_info, read_size):
+        with pytest.raises(ImageError, match="56 x 40 pixels are more than the limit of 2239"):
+            look(tmp_path / "a.heic", 56 * 40 - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ def is_installed() -> bool:
     return _pi_heif() is not None
 
 
-def load(path: Path | str, data: bytes, decode: bool) -> tuple[pyvips.Image, tuple[str, ...]]:
+def load(path: Path | str, data: bytes, decode: bool, check: Callable[[int, int], None]) -> tuple[pyvips.Image, tuple[str, ...]]:
     """The primary picture of a HEIC file, upright, with the fields that libvips' own loader would set; and what is left out.
 
     Args:
         decode: False for a black picture of the same kind, whose size and fields are all that is wanted.
+        check: hears width and height before memory is asked for.
 
     Raises:
         ImageError: the file is damaged, or coded in another way than by HEVC.
@@ -36,6 +38,7 @@ def load(path: Path | str, data: bytes, decode: bool) -> tuple[pyvips.Image, tup
         file = pi_heif.open_heif(data, convert_hdr_to_8bit=False)
         if not len(file):
             raise ImageError(f"{path}: HEIC image: {_UNKNOWN}")
+        check(*file.size)
         image = _image(file, file.mode, decode)
     except MemoryError:
         raise ImageError(f"{path}: not enough memory") from None

@@ -219,7 +219,11 @@ def open_image(
         options["n"] = -1
     beside: tuple[str, ...] = ()
     if through_pi_heif:
-        image, beside = heic.load(path, _content(path, file), decode)
+
+        def check(width: int, height: int) -> None:
+            _check_claim(path, name, size, width, height, max_pixels)
+
+        image, beside = heic.load(path, _content(path, file), decode, check)
     else:
         image = _loaded(path, name, file, options)
     _check_claim(path, name, size, image.width, image.height, max_pixels)
