@@ -86,6 +86,72 @@ def test_lr_only(tmp_path: Path, picture: Picture) -> None:
     assert load_pair(suite.items[0], 4).hr is None
 
 
+@pytest.mark.parametrize(
+    ("hr", "lr", "others"),
+    [
+        ("img_001_SRF_4_HR.png", "img_001_SRF_4_LR.png", ("img_001_SRF_4_bicubic.png", "img_001_SRF_4_SRCNN.png")),
+        ("baby_GT.png", "baby_x4.png", ("baby_x2.png", "baby_x2_bicubic.png")),
+        ("baby_HR.png", "baby_LR.png", ("baby_x4.png",)),  # made by some method
+        ("baby_HR_x4.png", "baby_LRBI_x4.png", ("baby_HR_x2.png", "baby_LRBI_x2.png")),
+        ("baby_HR.png", None, ("babyx2.png", "baby_LR_x3.png")),  # of other scales: LR is made
+    ],
+)
+def test_hr_and_lr_side_by_side(tmp_path: Path, picture: Picture, hr: str, lr: str | None, others: tuple[str, ...]) -> None:
+    folder = tmp_path / "Set5/image_SRF_4"
+    put(folder, picture, hr, *others)
+    if lr is not None:
+        put(folder, picture, lr, scale=4)
+    expected = [(folder / hr, None if lr is None else folder / lr)]
+    for data, names in ((tmp_path, ["Set5"]), (tmp_path / "Set5", []), (folder, [])):
+        (suite,) = find_suites(data, names, 4)
+        assert [(item.hr, item.lr) for item in suite.items] == expected
+        assert suite.left_out == ()
+
+
+def test_images_beside_pairs_that_are_neither_are_named(tmp_path: Path, picture: Picture) -> None:
+    put(tmp_path, picture, "cat_HR.png", "dog_HR.png", "garden.png")
+    put(tmp_path, picture, "cat_LR.png", scale=4)
+    (suite,) = find_suites(tmp_path, [], 4)
+    assert [item.name for item in suite.items] == ["cat"]
+    assert suite.left_out == (
+        (str(tmp_path / "garden.png"), "its name says neither HR nor LR"),
+        (str(tmp_path / "dog_HR.png"), f"{tmp_path} has no LR image for it"),
+    )
+    put(tmp_path / "image_SRF_4", picture, "1.png")
+    suite = pair_folders("x", tmp_path / "image_SRF_4", tmp_path / "image_SRF_4", 4)
+    assert suite.left_out == ((str(tmp_path / "image_SRF_4"), "it holds no image whose name ends in _HR or _GT"),)
+
+
+def test_ground_truth_by_name_stays_whole(tmp_path: Path, picture: Picture) -> None:
+    put(tmp_path, picture, "a.png", "ax4.png", "b_HR.png", "c_GT.png", "d_x4.png", "e_LR.png", "img_001_SRF_4_HR.png")
+    (suite,) = find_suites(tmp_path, [], 4)
+    assert len(suite.items) == 7
+    assert all(item.lr is None for item in suite.items)
+
+
+def test_a_template_tells_the_names_of_one_folder(tmp_path: Path, picture: Picture) -> None:
+    put(tmp_path, picture, "a.png", "bx4.png")
+    put(tmp_path, picture, "a_small.png", "bx4_small.png", scale=4)
+    suite = pair_folders("x", tmp_path, tmp_path, 4, "{}_small")
+    assert [(item.hr, item.lr) for item in suite.items] == [
+        (tmp_path / "a.png", tmp_path / "a_small.png"),
+        (tmp_path / "bx4.png", tmp_path / "bx4_small.png"),
+    ]
+    assert suite.left_out == ()
+
+
+def test_lr_beside_a_split_is_found_without_its_name(tmp_path: Path, picture: Picture) -> None:
+    hr, lr = tmp_path / "DIV2K_valid_HR", tmp_path / "DIV2K_valid_LR_bicubic/X4"
+    put(hr, picture, "0801.png")
+    put(lr, picture, "0801x4.png", scale=4)
+    for data, names in ((tmp_path, []), (tmp_path, ["DIV2K"]), (tmp_path, ["DIV2K_valid_HR"]), (hr, [])):
+        (suite,) = find_suites(data, names, 4)
+        assert [(item.hr, item.lr) for item in suite.items] == [(hr / "0801.png", lr / "0801x4.png")]
+        assert suite.name == (names[0] if names else "DIV2K_valid_HR")
+    ((item,),) = (suite.items for suite in find_suites(tmp_path, [], 2))
+    assert item.lr is None
+
+
 def test_unknown_sets_name_the_nearest(tmp_path: Path, picture: Picture) -> None:
     put(tmp_path / "Urban100" / "HR", picture, "1.png")
     with pytest.raises(DataError, match=r"no set 'Urban10' \(did you mean 'Urban100'\?\)"):

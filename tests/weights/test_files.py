@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from drct.errors import CheckpointError
 from drct.networks import SuperResolutionNetwork
-from drct.weights import load_network, read_weights, save_network, weights_sha256
+from drct.weights import export_model, load_network, read_weights, save_network, weights_sha256
 from drct.weights.models import read_card
 from drct.weights.save import compat_state_dict
 
@@ -37,7 +37,10 @@ def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> b
     return found.keys() == expected.keys() and all(torch.equal(found[k], expected[k]) for k in expected)
 
 
-@pytest.mark.parametrize("key", ["params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net"])
+@pytest.mark.parametrize(
+    "key",
+    ["params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net", "weights", "netG", "weights_v3"],
+)
 @pytest.mark.parametrize("zipped", [True, False])
 def test_keys(key: str, zipped: bool, tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
     path = tmp_path / "net.pth"
@@ -89,7 +92,7 @@ def test_bare_state_dict(suffix: str, tiny: SuperResolutionNetwork, tmp_path: Pa
     assert same(file.tensors, tiny.state_dict())
 
 
-@pytest.mark.parametrize("prefix", ["module.", "netG.", "module.netG.", "_orig_mod.", "netG.module.", "model."])
+@pytest.mark.parametrize("prefix", ["module.", "netG.", "module.netG.", "_orig_mod.", "netG.module.", "model.", "net.", "network."])
 def test_prefixes(prefix: str, tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
     path = tmp_path / "net.pth"
     torch.save({"params": {prefix + k: v for k, v in tiny.state_dict().items()}}, path)
@@ -132,11 +135,42 @@ def test_an_empty_average_is_passed_over(tiny: SuperResolutionNetwork, tmp_path:
     assert read_weights(tmp_path / "net.pth").layout == "params"
 
 
-def test_unknown_key_is_named(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
-    torch.save({"weights_v3": tiny.state_dict()}, tmp_path / "net.pth")
-    with pytest.raises(CheckpointError, match="weights under weights_v3: say which by key"):
-        read_weights(tmp_path / "net.pth")
-    assert read_weights(tmp_path / "net.pth", key="weights_v3").layout == "weights_v3"
+def test_unknown_keys_are_named(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    other = {name: tensor + 1 for name, tensor in tiny.state_dict().items()}
+    torch.save({"weights_v3": tiny.state_dict(), "weights_v4": other}, path)
+    with pytest.raises(
+        CheckpointError, match=r"weights under weights_v3, weights_v4: say which by key \(drct export .*net\.pth --key"
+    ):
+        read_weights(path)
+    assert same(read_weights(path, key="weights_v4").tensors, other)
+    target = export_model(path, "safetensors", tmp_path / "one.safetensors", key="weights_v4")
+    assert same(read_weights(target).tensors, other)
+
+
+@pytest.mark.parametrize(
+    ("layout", "beside"),
+    [
+        ("model.state_dict", {}),
+        ("mine.weights_v3", {}),
+        ("model.params_ema", {"model": {"params": {"x": torch.zeros(1)}}}),
+        ("net_g.state_dict", {"net_d": {"state_dict": {"x": torch.zeros(1)}}}),
+        ("model.state_dict", {"scaler": {"scale": torch.ones(1)}}),
+    ],
+)
+def test_a_dictionary_within_one(layout: str, beside: dict[str, Any], tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    outer, inner = layout.split(".")
+    torch.save(beside | {outer: beside.get(outer, {}) | {inner: tiny.state_dict()}}, tmp_path / "net.pth")
+    for key in (None, layout):
+        file = read_weights(tmp_path / "net.pth", key=key)
+        assert file.layout == layout
+        assert same(file.tensors, tiny.state_dict())
+
+
+@pytest.mark.parametrize(("g", "d"), [("net_g", "net_d"), ("netG", "netD"), ("generator", "discriminator")])
+def test_the_generator_is_taken_from_beside_its_discriminator(g: str, d: str, tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    torch.save({d: {"conv0.weight": torch.zeros(3)}, g: tiny.state_dict()}, tmp_path / "gan.pth")
+    assert same(read_weights(tmp_path / "gan.pth").tensors, tiny.state_dict())
 
 
 def test_buffers_are_told_from_weights(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:

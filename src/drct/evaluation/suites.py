@@ -4,9 +4,10 @@ Found are, for a set ``Set5`` in a data folder and scale 4, with any case of let
 
 * ``Set5/HR``, ``Set5/GT``, ``Set5/GTmod12``, ``Set5/original`` or the images in ``Set5`` itself, with LR in ``Set5/LR_bicubic/X4``,
   ``Set5/LRbicx4``, ``Set5/LR/x4``, ``Set5/LR_x4``, ``Set5/X4``, ``Set5/LR`` (BasicSR, EDSR, SwinIR, HAT)
-* ``Set5/image_SRF_4`` with ``img_001_SRF_4_HR.png`` and ``img_001_SRF_4_LR.png`` side by side (SelfExSR)
+* ``Set5/image_SRF_4`` with ``img_001_SRF_4_HR.png`` and ``img_001_SRF_4_LR.png`` side by side (SelfExSR), or any folder of such
+  pairs: ``_HR`` or ``_GT`` with ``_LR`` or ``_x4``
 * ``HR/Set5/x4`` and ``LR/LRBI/Set5/x4`` (RCAN)
-* ``DIV2K_valid_HR`` and ``DIV2K_valid_LR_bicubic/X4`` for a set ``DIV2K`` or ``DIV2K_valid``
+* ``DIV2K_valid_HR`` and ``DIV2K_valid_LR_bicubic/X4`` for a set ``DIV2K``, ``DIV2K_valid`` or ``DIV2K_valid_HR``
 
 ``B100`` and ``BSDS100`` are other names of ``BSD100``. Where there is no LR folder, LR is made from HR by MATLAB's bicubic.
 """
@@ -114,6 +115,8 @@ def find_suites(data: Path, names: Sequence[str], scale: int) -> list[Suite]:
 def pair_folders(name: str, hr: Path | None, lr: Path | None, scale: int, template: str = "{}") -> Suite:
     """Make a set of an HR and an LR folder, or of one of them.
 
+    Where both are one folder, or the names in an HR folder alone say that LR lies among them, names tell HR from LR.
+
     Args:
         template: ``filename_tmpl`` of BasicSR: the LR name made from that of HR, both without their suffixes. ``{}`` is no
             template: names belong together that are the same without what tells HR from LR.
@@ -124,10 +127,20 @@ def pair_folders(name: str, hr: Path | None, lr: Path | None, scale: int, templa
     for folder in (hr, lr):
         if folder is not None and not folder.is_dir():
             raise DataError(f"{folder} is not a folder: the set '{name}' needs one")
-    hr_images = {} if hr is None else _keyed(hr, scale, "lr" if hr == lr else None)
-    lr_images = {} if lr is None else _keyed(lr, scale, "hr" if hr == lr else None)
-    if template != "{}" and hr is not None and lr is not None:
-        lr_images = {path.stem: path for path in _images(lr)}
+    hr_paths = [] if hr is None else _images(hr)
+    lr_paths = [] if lr is None else _images(lr)
+    strangers: list[Path] = []
+    if hr is not None and template == "{}" and (hr == lr or (lr is None and _side_by_side(hr_paths, scale))):
+        hr_paths, lr_paths, strangers = _sides(hr_paths, scale)
+        if not hr_paths:
+            return Suite(name, scale, (), ((str(hr), "it holds no image whose name ends in _HR or _GT"),))
+        lr = hr if lr_paths else None  # with LR of other scales only, LR is made
+    elif hr == lr:
+        named = {template.format(path.stem) for path in hr_paths}
+        hr_paths = [path for path in hr_paths if path.stem not in named]
+    hr_images, lr_images = _keyed(hr_paths, scale), _keyed(lr_paths, scale)
+    if template != "{}" and hr is not None:
+        lr_images = {path.stem: path for path in lr_paths}
     if hr is None:
         items = [Item(key, None, path) for key, path in sorted(lr_images.items())]
         return Suite(name, scale, tuple(items), () if items else ((str(lr), "the folder holds no images"),))
@@ -135,7 +148,8 @@ def pair_folders(name: str, hr: Path | None, lr: Path | None, scale: int, templa
         return Suite(name, scale, (), ((str(hr), "the folder holds no images"),))
     if lr is not None and not lr_images:
         return Suite(name, scale, (), ((str(lr), "the folder holds no images"),))
-    items, left_out = [], []
+    items = []
+    left_out = [(str(path), "its name says neither HR nor LR") for path in strangers]
     for key, path in sorted(hr_images.items()):
         wanted = key if template == "{}" else template.format(path.stem)
         if lr is None:
@@ -220,7 +234,7 @@ def _find_suite(data: Path, name: str, scale: int) -> Suite:
 def _pair_found(name: str, folder: Path, scale: int) -> Suite:
     hr, lr = _hr_folder(folder, scale), _lr_folder(folder, scale)
     if (hr is None and lr is None) or (hr is None and _images(folder)):
-        hr = folder
+        hr, lr = folder, lr or _lr_beside(folder, scale)
     return pair_folders(name, hr, lr, scale)
 
 
@@ -234,6 +248,12 @@ def _lr_folder(folder: Path, scale: int) -> Path | None:
     found = _candidates(folder, LR_FOLDERS, scale)
     # LR_bicubic with X2 and X3 only is no LR folder for x4: LR is made
     return next((f for f in found if _images(f)), next((f for f in found if not any(f.iterdir())), None))
+
+
+def _lr_beside(folder: Path, scale: int) -> Path | None:
+    """``DIV2K_valid_LR_bicubic/X4`` of ``DIV2K_valid_HR``."""
+    split = re.fullmatch("(?i)(.+)_hr", folder.name)
+    return _child(folder.parent, f"{split[1]}_LR_bicubic/X{scale}") if split else None
 
 
 def _candidates(folder: Path, patterns: Iterable[str], scale: int) -> list[Path]:
@@ -261,9 +281,8 @@ def _images(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if is_image_file(path) and path.is_file()]
 
 
-def _keyed(folder: Path, scale: int, other: str | None) -> dict[str, Path]:
-    """Images of a folder by the name that HR and LR share, without those whose names end in ``_`` and ``other``."""
-    paths = [path for path in _images(folder) if other is None or not re.search(rf"_{other}$", path.stem, re.IGNORECASE)]
+def _keyed(paths: Sequence[Path], scale: int) -> dict[str, Path]:
+    """Images by the name that HR and LR share."""
     keys = [_key(path.stem, scale) for path in paths]
     counts = Counter(keys)
     # a name that stripping makes ambiguous is kept whole, with its suffix if even that is not enough
@@ -274,7 +293,35 @@ def _keyed(folder: Path, scale: int, other: str | None) -> dict[str, Path]:
     return result
 
 
-def _key(stem: str, scale: int) -> str:
+def _key(stem: str, scale: int | str) -> str:
     """``babyx4``, ``baby_LRBI_x4`` and ``img_001_SRF_4_HR`` without what tells HR from LR."""
     shorter = re.sub(rf"(?i)(x{scale}|[_-](x{scale}|srf_{scale}|hr|lr|gt|lrbi|lrbic|bicubic|mod\d+))+$", "", stem)
     return shorter or stem
+
+
+def _marks(stem: str, scale: int | str) -> str:
+    return stem[len(_key(stem, scale)) :].lower()
+
+
+def _side(stem: str, scale: int | str) -> str:
+    """``"hr"``, ``"lr"`` or, of a name that says neither, ``""``."""
+    marks = _marks(stem, scale)
+    return "hr" if re.search("hr|gt", marks) else "lr" if re.search("lr|x", marks) else ""
+
+
+def _side_by_side(paths: Sequence[Path], scale: int) -> bool:
+    """Whether the names say that HR and LR, of whatever scale, of the same image are among these."""
+    stems = [path.stem for path in paths]
+    hr = {_key(stem, scale) for stem in stems if _side(stem, scale) == "hr"}
+    return any(_side(stem, s) == "lr" and _key(stem, s) in hr for s in (scale, "[2-9]") for stem in stems)
+
+
+def _sides(paths: Sequence[Path], scale: int) -> tuple[list[Path], list[Path], list[Path]]:
+    """HR and LR of a folder that holds both, and images that are no version of any HR."""
+    hr = [path for path in paths if _side(path.stem, scale) == "hr"]
+    lr = [path for path in paths if _side(path.stem, scale) == "lr"]
+    # beside baby_LR, baby_x4 is what some method made of it
+    lr = [path for path in lr if "lr" in _marks(path.stem, scale)] or lr
+    versions = tuple(_key(path.stem, scale) + mark for path in hr for mark in "_-x")
+    known = {*hr, *lr}
+    return hr, lr, [path for path in paths if path not in known and not path.stem.startswith(versions)]

@@ -24,10 +24,14 @@ from drct.errors import CheckpointError, did_you_mean
 
 # Where trainers keep the weights, best first: averaged weights (EMA) are what papers report.
 AVERAGES = ("params_ema", "params-ema", "ema", "model_ema", "state_dict_ema", "ema_state_dict")
-LAYOUT_KEYS = (*AVERAGES, "params", "state_dict", "model_state_dict", "model", "net", "network")
+LAYOUT_KEYS = (
+    *AVERAGES,
+    *("params", "state_dict", "model_state_dict", "model", "net", "network", "weights"),
+    *("net_g", "netG", "model_g", "generator"),  # beside a discriminator
+)
 # Wrappers that trainers leave in front of every name.
 GENERATORS = ("netG.", "net_g.", "generator.")  # beside a discriminator
-PREFIXES = ("module.", "_orig_mod.", "model.", *GENERATORS)
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", *GENERATORS)
 # Constants that follow from the options; some programs store them, we do not.
 RECOMPUTABLE = re.compile(r"(^|\.)(relative_position_index(_SA|_OCA)?|attn_mask)$")
 _quiet = threading.Lock()  # catch_warnings is not safe in threads: of two, the later one may bring the other's filters back
@@ -56,7 +60,8 @@ class WeightFile:
         tensors: weights under the published names, prefixes such as ``module.`` removed.
         buffers: constants that the file stores although they can be recomputed (position indices, shift masks).
         metadata: the text entries of a safetensors file; empty for others.
-        layout: the dictionary key the weights stood under, for example ``"params_ema"``; ``""`` for a bare state dict.
+        layout: the dictionary key the weights stood under, for example ``"params_ema"``, or ``"model.state_dict"`` for a dictionary
+            within one; ``""`` for a bare state dict.
     """
 
     path: Path
@@ -239,22 +244,49 @@ def _choose(content: Any, key: str | None, path: Path) -> tuple[dict[str, Tensor
     """The dictionary of tensors within what a file holds, and the key it stood under."""
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
-    nested = {str(k): _tensors(v) for k, v in content.items() if isinstance(v, Mapping)}
-    nested = {k: v for k, v in nested.items() if v and k.isprintable()}
+    places = dict(sorted(_places(content).items(), key=lambda item: len(item[0])))
+    nested = {".".join(place): tensors for place, tensors in places.items()}
     if key is not None:
         if key == "params_ema" and key not in nested and "params" in nested:
             key = "params"  # as BasicSR does: a run without averages has only these
         if key not in nested:
-            known = f"it has {', '.join(nested)}" if nested else "its weights stand under no key"
+            known = f"it has {_shown(list(nested))}" if nested else "its weights stand under no key"
             raise CheckpointError(f"{path} has no weights under '{key}'{did_you_mean(key, nested)}; {known}")
         return nested[key], key
-    for candidate in LAYOUT_KEYS:
-        if candidate in nested:
-            return nested[candidate], candidate
     bare = _tensors(content)
-    if not bare and nested:
-        raise CheckpointError(f"{path} has weights under {', '.join(nested)}: say which by key")
-    return bare, ""
+    chosen = min((place for place in places if any(part in LAYOUT_KEYS for part in place)), key=_rank, default=None)
+    if bare and (chosen is None or len(chosen) > 1):
+        return bare, ""
+    if chosen is None and places:
+        least = len(next(iter(places)))
+        chosen, *others = (place for place in places if len(place) == least)
+        if others:
+            raise CheckpointError(
+                f"{path} has weights under {_shown(['.'.join(place) for place in (chosen, *others)])}: say which by key "
+                f"(drct export {path} --key NAME --to safetensors writes a file of one)"
+            )
+    return ({}, "") if chosen is None else (places[chosen], ".".join(chosen))
+
+
+def _places(content: Mapping[Any, Any], depth: int = 2) -> dict[tuple[str, ...], dict[str, Tensor]]:
+    """Dictionaries of tensors within a dictionary by the keys that lead there."""
+    places: dict[tuple[str, ...], dict[str, Tensor]] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping) and str(key).isprintable():
+            if tensors := _tensors(value):
+                places[(str(key),)] = tensors
+            elif depth > 1:
+                places |= {(str(key), *place): tensors for place, tensors in _places(value, depth - 1).items()}
+    return places
+
+
+def _rank(place: tuple[str, ...]) -> tuple[int, list[int]]:
+    """Lowest for the weights to take: of outer dictionaries before inner ones, then in the order of ``LAYOUT_KEYS``."""
+    return len(place), sorted(LAYOUT_KEYS.index(part) if part in LAYOUT_KEYS else len(LAYOUT_KEYS) for part in place)
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
