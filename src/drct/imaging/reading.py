@@ -89,9 +89,12 @@ def read(path: str | os.PathLike[str], max_pixels: int | None = None, page: int 
     return picture
 
 
-def read_bytes(data: bytes, name: str, max_pixels: int | None = None) -> Picture:
+def read_bytes(data: bytes | bytearray | memoryview, name: str, max_pixels: int | None = None) -> Picture:
     """Read an image file that lies in memory, as :func:`read` does; ``name`` stands for it in messages."""
-    return _picture(name, open_image(name, io.BytesIO(data), max_pixels))
+    # Named here, so that it is there until all is decoded: libvips reads from it later and does not hold it.
+    content = data if isinstance(data, bytes) else bytes(memoryview(data))
+    file = io.BytesIO(content)
+    return _picture(name, open_image(name, file, max_pixels))
 
 
 def read_pages(path: str | os.PathLike[str], max_pixels: int | None = None) -> Iterator[Picture]:
