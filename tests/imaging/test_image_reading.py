@@ -187,6 +187,9 @@ def test_impossible_sides_of_avif_are_refused_without_noise(tmp_path: Path, capf
         ("a.webp", b"RIFF\0\0\0\0WEBP", "damaged"),
         ("a.gif", b"GIF89a", "damaged"),
         ("raw.tif", b"II*\0\x10\0\0\0CR\2\0", "camera raw"),
+        ("a.film", b"\0\0\0\x14ftypisom\0\0\0\0mp41", "drct upscale reads videos, which it knows by their names, such as a.mp4"),
+        ("a.film", b"\x1aE\xdf\xa3" + bytes(30), "a Matroska or WebM video; only drct upscale reads videos"),
+        ("a.film", b"RIFF\0\0\0\0AVI LIST", "such as a.avi"),
     ],
 )
 def test_other_content_is_refused(tmp_path: Path, name: str, content: bytes, words: str) -> None:

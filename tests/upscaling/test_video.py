@@ -75,7 +75,7 @@ def test_levels_as_libav_converts_them(tmp_path: Path, pixel_format: str) -> Non
 
     rng = np.random.default_rng(0)
     clip = object.__new__(Clip)
-    clip.path = tmp_path
+    clip.path, clip._centred = tmp_path, (False, True)
     for _ in range(20):
         rgb = np.full((8, 8, 3), rng.integers(0, 256, 3), np.uint8)
         frame = av.VideoFrame.from_ndarray(rgb, "rgb24").reformat(format=pixel_format, dst_colorspace="ITU601", threads=1)
@@ -101,6 +101,73 @@ def test_chroma_stays_where_it_lies(subsampling: tuple[int, int], height: int, w
         assert np.abs(plane[inside, inside].astype(int) - again[inside, inside]).max() <= 1
 
 
+def chroma_ramp(side: int) -> np.ndarray:
+    """RGB whose blue difference rises to the right, the red one downwards."""
+    rise = np.broadcast_to(np.linspace(15000, 50000, side).astype(np.uint16), (side, side))
+    return to_rgb([np.full((side, side), 32768, np.uint16), rise, rise.T], Samples("yuv", 16))
+
+
+def shift(rgb: np.ndarray, original: np.ndarray) -> list[float]:
+    """How far the chroma of a ramp was moved, in pixels to the right and downwards."""
+    inside = slice(8, -8)
+    moved = []
+    for axis, a, b in zip((1, 0), *(from_rgb(image, Samples("yuv", 16))[1:] for image in (rgb, original)), strict=True):
+        a, b = a[inside, inside].astype(float), b[inside, inside].astype(float)
+        moved.append((b - a).mean() / np.diff(b, axis=axis).mean())
+    return moved
+
+
+TEN_BITS = {"codec": "libx265", "pixel_format": "yuv420p10le", "options": {"x265-params": "log-level=none"}}
+HDR = {**TEN_BITS, "samples": Samples("yuv", 10, (2, 2), 9), "codes": (1, 9, 9, 16)}
+MOTION_JPEG = {"codec": "mjpeg", "codes": (2, 5, 2, 2), "time_base": Fraction(1, 25), "options": {"qmin": "1", "qmax": "1"}}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "clip", "expected"),
+    [
+        ("mp4", {}, (0, 0)),
+        ("mp4", {"options": {"qp": "4", "x264-params": "chromaloc=1"}}, (0.5, 0)),
+        ("mp4", {"options": {"qp": "4", "x264-params": "chromaloc=2"}}, (0, -0.5)),
+        ("mkv", {**HDR, "options": {"x265-params": "log-level=none:chromaloc=2"}}, (0, -0.5)),
+        ("mov", HDR, (0, 0)),
+        ("avi", {**MOTION_JPEG, "pixel_format": "yuvj420p"}, (0.5, 0)),
+        ("mov", {**MOTION_JPEG, "pixel_format": "yuvj422p", "samples": Samples("yuv", 8, (2, 1), 5, True)}, (0.5, 0)),
+        ("mpg", {"codec": "mpeg1video", "time_base": Fraction(1, 25), "options": {"qmin": "1", "qmax": "1"}}, (0.5, 0)),
+        ("mkv", {"codec": "ffv1"}, (0, 0)),
+        ("mkv", {"codec": "ffv1", "options": {"chroma_sample_location": "center"}}, (0.5, 0)),
+    ],
+)
+def test_chroma_is_read_where_the_codec_or_the_file_puts_it(
+    tmp_path: Path, suffix: str, clip: dict[str, Any], expected: tuple[float, float]
+) -> None:
+    """Written beside the left column throughout, so that what is said to lie elsewhere is seen to be moved."""
+    ramp = chroma_ramp(64)
+    source = make_clip(tmp_path / f"in.{suffix}", images=[ramp] * 12, **clip)
+    assert shift(next(Clip(source).decode()).rgb, ramp) == pytest.approx(expected, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        ("mp4", {"codec": "h264"}),
+        ("mp4", {"codec": "h265"}),
+        ("mp4", {"codec": "av1", "preset": "12", "crf": 5}),
+        ("webm", {"codec": "vp9", "crf": 5}),
+        ("mkv", {"codec": "ffv1"}),
+    ],
+)
+def test_results_say_where_chroma_lies(tmp_path: Path, repeater: Repeater, suffix: str, options: dict[str, Any]) -> None:
+    """So that libav, which takes another place where nothing is said, shows them as they are read here."""
+    ramp = chroma_ramp(64)
+    source = make_clip(tmp_path / "in.avi", images=[ramp], pixel_format="yuvj420p", **MOTION_JPEG)
+    read = next(Clip(source).decode()).rgb
+    upscale_clip(source, tmp_path / f"out.{suffix}", repeater, scale=2, **options)
+    with av.open(str(tmp_path / f"out.{suffix}")) as container:
+        frame = next(container.decode(video=0))
+    larger = frame.reformat(format="gbrp16le", threads=1).to_ndarray()
+    assert shift(larger, read.repeat(2, 0).repeat(2, 1)) == pytest.approx((0, 0), abs=0.1)
+
+
 @dataclasses.dataclass
 class Case:
     """A clip and what is different in its result."""
@@ -115,7 +182,6 @@ class Case:
     options: dict[str, object] = dataclasses.field(default_factory=dict)
 
 
-TEN_BITS = {"codec": "libx265", "pixel_format": "yuv420p10le", "options": {"x265-params": "log-level=none"}}
 MASTERED = {
     "x265-params": "log-level=none:hdr10=1:max-cll=1000,400:"
     "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
@@ -598,6 +664,17 @@ def test_sizes_that_change_can_be_cut_where_the_message_says(tmp_path: Path, rep
         assert (result.frames, result.output_size, result.input_size) == (20, size, (size[0] // 4, size[1] // 4))
 
 
+def test_where_frames_begin_to_be_interlaced_is_told(tmp_path: Path, repeater: Repeater) -> None:
+    source = tmp_path / "in.ts"
+    interlaced(tmp_path / "two.ts", times=[3600 * i for i in range(20, 32)], **RECORDED)
+    source.write_bytes(recording(tmp_path / "one.ts", 0, 20, size=(64, 64)).read_bytes() + (tmp_path / "two.ts").read_bytes())
+    with pytest.raises(VideoError, match=r"its frames are interlaced at (.*) s, .*: --duration takes what is before") as caught:
+        upscale_clip(source, tmp_path / "out.mp4", repeater)
+    seconds = float(str(caught.value).split(" s,")[0].split()[-1])
+    assert 0.7 < seconds <= 0.8
+    assert upscale_clip(source, tmp_path / "out.mp4", repeater, duration=seconds).frames >= 19
+
+
 # Interruptions
 
 
@@ -804,11 +881,10 @@ def no_video(path: Path) -> None:
         container.mux(audio.encode(None))
 
 
-def interlaced(path: Path) -> None:
+def interlaced(path: Path, **clip: Any) -> None:
     options = {"x264-params": "tff=1:qp=4"}
-    make_clip(
-        path, size=(64, 64), options=options, flags=av.codec.context.Flags.interlaced_dct | av.codec.context.Flags.interlaced_me
-    )
+    flags = av.codec.context.Flags.interlaced_dct | av.codec.context.Flags.interlaced_me
+    make_clip(path, size=(64, 64), options=options, flags=flags, **clip)
 
 
 def cut_off(path: Path) -> None:
@@ -955,6 +1031,18 @@ def test_folders_mix_images_and_videos(tmp_path: Path, model: Path) -> None:
     assert [r.status for r in again.results] == ["skipped", "skipped", "skipped", "failed"]
     other = upscale(UpscaleOptions(**options, crf=30))
     assert [r.status for r in other.results] == ["done", "done", "skipped", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [(".3g2", "libx264"), (".M2V", "mpeg2video"), (".asf", "mpeg4"), (".mxf", "mpeg2video"), (".nut", "ffv1")],
+)
+def test_suffixes_of_videos_that_are_read(tmp_path: Path, repeater: Repeater, suffix: str, codec: str) -> None:
+    from drct.upscaling.video import is_video_file
+
+    source = make_clip(tmp_path / f"in{suffix}", codec=codec, times=[0, 1, 2, 3], frames=4, time_base=Fraction(1, 25))
+    assert is_video_file(source)
+    assert upscale_clip(source, tmp_path / "out.mkv", repeater, codec="ffv1").frames == 4
 
 
 def test_a_folder_without_pyav_leaves_videos_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

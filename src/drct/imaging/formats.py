@@ -110,6 +110,7 @@ _VIDEO_BRANDS = {
     b"3gp4",
     b"3gp5",
 }
+VIDEO_SUFFIXES = {"an MP4 or QuickTime video": ".mp4", "a Matroska or WebM video": ".mkv", "an AVI video": ".avi"}
 _HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from drct.errors import ImageError
 from drct.imaging import exif, gif_blocks, heic, heif_boxes, iptc, jpeg_segments, png_chunks, tiff_directories, xmp_container
 from drct.imaging._vips import cause, enter, has_operation, pyvips
-from drct.imaging.formats import FORMATS, sniff
+from drct.imaging.formats import FORMATS, VIDEO_SUFFIXES, sniff
 from drct.imaging.picture import Picture, PictureInfo, visible_range
 
 MAX_PIXELS = 500_000_000
@@ -204,6 +204,9 @@ def open_image(
     if tiff.is_raw:
         name, what = None, "a camera raw file or another TIFF that begins with a preview"
     if name is None:
+        if what in VIDEO_SUFFIXES:
+            name = Path(path).stem + VIDEO_SUFFIXES[what]
+            raise ImageError(f"{path}: {what}; only drct upscale reads videos, which it knows by their names, such as {name}")
         raise ImageError(f"{path}: {what}; {_readable()} are read")
     if tiff.foreign:
         raise ImageError(f"{path}: a TIFF of {tiff.foreign} is not supported: convert it to RGB first")

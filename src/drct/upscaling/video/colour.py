@@ -2,7 +2,8 @@
 
 A video frame holds luma and two colour differences, the latter often at half size, in a studio or a full range of 8 to 16 bits
 (ITU-R BT.601, BT.709, BT.2020; codes of ITU-T H.273). Chroma samples of 4:2:0 are taken to lie where MPEG-2 and all later
-standards put them unless told otherwise: beside the left one of two luma columns and between two rows.
+standards put them unless told otherwise: beside the left one of two luma columns and between two rows. JPEG and MPEG-1 put them
+between two columns, too, and video in HDR often beside the upper left one of four luma samples.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 UNSPECIFIED = 2  # of matrix, primaries and transfer (H.273)
 BT709, SMPTE170M = 1, 6
 STUDIO_RANGE, FULL_RANGE = 1, 2  # libav's codes; 0 is unspecified
+LEFT_SITED = (False, True)  # of ``Samples.centred``: as in MPEG-2 and later
 
 # Weights of red and blue in luma by matrix code (H.273, table 4)
 _LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
@@ -33,6 +35,7 @@ class Samples:
         subsampling: columns and rows of luma per chroma sample: ``(2, 2)`` for 4:2:0.
         matrix: code of the matrix, one of :data:`MATRICES`.
         full_range: levels from 0 to the peak, and not from 16 to 235 (240 for chroma) of 8 bits.
+        centred: whether a chroma sample lies in the middle of its luma columns, and of its rows, and not at the first of them.
     """
 
     kind: str
@@ -40,6 +43,7 @@ class Samples:
     subsampling: tuple[int, int] = (1, 1)
     matrix: int = BT709
     full_range: bool = False
+    centred: tuple[bool, bool] = LEFT_SITED
 
     @property
     def dtype(self) -> type[np.uint8] | type[np.uint16]:
@@ -85,7 +89,7 @@ def to_rgb(planes: list[np.ndarray], samples: Samples) -> np.ndarray:
     first = [(_floats(plane) - black) / span for plane in (planes if samples.kind == "rgb" else planes[:1])]
     if samples.kind == "yuv":
         neutral, reach = samples._chroma()
-        blue, red = ((_enlarged(_floats(p), samples.subsampling, height, width) - neutral) / reach for p in planes[1:])
+        blue, red = ((_enlarged(_floats(p), samples, height, width) - neutral) / reach for p in planes[1:])
         kr, kb = _LUMA[samples.matrix]
         y = first[0]
         r, b = y + 2 * (1 - kr) * red, y + 2 * (1 - kb) * blue
@@ -103,7 +107,7 @@ def to_rgb(planes: list[np.ndarray], samples: Samples) -> np.ndarray:
 def from_rgb(rgb: np.ndarray, samples: Samples) -> list[np.ndarray]:
     """Planes of a frame, each sample rounded to the nearest level; ``rgb`` is ``(H, W, 3)`` uint16, as :func:`to_rgb` gives it.
 
-    Smaller chroma planes are averages: over 1 2 1 columns, since they lie beside a column, and over two rows.
+    Smaller chroma planes are averages over 1 2 1 columns and two rows: :data:`LEFT_SITED`, whatever ``samples`` says.
     """
     height, width = rgb.shape[:2]
     planes = [np.empty(shape, samples.dtype) for shape in samples.plane_shapes(height, width)]
@@ -137,19 +141,20 @@ def _levels(values: Tensor, peak: int) -> np.ndarray:
     return values.round().clamp_(0, peak).to(torch.int32).numpy()
 
 
-def _enlarged(plane: Tensor, subsampling: tuple[int, int], height: int, width: int) -> Tensor:
+def _enlarged(plane: Tensor, samples: Samples, height: int, width: int) -> Tensor:
     """A chroma plane at the size of luma, interpolated linearly between the positions of its samples."""
-    across, down = subsampling
+    across, down = samples.subsampling
     if across > 1:
-        plane = _interpolated(plane.T, torch.arange(width) / across).T
+        plane = _interpolated(plane.T, width, across, samples.centred[0]).T
     if down > 1:
-        plane = _interpolated(plane, (torch.arange(height) - (down - 1) / 2) / down)
+        plane = _interpolated(plane, height, down, samples.centred[1])
     return plane
 
 
-def _interpolated(plane: Tensor, positions: Tensor) -> Tensor:
-    """Rows of a plane at fractional positions, held at its borders."""
-    positions = positions.clamp(0, len(plane) - 1)
+def _interpolated(plane: Tensor, count: int, step: int, centred: bool) -> Tensor:
+    """So many rows between those of a plane, ``step`` for one of them, held at its borders."""
+    first = (step - 1) / 2 if centred else 0
+    positions = ((torch.arange(count) - first) / step).clamp(0, len(plane) - 1)
     before = positions.floor().long()
     after = (before + 1).clamp_max(len(plane) - 1)
     return torch.lerp(plane[before], plane[after], (positions - before)[:, None])

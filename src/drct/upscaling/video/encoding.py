@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from drct.errors import OptionError, VideoError, did_you_mean
-from drct.upscaling.video.colour import BT709, UNSPECIFIED, Samples, assumed_matrix
+from drct.upscaling.video.colour import BT709, LEFT_SITED, UNSPECIFIED, Samples, assumed_matrix
 from drct.upscaling.video.source import Clip, Colour, require_av
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}  # that are written
-OTHER_SUFFIXES = (".avi", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".wmv", ".3gp")  # that are read
+OTHER_SUFFIXES = (  # that are read
+    *(".3g2", ".3gp", ".asf", ".avi", ".bik", ".divx", ".dv", ".f4v", ".flv", ".gxf", ".m2p", ".m2t", ".m2ts", ".mj2", ".mk3d"),
+    *(".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".smk", ".tod", ".tp", ".trp", ".ts"),
+    *(".vob", ".wmv", ".wtv", ".y4m"),
+    *(".264", ".265", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2v", ".mjpeg", ".mjpg"),  # bare streams
+)
 H264_SIDE = 4096  # beyond it players decode H.264 by software, if at all
 MILLISECONDS = Fraction(1, 1000)  # all that Matroska holds
 
@@ -169,7 +174,12 @@ def encoder_options(codec: str, crf: int | None, preset: str | None) -> dict[str
 def plan_encoding(
     clip: Clip, target: Path, size: tuple[int, int], codec: str, options: dict[str, str], notices: list[str]
 ) -> Encoding:
-    """Keep depth, chroma sizes and colour codes as far as the encoder can; what it cannot stands in ``notices``."""
+    """Keep depth, chroma sizes and colour codes as far as the encoder can; what it cannot stands in ``notices``.
+
+    Smaller chroma is always written :data:`LEFT_SITED`, and said to be so: it is what players take for a video that does not tell,
+    or whose codec cannot. That holds for HDR, too, whose sources often have it beside the upper row: a player that took that for
+    granted would be half a pixel of the larger frames off.
+    """
     av = require_av(target)
     container = CONTAINERS[target.suffix.lower()]
     encoder = CODECS[codec].encoder
@@ -188,6 +198,8 @@ def plan_encoding(
         colour = dataclasses.replace(colour, matrix=samples.matrix)
         name = "BT.709" if samples.matrix == BT709 else "BT.601"
         notices.append(f"the video names no colour matrix: {name} is taken, as players do for its size, and written")
+    if samples.kind == "yuv" and samples.subsampling != (1, 1):
+        options = {**options, "chroma_sample_location": "left"}
     if container in ("matroska", "webm") and (clip.time_base / MILLISECONDS).denominator != 1:
         notices.append("timestamps rounded to milliseconds, the finest that Matroska and WebM hold (MP4 keeps them)")
     if container not in ("matroska", "webm") and "stereo_mode" in clip.metadata:
@@ -216,5 +228,5 @@ def _fitting_format(samples: Samples, held: set[str], codec: str, notices: list[
                 notices.append(
                     f"chroma reduced to 4:{_SUBSAMPLING_NAMES[size][1]}:{_SUBSAMPLING_NAMES[size][2]}: {codec} holds no more"
                 )
-            return name, dataclasses.replace(samples, kind=kind, bits=bits, subsampling=size)
+            return name, dataclasses.replace(samples, kind=kind, bits=bits, subsampling=size, centred=LEFT_SITED)
     raise VideoError(f"{codec}: this build of PyAV encodes none of the usual pixel formats with it")

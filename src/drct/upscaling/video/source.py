@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import io
 import math
 import os
 import re
@@ -18,7 +19,16 @@ from typing import Any
 import numpy as np
 
 from drct.errors import MissingDependencyError, OptionError, VideoError
-from drct.upscaling.video.colour import FULL_RANGE, MATRICES, STUDIO_RANGE, UNSPECIFIED, Samples, assumed_matrix, to_rgb
+from drct.upscaling.video.colour import (
+    FULL_RANGE,
+    LEFT_SITED,
+    MATRICES,
+    STUDIO_RANGE,
+    UNSPECIFIED,
+    Samples,
+    assumed_matrix,
+    to_rgb,
+)
 
 RUN_UP = 10  # seconds that are decoded before the first wanted frame: no codec's references reach further back in practice
 LONGEST = 1e7  # seconds, four months: where a part may begin at the latest; libav counts nanoseconds in 64 bits
@@ -37,6 +47,7 @@ _NOT_WRITTEN = {
     "SPHERICAL": "data of 360° video",
     "STEREO3D": "data of 3D video",
 }
+_SITING = re.compile(rb"\x55\xb7\x81([\1\2])\x55\xb8\x81([\1\2])")  # ChromaSitingHorz and -Vert of Matroska: 1 first, 2 centred
 _DEPTHS = {"yuv": (8, 9, 10, 12, 14, 16), "grey": (8, 9, 10, 12, 14, 16), "rgb": (8, 9, 10, 12, 14, 16)}
 
 
@@ -130,6 +141,7 @@ class Clip:
             aspect = stream.sample_aspect_ratio
             self.aspect = Fraction(aspect) if aspect else None
             self.metadata = dict(stream.metadata)
+            self._centred = self._siting(stream)
             first = next(self._decoded(container), None)
             if first is None:
                 raise VideoError(f"{self.path}: no frame of its video can be decoded")
@@ -349,19 +361,31 @@ class Clip:
             self.notices.append(f"{damaged} frames are damaged in the file: the decoder patched them")
 
     def _check(self, frame: Any, time: Fraction) -> None:
-        self._check_progressive(frame)
+        self._check_progressive(frame, time)
         if (frame.width, frame.height) != (self.width, self.height):
             raise VideoError(
                 f"{self.path}: the frames change from {self.width} x {self.height} to {frame.width} x {frame.height} at "
                 f"{_seconds(time - self.start)} s: cut it there with --start and --duration"
             )
 
-    def _check_progressive(self, frame: Any) -> None:
+    def _check_progressive(self, frame: Any, time: Fraction | None = None) -> None:
         if frame.interlaced_frame:
+            where, advice = "", ""
+            if time is not None:
+                where, advice = f" at {_seconds(time - self.start)} s", "--duration takes what is before; for the whole "
             raise VideoError(
-                f"{self.path}: its frames are interlaced, and upscaling would keep the combs: deinterlace it first, "
+                f"{self.path}: its frames are interlaced{where}, and upscaling would keep the combs: {advice}deinterlace it first, "
                 "for example by ffmpeg -i IN -vf bwdif -c:a copy OUT"
             )
+
+    def _siting(self, stream: Any) -> tuple[bool, bool]:
+        """Where chroma lies, as in :class:`Samples`; PyAV does not tell, but libav writes it into the header of Matroska."""
+        header = io.BytesIO()
+        with contextlib.suppress(ValueError, self._av.FFmpegError), self._av.open(header, "w", format="matroska") as trial:
+            trial.add_stream_from_template(stream, opaque=True)
+            trial.start_encoding()
+        found = _SITING.search(header.getvalue())
+        return LEFT_SITED if found is None else (found[1] == b"\2", found[2] == b"\2")
 
     def _colour(self, frame: Any) -> Colour:
         full = FULL_RANGE if frame.format.name.startswith("yuvj") else int(frame.color_range)
@@ -383,7 +407,7 @@ class Clip:
             raise VideoError(
                 f"{self.path}: colours of this kind ({format.name}, matrix {matrix}) are not supported: convert it to YUV in BT.709"
             )
-        return Samples(kind, bits, subsampling, matrix, colour.range == FULL_RANGE)
+        return Samples(kind, bits, subsampling, matrix, colour.range == FULL_RANGE, self._centred)
 
     def _planes(self, frame: Any) -> list[np.ndarray]:
         """Samples of a frame, plane by plane; formats that are no plain planes are rearranged by libav, their values stay."""
