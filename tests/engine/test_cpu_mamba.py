@@ -107,3 +107,16 @@ def test_memory_and_description() -> None:
         torch.set_num_threads(threads)
     assert any("native selective scan in 10 blocks" in line for line in program.describe())
     assert program.folded_multiply_adds > 0
+
+
+def test_weights_are_copied_where_torch_cannot_pack_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("linear", "mamba"):
+        monkeypatch.setattr(f"drct.engine.cpu.{name}.packing_available", lambda: "no oneDNN")
+    torch.manual_seed(0)
+    network = create_network("mamba_drct", **SMALL)
+    program, x = compile(network), torch.rand(1, 3, 9, 9)
+    before = program(x)
+    for module in network.modules():
+        if isinstance(module, SS2D):
+            module.x_proj_weight.data.mul_(100)
+    assert torch.equal(program(x), before)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +17,7 @@ from drct import engine
 from drct.engine import digits
 from drct.engine.digits import in_all_digits
 from drct.engine.program import PlainProgram, Program
-from drct.errors import OptionError
+from drct.errors import DeviceError, OptionError
 from drct.networks import SuperResolutionNetwork, create_network
 
 Build = Callable[..., SuperResolutionNetwork]
@@ -198,3 +200,9 @@ def test_what_is_no_network_and_no_image_is_refused() -> None:
     ):
         with pytest.raises(OptionError, match=f"input is {kind}, but a tensor of floats within 0..1"):
             program(image)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("to_copy", [copy.deepcopy, pickle.dumps])
+def test_a_program_is_neither_copied_nor_pickled(to_copy: Callable[[Any], Any]) -> None:
+    with pytest.raises(DeviceError, match="copy the network"):
+        to_copy(engine.compile(create_network("drct", **TINY)))

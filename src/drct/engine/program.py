@@ -6,6 +6,7 @@ import contextlib
 import copy
 import time
 from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -45,11 +46,16 @@ class Program:
         self.device = device
         self.precision = precision
 
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Neither copied nor sent to another process: it holds kernels and threads of this one."""
+        raise DeviceError("a compiled program cannot be copied or pickled: copy the network, and compile that where it is to run")
+
     def __call__(self, x: Tensor) -> Tensor:
         """Upscale ``x``.
 
         Args:
-            x: ``(N, in_chans, H, W)`` on any device, values 0..1, any H and W from 1 up.
+            x: ``(N, in_chans, H, W)`` on any device, values 0..1, any H and W from 1 up; with ``ape`` those that padding makes
+                ``img_size``.
 
         Returns:
             ``(N, in_chans, scale * H, scale * W)`` float32 on the program's device, not clipped to 0..1.

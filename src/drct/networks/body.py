@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from drct.errors import OptionError
 from drct.networks.base import SuperResolutionNetwork, Upsample, UpsampleOneStep
+from drct.networks.layer_norm import LayerNorm
 from drct.networks.window_attention import PatchEmbed, to_bchw
 
 NUM_FEAT = 64  # channels of the reconstruction
@@ -169,7 +170,7 @@ class BodyNetwork(SuperResolutionNetwork):
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
         self.pos_drop = nn.Dropout(options.drop_rate)
         self.layers = nn.ModuleList(make_groups())
-        self.norm = nn.LayerNorm(d)
+        self.norm = LayerNorm(d)
         self.conv_after_body = residual_convolution(d, options.resi_connection)
         if options.upsampler == "pixelshuffledirect":
             self.upsample: nn.Module = UpsampleOneStep(options.upscale, d, num_out)
@@ -190,7 +191,8 @@ class BodyNetwork(SuperResolutionNetwork):
         if self.options.ape:
             side = self.options.img_size
             if x.shape[1:3] != (side, side):
-                raise OptionError(f"with ape the input must be {side} x {side}, not {x.shape[1]} x {x.shape[2]}")
+                padded = f"padded to multiples of {self.pad_multiple} this one is {x.shape[1]} x {x.shape[2]}"
+                raise OptionError(f"with ape the input must be {side} x {side}, as it comes or padded: {padded}")
             x = x + self.absolute_pos_embed.view(1, side, side, -1)
         x = self.pos_drop(x)
         for group in self.layers:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from drct.errors import OptionError
 from drct.networks.base import init_weights
 from drct.networks.body import BodyNetwork, WindowOptions, drop_path_rates, residual_convolution
+from drct.networks.layer_norm import LayerNorm
 from drct.networks.window_attention import (
     Mlp,
     SwinBlock,
@@ -153,14 +154,14 @@ class OCAB(nn.Module):
         d = options.embed_dim
         self.window, self.overlap_window, self.num_heads = options.window_size, options.overlap_window, heads
         self.scale = options.qk_scale or (d // heads) ** -0.5
-        self.norm1 = nn.LayerNorm(d)
+        self.norm1 = LayerNorm(d)
         self.qkv = nn.Linear(d, 3 * d, bias=options.qkv_bias)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((self.window + self.overlap_window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         index = overlap_position_index(self.window, self.overlap_window)
         self.register_buffer("relative_position_index", index, persistent=False)
         self.proj = nn.Linear(d, d)
-        self.norm2 = nn.LayerNorm(d)
+        self.norm2 = LayerNorm(d)
         self.mlp = Mlp(d, int(d * options.mlp_ratio))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from drct.errors import OptionError
 from drct.networks.base import init_weights
 from drct.networks.body import BodyNetwork, drop_path_rates
 from drct.networks.drct import DenseGroup, DenseOptions
+from drct.networks.layer_norm import LayerNorm
 from drct.networks.scan import selective_scan
 from drct.networks.window_attention import DropPath, Mlp, to_bchw
 
@@ -68,7 +69,7 @@ class SS2D(nn.Module):
         self.dt_projs_bias = nn.Parameter(torch.empty(k, d))
         self.A_logs = nn.Parameter(torch.empty(k * d, n))
         self.Ds = nn.Parameter(torch.empty(k * d))
-        self.out_norm = nn.LayerNorm(d)
+        self.out_norm = LayerNorm(d)
         self.out_proj = nn.Linear(d, d_model, bias=False)
         self.reset_scan()
 
@@ -130,10 +131,10 @@ class MambaBlock(nn.Module):
 
     def __init__(self, dim: int, options: MambaDRCTOptions, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = LayerNorm(dim)
         self.ss2d = SS2D(dim, options.d_state, options.expand)
         self.drop_path = DropPath(drop_path)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = LayerNorm(dim)
         self.mlp = Mlp(dim, max(1, int(dim * mlp_ratio)), options.drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:

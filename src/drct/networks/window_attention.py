@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drct.networks.layer_norm import LayerNorm
+
 MASKED = -100.0  # added to the score of two positions that only the cyclic shift made neighbours
 
 
@@ -201,10 +203,10 @@ class SwinBlock(nn.Module):
         super().__init__()
         self.window = window
         self.shift = shift
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = LayerNorm(dim)
         self.attn = WindowAttention(dim, window, num_heads, shift, qkv_bias, qk_scale, attn_drop, drop)
         self.drop_path = DropPath(drop_path)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -235,7 +237,7 @@ class PatchEmbed(nn.Module):
     def __init__(self, dim: int, patch_norm: bool = True) -> None:
         super().__init__()
         if patch_norm:
-            self.norm: nn.Module = nn.LayerNorm(dim)
+            self.norm: nn.Module = LayerNorm(dim)
         else:
             self.norm = nn.Identity()
 

@@ -37,7 +37,7 @@ class Scan:
         self.dim, self.dtype = block.d_inner, dtype
         self.conv = block.conv2d.weight.detach().clone(memory_format=torch.channels_last)
         self.conv_bias = None if block.conv2d.bias is None else block.conv2d.bias.detach().clone()
-        x_proj = block.x_proj_weight.detach().flatten(0, 1)
+        x_proj = block.x_proj_weight.detach().flatten(0, 1).clone()
         self.x_proj = Linear(Affine(x_proj, x_proj.new_zeros(len(x_proj))), dtype)
         self.steps = block.dt_projs_weight.detach().transpose(1, 2).clone(memory_format=torch.contiguous_format)
         self.steps_bias = block.dt_projs_bias.detach().clone()
