@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ def several(values: Any) -> Any:
 
 def first_problem(
     error: ValidationError,
-    known: Iterable[str],
+    known: Collection[str],
     *,
     noun: str = "option",
     depth: int | None = None,
@@ -31,7 +31,7 @@ def first_problem(
 
     Args:
         error: as pydantic raised it.
-        known: the valid keys, of which the one nearest to an unknown key is named.
+        known: the valid keys of all groups, of which the one nearest to an unknown key is named.
         noun: what a key is called.
         depth: how far options are nested; what pydantic names below that are branches of unions and parts of a value.
         branches: steps of a location that are branches of a union and no keys.
@@ -41,6 +41,8 @@ def first_problem(
     keys = [str(step) for step in first["loc"][:depth] if step not in branches]
     where = ".".join(keys)
     if first["type"] == "extra_forbidden":
+        if keys[-1] in known:
+            return f"{noun} '{where}' stands in the wrong place: {keys[-1]} belongs elsewhere in the file"
         return f"{noun} '{where}' is unknown{did_you_mean(keys[-1], known)}"
     if first["type"] == "missing":
         return f"{noun} '{where}' is missing"

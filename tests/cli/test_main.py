@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,34 @@ def test_wrong_usage(capsys, arguments, message):
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.out == ""
+
+
+OLDER_CALL = "--launcher belongs to an older call; use: torchrun --nproc-per-node N -m drct train -opt FILE.yml"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["--local-rank=0", "train", "-opt", "o.yml"], OLDER_CALL),
+        (["--local_rank=0", "train", "-opt", "o.yml", "--launcher", "pytorch"], OLDER_CALL),
+        (["train", "-opt", "o.yml", "--launcher", "pytorch"], OLDER_CALL),
+        (["train", "--local-rank=1"], OLDER_CALL),
+        (["train", "-opt", "o.yml", "--auto_resume"], "--auto_resume is an option of BasicSR; use: --resume auto"),
+        (["train", "-opt", "o.yml", "--debug"], "--debug is an option of BasicSR; use: --stop-after N"),
+        (
+            ["train", "--force_yml", "train:ema_decay=0", "name=a", "-opt", "o.yml"],
+            "--force_yml is an option of BasicSR; use: a copy",
+        ),
+    ],
+)
+def test_options_of_other_programs_are_answered(capsys, arguments, answer):
+    assert cli.run(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"drct: error: {answer}")
+    assert err.count("\n") == 1
+    for command in ([], ["train"]):
+        assert cli.run([*command, "--help"]) == 0
+        assert not re.search("--(local|launcher|auto_|debug|force)", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

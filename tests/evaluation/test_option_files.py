@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from drct.errors import CheckpointError, DataError, ModelNotFoundError, OptionError
@@ -149,6 +150,8 @@ def test_rgb_metrics(options: dict[str, Any]) -> None:
     [
         ({"sclae": 4}, OptionError, r"'sclae' is unknown \(did you mean 'scale'\?\)"),
         ({"val": {"metircs": {}}}, OptionError, r"'val.metircs' is unknown \(did you mean 'metrics'\?\)"),
+        ({"suffix": None}, OptionError, "option 'suffix' stands in the wrong place: suffix belongs elsewhere in the file"),
+        ({"val": {"scale": 4}}, OptionError, r"option 'val\.scale' stands in the wrong place"),
         ({"network_g": {**NETWORK, "embed_dims": 3}}, OptionError, r"'embed_dims' is unknown.*did you mean 'embed_dim'"),
         ({"network_g": {**NETWORK, "type": "DCRT"}}, OptionError, "'dcrt' is unknown"),
         ({"network_g": {"upscale": 4}}, OptionError, "no 'type'"),
@@ -225,3 +228,41 @@ def test_where_basicsr_would_measure_otherwise_is_told(options: dict[str, Any]) 
     run(options, said)
     assert "options.yml: 'val.metrics.psnr.test_y_channel' is not given: it is measured on Y, where BasicSR takes RGB" in said
     assert sum("is not given" in line for line in said) == 1
+
+
+@pytest.mark.parametrize("change", [{"depths": [1, 1], "num_heads": [2, 2]}, {"in_chans": 1}, {"upscale": 8}, {"embed_dim": 24}])
+def test_a_network_that_the_weights_do_not_fill_is_not_measured(options: dict[str, Any], change: dict[str, Any]) -> None:
+    options["network_g"] = {**NETWORK, **change}
+    options["scale"] = options["network_g"]["upscale"]
+    options["path"]["strict_load_g"] = False
+    with pytest.raises(
+        CheckpointError, match=r"does not fit the network_g of options\.yml: .*(missing|of another shape)"
+    ) as caught:
+        run(options)
+    assert "\n" not in str(caught.value)
+    assert not Path("results").exists()
+
+
+def test_weights_that_the_network_has_no_place_for_are_told(options: dict[str, Any], tiny_model: Path) -> None:
+    options["path"]["strict_load_g"] = False
+    complete: list[str] = []
+    expected = run(options, complete).mean("DRCT_tiny", "Set2", "psnr")
+    assert all("has no effect" in line for line in complete)
+    torch.save(load_network(tiny_model).state_dict() | {"head.weight": torch.ones(2)}, "more.pth")
+    options["path"]["pretrain_network_g"] = "more.pth"
+    said: list[str] = []
+    assert run(options, said).mean("DRCT_tiny", "Set2", "psnr") == expected
+    assert [line for line in said if line not in complete] == [
+        "more.pth: 1 unexpected (head.weight), left out as strict_load_g is false"
+    ]
+
+
+def test_what_is_doubtful_about_the_weights_is_told(options: dict[str, Any], tiny_model: Path) -> None:
+    network = load_network(tiny_model)
+    indices = {name: buffer for name, buffer in network.named_buffers() if name.endswith("relative_position_index")}
+    torch.save(network.state_dict() | indices, "unmasked.pth")
+    options["path"]["pretrain_network_g"] = "unmasked.pth"
+    said: list[str] = []
+    run(options, said)
+    (line,) = [line for line in said if "no effect" not in line]
+    assert line.startswith("unmasked.pth stores position indices but no shift masks")

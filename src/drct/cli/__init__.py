@@ -11,7 +11,8 @@ import importlib
 import importlib.util
 import os
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import click
 
@@ -35,6 +36,7 @@ VERBS = {
 }
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+OLDER_CALL = "--launcher belongs to an older call; use: torchrun --nproc-per-node N -m drct train -opt FILE.yml"
 USAGE_ERRORS = (OptionError, ModelNotFoundError, DeviceError)  # the command line asks for what cannot be
 
 
@@ -71,8 +73,22 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
+def answered(*names: str, answer: str, **kind: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A hidden option that only other programs have: whoever gives it is told what to use instead, before all other mistakes."""
+
+    def tell(ctx: click.Context, _: click.Parameter, value: Any) -> None:
+        if value and not ctx.resilient_parsing:
+            from drct.training.processes import one_voice
+
+            with one_voice():
+                raise OptionError(answer)
+
+    return click.option(*names, hidden=True, is_eager=True, expose_value=False, callback=tell, **kind)
+
+
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+@answered("--local-rank", "--local_rank", answer=OLDER_CALL)  # torch.distributed.launch puts it before the verb
 def cli() -> None:
     """Image super-resolution by DRCT. 'drct VERB --help' tells more."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from drct.cli import INTERRUPTED
+from drct.cli import INTERRUPTED, OLDER_CALL, answered
 from drct.cli.paths import GivenPath
 
 KEY = re.compile(r"(network_[gd]|datasets|path|train|val|degradation)\b[\w.]*: ")
@@ -25,8 +25,10 @@ KEY = re.compile(r"(network_[gd]|datasets|path|train|val|degradation)\b[\w.]*: "
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--stop-after", type=click.IntRange(min=1), help="Leave with a checkpoint after so many iterations.")
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard event files too.")
-@click.option("--launcher", hidden=True)
-@click.option("--local-rank", "--local_rank", hidden=True)
+@answered("--launcher", "--local-rank", "--local_rank", answer=OLDER_CALL)
+@answered("--auto_resume", is_flag=True, answer="--auto_resume is an option of BasicSR; use: --resume auto")
+@answered("--debug", is_flag=True, answer="--debug is an option of BasicSR; use: --stop-after N, and shorter intervals in the file")
+@answered("--force_yml", answer="--force_yml is an option of BasicSR; use: a copy of the option file with other values")
 def command(
     option_file: Path,
     resume: str | None,
@@ -34,22 +36,17 @@ def command(
     device: str,
     stop_after: int | None,
     tensorboard: bool,
-    launcher: str | None,
-    local_rank: str | None,
 ) -> int:
     """Train a network as an option file says.
 
     On several GPUs or processes: torchrun --nproc-per-node N -m drct train -opt FILE.yml
     """
-    from drct.errors import Error, OptionError
+    from drct.errors import Error
     from drct.training.loop import train
     from drct.training.options import read_options
     from drct.training.processes import one_voice
 
     with one_voice():
-        if launcher is not None or local_rank is not None:
-            call = f"torchrun --nproc-per-node N -m drct train -opt {option_file}"
-            raise OptionError(f"--launcher belongs to an older call; use: {call}")
         options, warnings = read_options(option_file)
     first = os.environ.get("RANK", "0") == "0"
     for warning in warnings if first else []:

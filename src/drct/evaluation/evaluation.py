@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drct.errors import DataError, OptionError
+from drct.errors import CheckpointError, DataError, OptionError
 from drct.evaluation.benchmark import Advance, Run, Say, Settings, check_writable, write_text
 from drct.evaluation.enlargers import Enlarger, locate, open_enlarger
 from drct.evaluation.measures import MEASURES
@@ -81,7 +81,7 @@ def evaluate_file(path: Path, options: RunOptions | None = None, *, say: Say = p
         # published tiles are enlarged by the pad on each side, so neighbours share two pads
         of_file = {"tile": file.tile.tile_size, "overlap": 2 * file.tile.tile_pad}
         options = options.model_copy(update={key: value for key, value in of_file.items() if key not in options.model_fields_set})
-    opener = functools.partial(_open, _network(path, file), file.scale, options, file.name)
+    opener = functools.partial(_open, _network(path, file, say), file.scale, options, file.name)
     return _run(suites, settings, [opener], options, say, advance, (path, file.path.pretrain_network_g))
 
 
@@ -169,8 +169,8 @@ def _same(pixels: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def _network(path: Path, file: TestFile) -> SuperResolutionNetwork:
-    """The network of an option file with its weights."""
+def _network(path: Path, file: TestFile, say: Say) -> SuperResolutionNetwork:
+    """The network of an option file with its weights; ``strict_load_g: false`` forgives what the network has no place for."""
     chosen = dict(file.network_g)
     kind = chosen.pop("type", None)
     if not isinstance(kind, str):
@@ -180,5 +180,15 @@ def _network(path: Path, file: TestFile) -> SuperResolutionNetwork:
     except OptionError as error:
         raise OptionError(f"{path}: network_g: {error}") from error
     weights = read_weights(find_model(file.path.pretrain_network_g), key=file.path.param_key_g)
-    load_into(network, weights, strict=file.path.strict_load_g)
+    notices: list[str] = []
+    report = load_into(network, weights, strict=file.path.strict_load_g, notices=notices)
+    if report.missing or report.mismatched:
+        raise CheckpointError(
+            f"{weights.path} does not fit the network_g of {path}: {report.problems()}; "
+            "what is not trained cannot be measured, whatever strict_load_g says"
+        )
+    if report.unexpected:
+        notices.append(f"{weights.path}: {report.problems()}, left out as strict_load_g is false")
+    for notice in notices:
+        say(notice)
     return network.eval()
