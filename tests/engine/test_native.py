@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from drct import engine
 from drct.engine import native
 from drct.engine.accelerate import accelerate
+from drct.engine.native import build as building
 from drct.engine.native.build import FOLDER, compiler_command, find_compiler, kernels_folder, library_or_reason, reason_against
 from drct.errors import DeviceError, OptionError
 from drct.networks import SuperResolutionNetwork, create_network
@@ -169,6 +171,23 @@ def test_a_compiler_that_fails_is_asked_once(tmp_path: Path, monkeypatch: pytest
         assert (tmp_path / "calls").read_text() == "asked\n"
     finally:
         library_or_reason.cache_clear()
+
+
+@pytest.mark.parametrize("packed", ["left out", "archive"])
+def test_an_application_packed_without_the_sources_takes_the_plain_path(
+    packed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: None
+) -> None:
+    """Left out by a packer, or behind the path of a file."""
+    (tmp_path / "archive").write_bytes(b"PK")
+    monkeypatch.setattr(building, "FOLDER", tmp_path / packed / "native")
+    reason = native.available()
+    assert reason is not None
+    assert reason.startswith(f"native kernels: {tmp_path / packed / 'native'}")
+    assert "cannot be read (No" in reason
+    network = create_network("drct", scale=2, embed_dim=8, gc=4, depths=[1], num_heads=[2], window_size=4).eval()
+    image = torch.rand(1, 3, 8, 9)
+    with torch.inference_mode():
+        assert (engine.compile(network, device="cpu")(image) - network(image)).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5])

@@ -138,6 +138,11 @@ def test_output_file_and_output_folder(tree):
         (("photos",), "-", {}, "not written to a pipe"),
         (("photos",), "out.mp4", {}, "several files"),
         (("photos/a.jpg", "photos/b.PNG"), "photos/notes.txt", {}, "is a file"),
+        (("photos/a.jpg",), "photos/.hidden", {}, "is a file whose name has no suffix of an image: use .png, .*or a folder"),
+        (("a.mp4",), "photos/.hidden", {}, "is a file whose name has no suffix of a video: use .mp4, .*or a folder"),
+        (("photos/a.jpg",), "photos/a.jpg/", {}, "photos/a.jpg is a file: leave out the / at its end"),
+        (("photos/a.jpg",), "pipe", {}, "output pipe is no file: results are not written to a pipe"),
+        (("photos",), "pipe", {}, "output pipe is no file: results are not written to a pipe"),
         (("photos/a.jpg",), "out.bmp", {}, "suffix that is not written"),
         (("photos/a.jpg",), "out.heic", {}, "suffix that is not written"),
         (("photos/a.jpg",), "out.png", {"format": "jpg"}, "leave out one"),
@@ -148,6 +153,8 @@ def test_output_file_and_output_folder(tree):
     ],
 )
 def test_what_does_not_go_together(tree, inputs, output, options, message):
+    (tree / "photos" / ".hidden").touch()
+    os.mkfifo(tree / "pipe")
     with pytest.raises(OptionError, match=message):
         names(*inputs, output=output, **options)
 

@@ -18,6 +18,8 @@ from upscaling_helpers import Nursery, content, smooth_image
 from drct.errors import OptionError
 from drct.imaging import read, write
 from drct.upscaling import FileResult, Listener, Report, UpscaleOptions, upscale, watch, watch_folders
+from drct.upscaling.jobs import Job
+from drct.upscaling.manifest import Manifest
 
 
 class Watched(Listener):
@@ -48,6 +50,16 @@ class Watched(Listener):
         self.thread.join(timeout=300)
         assert self.report is not None
         return self.report
+
+
+class Stopping(Watched):
+    """A watch that is stopped when the first part of a picture is through the network."""
+
+    parts = 0
+
+    def progress(self, job: Job, done: float) -> None:
+        self.parts += 1
+        self.stop.set()
 
 
 @pytest.fixture
@@ -177,6 +189,45 @@ def test_signals_end_it_cleanly(nursery: Nursery, model, quick_path, number):
     (line,) = nursery.log.read_text().splitlines()
     assert json.loads(line)["status"] == "done"
     assert sorted(content(out)) == ["a_x4.png"]
+
+
+@pytest.mark.parametrize(("device", "strips"), [("cpu", "auto"), ("cpu", "on"), ("cpu,cpu", "auto")])
+def test_a_stop_gives_up_pictures_in_the_network(drop, model, device, strips):
+    for name in ("a.png", "b.png"):
+        write(drop / name, smooth_image(40, 40))
+    out = drop.parent / "out"
+    options = UpscaleOptions(inputs=(drop,), output=out, model=model, device=device, strips=strips, tile=16, overlap=4)
+    watched = Stopping(options)
+    watched.thread.join(timeout=60)
+    assert watched.report is not None
+    assert (watched.parts, watched.results, content(out)) == (1, [], {})
+    manifest = Manifest(out)
+    assert not any(entry and entry.held for entry in manifest.look([out / "a_x4.png", out / "b_x4.png"]))
+    manifest.close()
+    assert [result.status for result in upscale(options).results] == ["done", "done"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+def test_a_stop_ends_the_wait_for_other_processes(drop, model, device):
+    out = drop.parent / "out"
+    out.mkdir()
+    other = Manifest(out)
+    assert other.claim([(out / f"{name}_x4.png", None) for name in "ab"]) == [True, True]
+    waits = threading.Event()
+
+    class Waiting(Watched):
+        def waiting(self, files: int) -> None:
+            waits.set()
+
+    for name in ("a.png", "b.png"):
+        write(drop / name, smooth_image(8, 8))
+    watched = Waiting(UpscaleOptions(inputs=(drop,), output=out, model=model, device=device))
+    assert waits.wait(60)
+    watched.stop.set()
+    watched.thread.join(timeout=20)
+    other.close()
+    assert watched.report is not None
+    assert watched.results == []
 
 
 def test_results_that_are_removed_meanwhile_begin_anew(watched, drop):

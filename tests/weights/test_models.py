@@ -134,6 +134,17 @@ def test_unknown_names(name: str, message: str, models: Path) -> None:
         load_network(name)
 
 
+@pytest.mark.parametrize("name", ["drct-light-x4", "drct-light"])
+def test_bundled_models_that_are_missing_are_said_to_be(
+    name: str, tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an application that was packed without them."""
+    monkeypatch.setattr(models_module, "BUNDLED", tmp_path / "gone")
+    with pytest.raises(ModelNotFoundError, match=rf"'{name}' is unknown, and the bundled models are missing: .*gone; ") as caught:
+        find_model(name)
+    assert "did you mean" not in str(caught.value)
+
+
 def test_a_folder_is_no_model_but_does_not_hide_one(bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny-x2").mkdir()

@@ -139,21 +139,34 @@ class Session:
         self._exits.close()
         self.notices += self._desk.close()
 
-    def run(self, jobs: tuple[Job, ...], listener: Listener) -> Results:
+    def run(self, jobs: tuple[Job, ...], listener: Listener, stop: threading.Event | None = None) -> Results:
         """Results of jobs: in their order, or as they come where several devices work or other processes have a part in it.
 
-        The listener is told of progress; results are what is yielded.
+        The listener is told of progress; results are what is yielded. Pictures in the network are given up once ``stop`` is set.
+
+        Raises:
+            Stopped: it was set.
         """
         self._desk.add(jobs)
         count = min(len(self._devices), len(jobs))
 
+        def go_on() -> None:
+            if stop is not None and stop.is_set():
+                raise Stopped
+
+        def tell(job: Job, done: float | Done) -> None:
+            _tell(listener, job, done)
+            go_on()
+
         @functools.cache
-        def told() -> None:
+        def tell_of_others() -> None:
             listener.waiting(self._desk.elsewhere)
 
-        if count <= 1:
-            return self._alone(listener, told)
-        return self._together(count, listener, told)
+        def waits() -> None:
+            tell_of_others()
+            go_on()
+
+        return self._alone(tell, waits) if count <= 1 else self._together(count, tell, waits)
 
     def report(
         self, results: list[FileResult], others: tuple[Path, ...], seconds: float, counts: dict[str, int] | None = None
@@ -177,24 +190,24 @@ class Session:
     def _worker(self, upscaler: Upscaler) -> _Worker:
         return _Worker(self._options, upscaler, self._desk, self._cleaned)
 
-    def _alone(self, listener: Listener, told: Callable[[], None]) -> Results:
-        with shielded(functools.partial(_tell, listener)) as tell:
-            yield from self._worker(self.upscaler).results(tell, told)
+    def _alone(self, tell: Progress, waits: Callable[[], None]) -> Results:
+        with shielded(tell) as progress:
+            yield from self._worker(self.upscaler).results(progress, waits)
 
-    def _together(self, count: int, listener: Listener, told: Callable[[], None]) -> Results:
+    def _together(self, count: int, tell: Progress, waits: Callable[[], None]) -> Results:
         """One thread for each device; all that they have to say comes out of this one."""
         events: queue.SimpleQueue[Callable[[], FileResult | None]] = queue.SimpleQueue()
         stopped = threading.Event()
 
         def progress(job: Job, done: float | Done) -> None:
             if stopped.is_set():
-                raise _Stopped
-            events.put(functools.partial(_tell, listener, job, done))
+                raise Stopped
+            events.put(functools.partial(tell, job, done))
 
         def waiting() -> None:
             if stopped.is_set():
-                raise _Stopped
-            events.put(told)
+                raise Stopped
+            events.put(waits)
 
         def work(index: int) -> None:
             try:
@@ -210,7 +223,7 @@ class Session:
                         if stopped.is_set():
                             break
                 events.put(ended)
-            except _Stopped:
+            except Stopped:
                 events.put(ended)
             except BaseException as error:
                 events.put(functools.partial(_raise, error))
@@ -233,8 +246,8 @@ class Session:
                 thread.join()
 
 
-class _Stopped(Exception):
-    """The run was given up; unwinds a worker's thread."""
+class Stopped(Exception):
+    """The run was given up; unwinds what works for it."""
 
 
 def _tell(listener: Listener, job: Job, done: float | Done) -> None:

@@ -30,6 +30,7 @@ from drct.upscaling import manifest
 from drct.upscaling.options import UpscaleOptions
 from drct.upscaling.video import CONTAINERS, is_video_file, video_suffix
 
+_NO_FILE = "is no file: results are not written to a pipe or device"
 _FULL = {"tiff": ".tiff", "gif": ".gif", "webp": ".webp"}  # suffixes of what a PNG cannot hold
 
 
@@ -104,10 +105,10 @@ def plan_jobs(options: UpscaleOptions, default_scale: float) -> Jobs:
         return Jobs(tuple(_checked([Job(options.inputs[0], file_target)])), (), ())
 
     if str(options.output) == "-":
-        raise OptionError("output '-' is no file: results are not written to a pipe (./- is a folder of this name)")
+        raise OptionError(f"output '-' {_NO_FILE} (./- is a folder of this name)")
     folder = None if options.output is None else Path(options.output)
     if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
-        raise OptionError(f"output {folder} is a file: a folder is needed for the results of several files")
+        raise OptionError(f"output {_no_folder(folder, options)}")
     found: list[_Found] = []
     for source in options.inputs:
         if not os.path.isdir(source):
@@ -140,15 +141,40 @@ def size_label(options: UpscaleOptions, default_scale: float) -> str:
     return f"_x{options.scale if options.scale is not None else default_scale:g}"
 
 
+def _no_folder(output: Path, options: UpscaleOptions) -> str:
+    """What to say of an output that would be a folder by its name, and is there as something else."""
+    if not os.path.isfile(output):
+        return f"{output} {_NO_FILE}"
+    if _takes_several(options):
+        return f"{output} is a file: a folder is needed for the results of several files"
+    if _ends_as_folder(options):
+        return f"{output} is a file: leave out the {os.sep} at its end, or name a folder"
+    if is_video_file(options.inputs[0]):
+        return f"{output} is a file whose name has no suffix of a video: use {', '.join(CONTAINERS)}, or a folder"
+    return f"{output} is a file whose name has no suffix of an image: use {_image_suffixes()}, or a folder"
+
+
+def _takes_several(options: UpscaleOptions) -> bool:
+    return len(options.inputs) > 1 or os.path.isdir(options.inputs[0])
+
+
+def _ends_as_folder(options: UpscaleOptions) -> bool:
+    return str(options.output).endswith(("/", os.sep))
+
+
+def _image_suffixes() -> str:
+    return ", ".join(format.suffixes[0] for format in writable_formats())
+
+
 def _file_target(options: UpscaleOptions) -> Path | None:
     """The output, if it means a file."""
     if options.output is None:
         return None
     target = Path(options.output)
-    named_as_file = re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{1,4}", target.suffix) and not str(options.output).endswith(("/", os.sep))
+    named_as_file = re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{1,4}", target.suffix) and not _ends_as_folder(options)
     if os.path.isdir(target) or not named_as_file:
         return None
-    if len(options.inputs) > 1 or os.path.isdir(options.inputs[0]):
+    if _takes_several(options):
         if format_of(target) is None and target.suffix.lower() not in CONTAINERS:
             return None
         raise OptionError(f"output {target} is a file name: a folder is needed for the results of several files")
@@ -158,8 +184,9 @@ def _file_target(options: UpscaleOptions) -> Path | None:
         return target
     format = format_of(target)
     if format is None or not FORMATS[format].saver:
-        writable = ", ".join(f.suffixes[0] for f in writable_formats())
-        raise OptionError(f"output {target} has a suffix that is not written: use {writable} (or end a folder's name with /)")
+        raise OptionError(
+            f"output {target} has a suffix that is not written: use {_image_suffixes()} (or end a folder's name with /)"
+        )
     wanted = {None: format, "same": format_of(options.inputs[0]), "jpg": "jpeg"}.get(options.format, options.format)
     if wanted != format:
         raise OptionError(

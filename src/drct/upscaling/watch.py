@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from drct.errors import ImageError, OptionError
-from drct.upscaling.batch import Session
+from drct.upscaling.batch import Session, Stopped
 from drct.upscaling.jobs import Job, Jobs, plan_jobs
 from drct.upscaling.manifest import RACY
 from drct.upscaling.options import UpscaleOptions
@@ -62,7 +62,7 @@ def watch_folders(
     counts = {"done": 0, "skipped": 0, "failed": 0}
     with Session(options, upscaler) as session:
         folders = _Folders(options, session.upscaler.default_scale)
-        with contextlib.suppress(KeyboardInterrupt), _signals():
+        with contextlib.suppress(KeyboardInterrupt, Stopped), _signals():
             while not stop.is_set():
                 before = time.monotonic()
                 ready, failures = folders.look()
@@ -72,7 +72,7 @@ def watch_folders(
                     listener.finished(failure)
                 if ready:
                     listener.started(Jobs(tuple(ready), (), ()))
-                    with contextlib.closing(session.run(tuple(ready), listener)) as results:
+                    with contextlib.closing(session.run(tuple(ready), listener, stop)) as results:
                         for result in results:
                             counts[result.status] += 1
                             listener.finished(result)

@@ -178,7 +178,9 @@ def find_model(
         raise ModelNotFoundError(
             "'auto' chooses a network for each picture in drct upscale and drct.AutoUpscaler: name a model here"
         )
-    raise ModelNotFoundError(f"model '{name}' is unknown{did_you_mean(name.lower(), here)}; 'drct models' lists all")
+    # a name that is near to the one of a missing model would mislead
+    hint = did_you_mean(name.lower(), here) if bundled else f", and the bundled models are missing: no weight files in {BUNDLED}"
+    raise ModelNotFoundError(f"model '{name}' is unknown{hint}; 'drct models' lists all")
 
 
 def family(name: str) -> dict[int, ModelCard]:

@@ -158,7 +158,10 @@ def _load(source: str) -> ctypes.CDLL:
     compiler = compiler_command()
     if not compiler:
         raise DeviceError("native kernels need a C compiler (gcc or clang) and none was found")
-    code = [path.read_bytes() for path in (FOLDER / source, *sorted(FOLDER.glob("*.h")))]
+    try:
+        code = [path.read_bytes() for path in (FOLDER / source, *sorted(FOLDER.glob("*.h")))]
+    except OSError as error:  # applications may be packed without them, or into one archive
+        raise DeviceError(f"native kernels: {error.filename or FOLDER / source} cannot be read ({error.strerror})") from error
     digest = hashlib.sha256(b"\0".join([*code, " ".join(FLAGS).encode(), " ".join(compiler).encode(), _processor().encode()]))
     target = kernels_folder() / f"{Path(source).stem}-{digest.hexdigest()[:16]}.so"
     if not _is_whole(target):  # also where the folder may not be read, which the build then says
