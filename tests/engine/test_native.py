@@ -294,6 +294,17 @@ def test_the_compiler_may_have_arguments(tmp_path: Path, monkeypatch: pytest.Mon
     assert not isinstance(library_or_reason("gelu.c"), str)
 
 
+def test_what_a_compiler_says_in_another_encoding_is_no_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: None
+) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\nprintf 'pas de m\\351moire\\n' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setenv("DRCT_CACHE", str(tmp_path / "cache"))
+    assert "pas de m" in str(library_or_reason("gelu.c"))
+
+
 def test_a_compiler_that_nobody_can_make_sense_of_is_none(monkeypatch: pytest.MonkeyPatch, fresh: None) -> None:
     monkeypatch.setenv("CC", "gcc '")
     assert find_compiler() is None

@@ -1,7 +1,7 @@
 """Compile the C kernels of this folder on first use, once per machine, and load them.
 
-No compiler at installation time, no binary in the wheel: where a C compiler is at hand the kernels are built in a second or
-two and kept in the user's cache; where none is, callers take the plain torch path.
+No compiler at installation time, no binary in the wheel: where a C compiler is at hand the kernels are built in some
+seconds and kept in the user's cache; where none is, callers take the plain torch path.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from drct.errors import DeviceError, OptionError
 from drct.places import cache_folder
 
 FOLDER = Path(__file__).parent
+BUILD_SECONDS = 600  # a kernel takes 2 to 7, but many times as long on a machine with other work
 # no -ffast-math: rounding by adding a large number must survive the optimizer
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-std=gnu11")
 
@@ -191,7 +192,7 @@ def _build(compiler: list[str], source: str, target: Path) -> None:
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             built = Path(folder) / target.name
             command = [*compiler, *FLAGS, str(FOLDER / source), "-o", str(built), "-lm"]
-            result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=BUILD_SECONDS)
             if result.returncode:
                 reason = (result.stderr.strip().splitlines() or ["no message"])[0]
                 raise DeviceError(f"{compiler[0]} could not build the native kernel {source}: {reason}")
