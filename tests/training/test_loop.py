@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,8 @@ from drct.imaging import Picture, write
 from drct.networks import create_network
 from drct.training import checkpoint
 from drct.training.checkpoint import list_states, load_state, set_aside
-from drct.training.log import read_log
-from drct.training.loop import Run, TrainingError, build_network, fingerprint, train
+from drct.training.log import Log, read_log
+from drct.training.loop import Run, TrainingError, build_network, changeable_rates, fingerprint, train
 from drct.training.options import parse_options
 from drct.training.pairs import open_pairs
 from drct.training.steps import PixelStep, uses_bf16
@@ -122,18 +123,67 @@ def test_skips_bad_steps_and_stops_after_ten(option_dict: Make, tmp_path: Path) 
     before = {k: v.clone() for k, v in instance.network.state_dict().items()}
     assert isinstance(instance.step, PixelStep)
     instance.step.content.criteria = {"pix": lambda sr, gt: sr.sum() * float("nan")}
-    with pytest.raises(TrainingError, match="10 steps in a row"):
+    with pytest.raises(
+        TrainingError, match=r"10 steps in a row .* first at iteration 1; no checkpoint .* after iteration 0, which"
+    ):
         instance.go()
     state = load_state(list_states(tmp_path / "run")[-1])
     assert all(torch.equal(v, before[k]) for k, v in state.network.items())
     assert [r["in_a_row"] for r in read_log(tmp_path / "run") if "in_a_row" in r] == list(range(1, 11))
 
 
+def clips(monkeypatch: pytest.MonkeyPatch, answers: str) -> None:
+    """Steps are finite where there is a ``+`` in ``answers``, and none is afterwards."""
+    left = iter(answers)
+    monkeypatch.setattr(PixelStep, "clip", lambda self: next(left, "-") == "+")
+
+
+def saving_every_third(data: dict[str, Any]) -> dict[str, Any]:
+    return data | {"logger": {"print_freq": 100, "save_checkpoint_freq": 3}}
+
+
+def test_a_diverged_run_keeps_what_was_saved_before(option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips(monkeypatch, "+" * 7)
+    with pytest.raises(TrainingError, match="10 steps in a row were not finite, the first at iteration 8; ") as caught:
+        run(saving_every_third(option_dict()), tmp_path / "run")
+    folder = tmp_path / "run"
+    assert names(folder) == ["03.state", "06.state"]
+    assert f"is {folder}/iteration_00000006.state, of iteration 6: " in str(caught.value)
+    assert f"with --resume auto, or if that diverges too, with --resume {folder}/iteration_00000003.state" in str(caught.value)
+    state, latest = load_state(list_states(folder)[-1]), load_network(folder / "latest.safetensors")
+    assert all(torch.equal(p, state.ema[n]) for n, p in latest.named_parameters())
+    assert not (folder / "best.safetensors").exists()
+    assert not [r for r in read_log(folder) if "validation" in r]
+
+
+def test_spoilt_weights_are_not_saved_as_the_first_checkpoint(
+    option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(self: PixelStep) -> bool:
+        next(self.generator.network.parameters()).data.fill_(math.nan)
+        return False
+
+    monkeypatch.setattr(PixelStep, "clip", spoil)
+    with pytest.raises(TrainingError, match=r"no checkpoint had been written yet: .* and start again$"):
+        run(option_dict(), tmp_path / "run")
+    assert names(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize(("answers", "saved"), [("++++++--", ["03", "06"]), ("+++++++-", ["06", "08"]), ("+++++--+", ["03", "08"])])
+def test_a_run_that_is_stopped_among_bad_steps_saves_what_it_learned(
+    option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: str, saved: list[str]
+) -> None:
+    clips(monkeypatch, answers)
+    folder = run(saving_every_third(option_dict()), tmp_path / "run", stop_after=8)
+    assert names(folder) == [f"{iteration}.state" for iteration in saved]
+
+
 def test_a_bad_step_costs_no_checkpoint(option_dict: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([True] * 4 + [False] + [True] * 4 + [False])
-    monkeypatch.setattr(PixelStep, "clip", lambda self: next(answers))
-    folder = run(option_dict(total_iter=10), tmp_path / "run")
-    assert [load_state(p).iteration for p in list_states(folder)] == [5, 10]
+    clips(monkeypatch, "++++-++++-")
+    lines: list[str] = []
+    folder = train(parse_options(option_dict(total_iter=10))[0], tmp_path / "run", device="cpu", echo=lines.append).folder
+    assert [load_state(p).iteration for p in list_states(folder)] == [6, 10]
+    assert [line.endswith(" left  1 of 5 steps skipped") for line in lines if "it/s" in line] == [True, True]
     log = read_log(folder)
     assert [r["iteration"] for r in log if "skipped" in r] == [5, 10]
     assert [r["iteration"] for r in log if "images_per_second" in r] == [5, 10]
@@ -594,7 +644,51 @@ def test_options_that_change_no_weights_do_not_end_a_run(option_dict: Make) -> N
     assert fingerprint(parse_options(data)[0]) == fingerprint(parse_options(option_dict())[0])
 
 
-@pytest.mark.parametrize("earlier", [1, 2, 3])
+def test_a_run_goes_on_at_another_rate_and_is_told(option_dict: Make, tmp_path: Path) -> None:
+    said: list[str] = []
+    slow = option_dict(grad_clip=0.5)
+    slow["train"]["optim_g"] = slow["train"]["optim_g"] | {"lr": 1e-12}
+    folder = run(option_dict(), tmp_path / "run", stop_after=5)
+    for _ in range(2):
+        train(parse_options(slow)[0], folder, device="cpu", resume="auto", stop_after=1, echo=said.append)
+    rates = [line for line in said if "from here on" in line]
+    assert rates == [
+        "train.optim_g.lr was 0.001 until now and is 1e-12 from here on",
+        "train.grad_clip was none until now and is 0.5 from here on",
+    ]
+    before, after = (load_state(path) for path in list_states(folder))
+    assert after.optimizer["param_groups"][0]["lr"] == 1e-12
+    assert all((after.network[name] - value).abs().max() < 1e-9 for name, value in before.network.items())
+
+
+def test_a_run_against_a_discriminator_goes_on_at_another_rate(gan_dict: Make) -> None:
+    options, slower = (parse_options(gan_dict(optim_d={"type": "Adam", "lr": lr, "betas": [0.9, 0.99]}))[0] for lr in (5e-4, 1e-4))
+    assert fingerprint(options) == fingerprint(slower)
+    assert fingerprint(options, 1) != fingerprint(slower, 1)
+    assert changeable_rates(slower)["train.optim_d.lr"] == 1e-4
+
+
+def test_points_of_the_iteration_that_a_run_goes_on_from_stay_in_tensorboard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden: list[int] = []
+
+    class SummaryWriter:
+        """Hides from viewers what was written of ``purge_step`` and later."""
+
+        def __init__(self, folder: str, purge_step: int) -> None:
+            hidden.append(purge_step)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
+    for iteration in (0, 5):
+        Log(tmp_path, True, iteration, tensorboard=True).close()
+    assert hidden == [0, 6]
+
+
+@pytest.mark.parametrize("earlier", [1, 2, 3, 4])
 def test_earlier_states_still_resume(option_dict: Make, tmp_path: Path, earlier: int) -> None:
     folder = run(option_dict(), tmp_path / "run", stop_after=5)
     state = load_state(list_states(folder)[-1])
@@ -612,7 +706,7 @@ def test_a_run_whose_patches_were_drawn_otherwise_goes_on_and_is_told(option_dic
     options, _ = parse_options(data)
     train(options, folder, device="cpu", resume="auto", stop_after=1, echo=said.append)
     assert not [line for line in said if "drew patches" in line]
-    for earlier in (1, 2, 3):
+    for earlier in (2, 3, 4):
         state = load_state(list_states(folder)[-1])
         state.options_sha256 = fingerprint(options, earlier)
         checkpoint.save_state(state, folder)

@@ -371,6 +371,15 @@ def changed(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return data
 
 
+@pytest.mark.parametrize("name", ["HAT", "ESR"])
+def test_published_files_of_other_networks_call_the_stages_by_other_names(gan_dict: Make, name: str) -> None:
+    gan, mse = {"HAT": ("RealHATGANModel", "RealHATMSEModel"), "ESR": ("RealESRGANModel", "RealESRNetModel")}[name]
+    parse_options(gan_dict() | {"model_type": gan})
+    parse_options(stage_one(gan_dict()) | {"model_type": mse})
+    with pytest.raises(OptionError, match=f"model_type {gan} needs network_d and train.gan_opt"):
+        parse_options(stage_one(gan_dict()) | {"model_type": gan})
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -395,6 +404,7 @@ def changed(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("train.net_d_iters", 0, "net_d_iters"),
         ("datasets.train.type", "GroundTruthDataset", "'degradation' needs datasets.train.type RealESRGANDataset"),
         ("model_type", "DRCTModel", "model_type DRCTModel does not go with"),
+        ("model_type", "HATModel", "model_type HATModel does not go with"),
         ("model_type", "RealDRCTGAN", "model_type.*RealDRCTGANModel"),
         ("datasets.val_1.dataroot_lq", "lq", "dataroot_lq and degradation exclude each other"),
         ("datasets.val_1.type", "SingleImageDataset", "a SingleImageDataset has dataroot_lq and nothing else"),

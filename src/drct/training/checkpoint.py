@@ -25,7 +25,8 @@ class State:
 
     Data order and random numbers need no entry: both follow from the seed and the iteration. ``discriminator`` holds the state of
     that network and its optimizer, ``pairs`` for each process what its pool of training pairs holds; both may be empty. ``images``
-    is the number of training images, 0 where it was not noted, and ``judged`` a hash of what ``best`` was measured by.
+    is the number of training images, 0 where it was not noted, ``judged`` a hash of what ``best`` was measured by, and ``rates`` by
+    key what may be changed before the run goes on, see :func:`drct.training.loop.changeable_rates`.
     """
 
     iteration: int
@@ -39,6 +40,7 @@ class State:
     pairs: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     images: int = 0
     judged: str = ""
+    rates: dict[str, float | None] = dataclasses.field(default_factory=dict)
 
 
 def save_atomically(content: Any, path: Path) -> None:
@@ -66,7 +68,12 @@ def list_states(folder: Path) -> list[Path]:
 
 def newer_states(folder: Path, iteration: int) -> list[Path]:
     """Checkpoints of more than ``iteration`` steps, oldest first."""
-    return [p for p in list_states(folder) if int(p.name[len("iteration_") : -len(".state")]) > iteration]
+    return [p for p in list_states(folder) if steps_of(p) > iteration]
+
+
+def steps_of(state: Path) -> int:
+    """Of how many steps a checkpoint is, as its name tells."""
+    return int(state.name[len("iteration_") : -len(".state")])
 
 
 def set_aside(states: list[Path]) -> None:

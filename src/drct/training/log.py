@@ -30,7 +30,7 @@ class Log:
                 raise MissingDependencyError(
                     "--tensorboard needs the package tensorboard: pip install 'drct[tensorboard]'"
                 ) from error
-            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration)
+            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1 if iteration else 0)
         if not is_main:
             return
         folder.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from drct.errors import CheckpointError, Error, ModelNotFoundError, OptionError,
 from drct.networks import SuperResolutionNetwork, create_network
 from drct.networks.defaults import usual_defaults
 from drct.networks.registry import options_without_effect
-from drct.training.checkpoint import State, held, list_states, load_state, newer_states, save_state, set_aside
+from drct.training.checkpoint import State, held, list_states, load_state, newer_states, save_state, set_aside, steps_of
 from drct.training.ema import EMA
 from drct.training.linear_start import linear_start, resample_tail
 from drct.training.log import Log, draw_curve, read_log
@@ -82,7 +82,7 @@ def train(
     Raises:
         OptionError, DataError, CheckpointError, DeviceError: before the first step.
         OutOfMemoryError: the device or the computer has not enough memory.
-        TrainingError: ten steps in a row were not finite, and a checkpoint of before stands in the folder; or the disk is full.
+        TrainingError: ten steps in a row were not finite, and the message names the checkpoint of before; or the disk is full.
         ProcessError: another process of the run has ended; earlier checkpoints are intact.
     """
     folder = Path(folder or Path("runs") / options.name)
@@ -217,6 +217,12 @@ class Run:
     # ---------------------------------------------------------------------------------------------- the loop
 
     def go(self, stop_after: int | None = None, tensorboard: bool = False) -> TrainResult:
+        """Train until ``total_iter``, ``stop_after`` or a signal.
+
+        While steps are skipped because they are not finite, the weights may be spoilt already, and a checkpoint of them must not
+        displace the last one of before: what is due is saved after the next finite step, and a validation is left out. Only at
+        ``total_iter`` both are done in any case. A run that is stopped meanwhile saves if it has learned since the last checkpoint.
+        """
         o, t = self.options, self.options.train
         end = t.total_iter if stop_after is None else min(t.total_iter, self.iteration + stop_after)
         log = Log(self.folder, self.process.is_main, self.iteration, tensorboard)
@@ -231,7 +237,7 @@ class Run:
         )
         progress = Progress(self.iteration, t.total_iter, o.train_set.batch_size_per_gpu * t.accumulate * self.process.world_size)
         bad = 0
-        interrupted = False
+        save_is_due = interrupted = False
         self._ahead = None
         self.step.train()
         # a run that ended between a checkpoint and the validation that was to follow
@@ -245,13 +251,9 @@ class Run:
                 try:
                     terms = self.step.gradients(self._batches(loader), self.iteration)
                 except Error:  # a damaged image must not cost what was learned, while the pool is as it was before this step
-                    if (
-                        self.process.world_size == 1
-                        and self.saved != self.iteration
-                        and (self.pairs.keep_nothing or t.accumulate == 1)
-                    ):
+                    if self.process.world_size == 1 and (self.pairs.keep_nothing or t.accumulate == 1):
                         self.step.forget()
-                        self._save()
+                        self._save_at_end(bad)
                     raise
                 if self.pairs.keep_nothing and self.iteration + 1 < end:  # while a GPU is at work
                     try:
@@ -262,13 +264,10 @@ class Run:
                 if not self.step.clip():
                     self.step.forget()
                     bad += 1
+                    progress.skip()
                     log.line({"iteration": self.iteration + 1, "skipped": "gradient is not finite", "in_a_row": bad})
                     if bad == BAD_STEPS:
-                        self._save()
-                        raise TrainingError(
-                            f"{BAD_STEPS} steps in a row were not finite; the newest checkpoint in {self.folder} holds the weights "
-                            "of before: lower the learning rate or set grad_clip"
-                        )
+                        raise self._diverged()
                 else:
                     bad = 0
                     progress.add(terms.numbers())  # before the update, which need not be waited for
@@ -280,14 +279,17 @@ class Run:
                     record, line = progress.report(self.iteration, factor * t.optim_g.lr)
                     log.line(record)
                     self.say(line)
+                save_is_due |= self._validation_is_due() or self.iteration % o.logger.save_checkpoint_freq == 0
+                if bad and self.iteration < t.total_iter:
+                    continue
                 # first what has been learned: an image that cannot be read must not cost it
-                if self._validation_is_due() or self.iteration % o.logger.save_checkpoint_freq == 0:
+                if save_is_due:
                     self._save()
+                    save_is_due = False
                 if self._validation_is_due():
                     with progress.paused():
                         self._validate(log)
-            if self.saved != self.iteration:
-                self._save()
+            self._save_at_end(bad)
         return TrainResult(self.folder, self.iteration, self.best, interrupted)
 
     def _batches(self, loader: Iterator[RawBatch]) -> Iterator[Batch]:
@@ -351,6 +353,37 @@ class Run:
             self.best = {metric: scores[metric], "iteration": float(self.iteration)}
             self._save_weights("best")
 
+    def _save_at_end(self, bad: int) -> None:
+        """Save what was learned since the newest checkpoint; ``bad`` skipped steps at the end are not worth one by themselves."""
+        if self.saved == self.iteration:
+            return
+        if bad and self.iteration < self.options.train.total_iter:
+            learned = self.iteration - bad
+            if self.process.any(self.process.is_main and bool(newer_states(self.folder, learned - 1))):
+                return
+        self._save()
+
+    def _diverged(self) -> TrainingError:
+        """The error of a run whose last steps were not finite. Where there is no checkpoint yet, one is made if it can be used."""
+        first = self.iteration + 2 - BAD_STEPS
+        bad = f"{BAD_STEPS} steps in a row were not finite, the first at iteration {first}"
+        mend = "lower the learning rate or set train.grad_clip"
+        states = self.process.share(list_states(self.folder))[0]
+        if states:
+            before = f", or if that diverges too, with --resume {states[-2]}" if len(states) > 1 else ""
+            return TrainingError(
+                f"{bad}; the newest checkpoint of before is {states[-1]}, of iteration {steps_of(states[-1])}: {mend} and go on "
+                f"with --resume auto{before}"
+            )
+        weights = [value for learner in self.step.learners.values() for value in learner.network.state_dict().values()]
+        if not all(bool(torch.isfinite(value).all()) for value in weights):
+            return TrainingError(f"{bad}; no checkpoint had been written yet: {mend} and start again")
+        self._save()
+        return TrainingError(
+            f"{bad}; no checkpoint had been written before, and the one now in {self.folder} holds the weights after iteration "
+            f"{first - 1}, which may be spoilt already: {mend} and go on with --resume auto, or start again under another name"
+        )
+
     def _save(self) -> None:
         pairs = self.process.gather(self.pairs.state())
         if self.process.is_main:
@@ -367,6 +400,7 @@ class Run:
                 pairs=pairs,
                 images=len(self.pairs.patches.gt),
                 judged=judged_by(self.options),
+                rates=changeable_rates(self.options),
             )
             save_state(state, self.folder)
             if self.ema is not None:
@@ -436,7 +470,7 @@ class Run:
 
     def _read_state(self, where: Path) -> None:
         state = load_state(where)
-        known = [fingerprint(self.options, earlier) for earlier in range(4)]
+        known = [fingerprint(self.options, earlier) for earlier in range(5)]
         if state.options_sha256 not in known:
             raise CheckpointError(
                 f"{where} was made with other options (scale, manual_seed, network_g, datasets.train, train or those of a GAN): "
@@ -452,11 +486,14 @@ class Run:
         if self.best and state.judged not in ("", judged_by(self.options)):
             self.best = {}
             self.say("warning: validation measures something else than before: from now on the best weights are chosen anew")
-        if state.options_sha256 != known[0] and _drawn_anew(self.options):
+        if state.options_sha256 not in known[:2] and _drawn_anew(self.options):
             self.say(f"warning: {where} was made by an earlier version, which drew patches otherwise: other patches follow")
         images = len(self.pairs.patches.gt)
         if state.images not in (0, images):  # welcome where a set has grown, but no longer the run that it would have been
             self.say(f"warning: {where} was trained on {state.images} images, and there are {images} now: other patches follow")
+        for key, rate in changeable_rates(self.options).items():
+            if key in state.rates and state.rates[key] != rate:
+                self.say(f"{key} was {_rate(state.rates[key])} until now and is {_rate(rate)} from here on")
         self.say(f"resumed {where.name} at iteration {state.iteration}")
 
     def _take_over(self, state: State, where: Path) -> None:
@@ -499,11 +536,16 @@ class Progress:
         self.since, self.started = iteration, time.perf_counter()
         self.sums: dict[str, float] = defaultdict(float)
         self.counts: dict[str, int] = defaultdict(int)
+        self.skipped = 0
 
     def add(self, terms: dict[str, float]) -> None:
         for name, value in terms.items():
             self.sums[name] += value
             self.counts[name] += 1
+
+    def skip(self) -> None:
+        """A step that moved no weights."""
+        self.skipped += 1
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -524,6 +566,8 @@ class Progress:
         loss = f"loss {record['loss']:.5f}" if "loss" in record else "loss -"
         judged = "".join(f"  {name} {means[name]:+.2f}" for name in ("out_d_real", "out_d_fake") if name in means)
         line = f"{iteration:>8}/{self.total}  {loss}{judged}  lr {rate:.2e}  {steps / seconds:.2f} it/s  {left} left"
+        if self.skipped:
+            line += f"  {self.skipped} of {steps} steps skipped"
         self._restart(iteration)
         return record, line
 
@@ -583,8 +627,9 @@ def fingerprint(options: TrainOptions, earlier: int = 0) -> str:
     """Hash of the options that a resumed run must share with the one it continues.
 
     Left out is where files lie, what has no effect on the network's weights, and what may be changed on the way: length and
-    schedule, precision and compilation. In checkpoints of ``earlier`` generations more counted: in those of 2 also what has no
-    effect at all, in those of 3 besides where files lie. Those of 1 count the same, but tell patches that were drawn otherwise.
+    schedule, learning rates and ``grad_clip``, precision and compilation. In checkpoints of ``earlier`` generations more counted:
+    in all of them the rates and ``grad_clip``, in those of 3 also what has no effect at all, in those of 4 besides where files lie.
+    Those of 2 count the same as those of 1, but tell patches that were drawn otherwise.
     """
     fixed: dict[str, Any] = options.model_dump(mode="json", include={"scale", "manual_seed", "network_g", "datasets", "train"})
     fixed["datasets"] = fixed["datasets"]["train"]
@@ -607,7 +652,7 @@ def fingerprint(options: TrainOptions, earlier: int = 0) -> str:
     real = {"degradation", *REAL_KEYS}
     late = (real if options.degradation is not None else set()) | ({"network_d"} if options.network_d is not None else set())
     fixed |= options.model_dump(mode="json", include=late)
-    if earlier < 3:
+    if earlier < 4:
         for name in ("dataroot_gt", "dataroot_lq", "meta_info_file"):
             fixed["datasets"][name] = fixed["datasets"][name] is not None
         if fixed["train"].get("perceptual_opt"):
@@ -615,14 +660,29 @@ def fingerprint(options: TrainOptions, earlier: int = 0) -> str:
         if fixed["train"].get("teacher_opt"):
             fixed["train"]["teacher_opt"]["network"] = Path(fixed["train"]["teacher_opt"]["network"]).name
         fixed["network_g"].pop("use_checkpoint", None)
-    if earlier < 2:
+    if earlier < 3:
         for name in ("name", "dataset_enlarge_ratio"):
             fixed["datasets"].pop(name)
         for name in options_without_effect(options.network_g):
             fixed["network_g"].pop(name)
-    if earlier < 1 and _drawn_anew(options):
+    if earlier < 2 and _drawn_anew(options):
         fixed["datasets"]["drawn"] = "anew"
+    if earlier < 1:
+        fixed["train"].pop("grad_clip")
+        for name in {"optim_g", "optim_d"} & fixed["train"].keys():
+            fixed["train"][name].pop("lr")
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
+def changeable_rates(options: TrainOptions) -> dict[str, float | None]:
+    """What a run that diverged may change to go on, by key: it takes effect with the next step, and a resumed run tells of it."""
+    t = options.train
+    rates = {"train.optim_g.lr": t.optim_g.lr, "train.grad_clip": t.grad_clip}
+    return rates if options.network_d is None else rates | {"train.optim_d.lr": t.optim_d.lr}
+
+
+def _rate(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}"
 
 
 def _drawn_anew(options: TrainOptions) -> bool:

@@ -49,6 +49,19 @@ def _numbers(value: Any) -> Any:
     return value
 
 
+# by which the published files of the networks here call three kinds of training: clean pairs, degraded ones, and against a GAN
+ModelType = Literal[
+    "DRCTModel",
+    "HATModel",
+    "SwinIRModel",
+    "SRModel",
+    "RealDRCTMSEModel",
+    "RealHATMSEModel",
+    "RealESRNetModel",
+    "RealDRCTGANModel",
+    "RealHATGANModel",
+    "RealESRGANModel",
+]
 Number = Annotated[float, BeforeValidator(_numbers), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_numbers)]
 Beta = Annotated[float, BeforeValidator(_numbers), Field(ge=0, lt=1)]
@@ -301,7 +314,7 @@ class TrainOptions(Options):
     """One option file."""
 
     name: Annotated[str, AfterValidator(folder_name)] = Field(description="the run goes to runs/NAME")
-    model_type: Literal["DRCTModel", "RealDRCTMSEModel", "RealDRCTGANModel"] | None = Field(
+    model_type: ModelType | None = Field(
         None, description="checked only: the kind of training follows from the training set and from gan_opt"
     )
     scale: int = Field(gt=0)
@@ -384,8 +397,8 @@ class TrainOptions(Options):
             )
         if self.network_d is not None and self.patch_size % 8:
             raise ValueError(f"gt_size {self.patch_size} is not a multiple of 8, as the discriminator needs it")
-        if self.model_type == "RealDRCTGANModel" and self.network_d is None:
-            raise ValueError("model_type RealDRCTGANModel needs network_d and train.gan_opt")
+        if self.model_type is not None and self.model_type.endswith("GANModel") and self.network_d is None:
+            raise ValueError(f"model_type {self.model_type} needs network_d and train.gan_opt")
         self._fits_real()
         return self
 
