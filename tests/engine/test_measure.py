@@ -91,3 +91,26 @@ def test_benchmark(name: str, build: Callable[..., SuperResolutionNetwork], monk
     assert alone.operations >= once
     assert alone.operations % once == 0
     assert document["share"] == pytest.approx(document["rate"] / document["ceiling"])
+
+
+def test_memory_that_runs_out_in_a_later_turn_or_in_a_librarys_words_costs_one_contestant() -> None:
+    calls = []
+
+    def later(x: torch.Tensor) -> torch.Tensor:
+        calls.append(x)
+        if len(calls) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nof which")
+        return x
+
+    def library(x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+
+    def broken(x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("shapes do not fit")
+
+    ours, late, other = take_turns({"ours": torch.neg, "late": later, "library": library}, torch.zeros(1), 3, CPU)
+    assert (ours.failure, len(ours.seconds)) == (None, 3)
+    assert (late.failure, late.seconds) == ("CUDA out of memory. Tried to allocate 2 GiB", [])
+    assert (other.failure, other.seconds) == ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", [])
+    with pytest.raises(RuntimeError, match="shapes"):
+        take_turns({"broken": broken}, torch.zeros(1), 1, CPU)

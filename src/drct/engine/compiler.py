@@ -76,6 +76,8 @@ def _compile(network: SuperResolutionNetwork, device: torch.device, precision: s
         module, name = GPU_PROGRAMS[type(network)]
         program = getattr(importlib.import_module(module), name)
         return program(_in_float32_on_cpu(network), device, precision)
+    if device.type == "cuda" and type(network) in GPU_PROGRAMS:
+        return PlainProgram(network, device, plain, "the faster program for GPUs is for bf16 and fp16")
     return PlainProgram(network, device, plain, f"there is no faster program for {network.architecture} on {device.type}")
 
 

@@ -73,8 +73,8 @@ def take_turns(contestants: Mapping[str, Run], x: Tensor, turns: int, device: to
                     result.warm_up, y = _timed(run, x, device)
                     if isinstance(run, Program) and device.type == "cuda":
                         y = run(x)  # the second call is not like those that follow either: it captures a graph
-            except (OutOfMemoryError, torch.OutOfMemoryError) as error:
-                result.failure = str(error).splitlines()[0]
+            except (OutOfMemoryError, RuntimeError) as error:
+                result.failure = _failure(error)
                 continue
             result.peak_bytes = memory.peak
             reference = y if reference is None else reference
@@ -83,9 +83,21 @@ def take_turns(contestants: Mapping[str, Run], x: Tensor, turns: int, device: to
         del reference
         for _ in range(turns):
             for name, run in contestants.items():
-                if results[name].failure is None:
-                    results[name].seconds.append(_timed(run, x, device)[0])
+                result = results[name]
+                if result.failure is not None:
+                    continue
+                try:
+                    result.seconds.append(_timed(run, x, device)[0])
+                except (OutOfMemoryError, RuntimeError) as error:  # as when another program takes the memory meanwhile
+                    result.failure, result.seconds = _failure(error), []
     return list(results.values())
+
+
+def _failure(error: Exception) -> str:
+    """Why a contestant is out, if it ran out of memory in drct's, torch's or a library's words."""
+    if not isinstance(error, OutOfMemoryError) and not is_out_of_memory(error):
+        raise error
+    return str(error).splitlines()[0]
 
 
 def ratio(slower: Measurement, faster: Measurement) -> float:
