@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from drct.engine.bias_table import table_gradient
-from drct.engine.gpu.kernels import LOG2E, MASKED, tile_size
+from drct.engine.gpu.kernels import LAUNCH, LOG2E, MASKED, tile_size
 from drct.engine.gpu.kernels import window_attention as attention_forward
 from drct.networks.derivatives import first_derivative_only
 from drct.networks.window_attention import gather_bias
@@ -31,6 +31,7 @@ SHARES = 8  # of the windows, whose sums for the bias are made side by side
 BLOCK = 64  # queries or keys that a program works on at once, at most
 TILE_BYTES = 8192  # of them: with more, registers are short, and in float32 the shared memory of most GPUs (99 KiB)
 STAGES = 2  # of the pipelines, for the same reason
+NARROW = 64  # channels of a head; in wider ones, which are not widened to a round number here, four warps spill registers (sm_90)
 
 
 @triton.jit
@@ -172,8 +173,9 @@ class _WindowAttention(torch.autograd.Function):
         b, h, w, _ = qkv.shape
         qkv, bias = qkv.contiguous(), gather_bias(table.float(), index) * LOG2E
         lse = qkv.new_empty(b * h * w, len(bias), dtype=torch.float32)
+        launch = LAUNCH if qkv.shape[-1] // 3 // len(bias) <= NARROW else LAUNCH._replace(warps=8)
         with torch.cuda.device_of(qkv):  # Triton launches on the current GPU; a backward pass runs on that of its tensors anyway
-            out = attention_forward(qkv.flatten(0, 2), bias, (b, h, w), window, shift, scale=scale * LOG2E, lse=lse)
+            out = attention_forward(qkv.flatten(0, 2), bias, (b, h, w), window, shift, launch=launch, scale=scale * LOG2E, lse=lse)
         ctx.save_for_backward(qkv, bias, out, lse)
         ctx.arguments = (window, shift, scale)
         return out.view(b, h, w, -1)
