@@ -105,21 +105,49 @@ def test_hr_and_lr_side_by_side(tmp_path: Path, picture: Picture, hr: str, lr: s
     for data, names in ((tmp_path, ["Set5"]), (tmp_path / "Set5", []), (folder, [])):
         (suite,) = find_suites(data, names, 4)
         assert [(item.hr, item.lr) for item in suite.items] == expected
-        assert suite.left_out == ()
+        cause = "its name says that it is another version of an HR image"
+        assert sorted(suite.left_out) == sorted((str(folder / other), cause) for other in others)
 
 
 def test_images_beside_pairs_that_are_neither_are_named(tmp_path: Path, picture: Picture) -> None:
-    put(tmp_path, picture, "cat_HR.png", "dog_HR.png", "garden.png")
-    put(tmp_path, picture, "cat_LR.png", scale=4)
+    put(tmp_path, picture, "cat_HR.png", "cow_HR.png", "dog_HR.png", "cat_3.png")
+    put(tmp_path, picture, "cat_LR.png", "cow_LR.png", "fox_LR.png", scale=4)
     (suite,) = find_suites(tmp_path, [], 4)
-    assert [item.name for item in suite.items] == ["cat"]
+    assert [item.name for item in suite.items] == ["cat", "cow"]
     assert suite.left_out == (
-        (str(tmp_path / "garden.png"), "its name says neither HR nor LR"),
+        (str(tmp_path / "cat_3.png"), "its name says neither HR nor LR"),
+        (str(tmp_path / "fox_LR.png"), "there is no HR image for it"),
         (str(tmp_path / "dog_HR.png"), f"{tmp_path} has no LR image for it"),
     )
     put(tmp_path / "image_SRF_4", picture, "1.png")
     suite = pair_folders("x", tmp_path / "image_SRF_4", tmp_path / "image_SRF_4", 4)
     assert suite.left_out == ((str(tmp_path / "image_SRF_4"), "it holds no image whose name ends in _HR or _GT"),)
+
+
+def test_results_of_a_method_beside_pairs_are_told_once(tmp_path: Path, picture: Picture) -> None:
+    put(tmp_path, picture, "a_HR.png", "b_HR.png", "a_SRCNN.png", "b_SRCNN.png", "a-b.png")
+    put(tmp_path, picture, "a_LR.png", "b_LR.png", scale=4)
+    (suite,) = find_suites(tmp_path, [], 4)
+    assert [item.name for item in suite.items] == ["a", "b"]
+    assert suite.left_out == (
+        (str(tmp_path / "a-b.png"), "its name says that it is another version of an HR image"),
+        (str(tmp_path), "2 images that end in _SRCNN are other versions of HR images by their names"),
+    )
+
+
+@pytest.mark.parametrize("names", [("a_GT.png", "b_GT.png"), ("a_HR.png", "a_LR_x2.png")])
+def test_lr_that_was_asked_for_is_not_made(tmp_path: Path, picture: Picture, names: tuple[str, ...]) -> None:
+    put(tmp_path, picture, *names)
+    suite = pair_folders("x", tmp_path, tmp_path, 4)
+    assert suite.items == ()
+    assert suite.left_out == ((str(tmp_path), "it holds no LR image of scale 4, whose name ends in _LR or _x4"),)
+
+
+def test_one_pair_by_name_does_not_make_a_folder_of_pairs(tmp_path: Path, picture: Picture) -> None:
+    put(tmp_path, picture, "pic_hr.png", "pic_lr.png", "pic_2.png", "other.png")
+    (suite,) = find_suites(tmp_path, [], 4)
+    assert len(suite.items) == 4
+    assert suite.left_out == ()
 
 
 def test_ground_truth_by_name_stays_whole(tmp_path: Path, picture: Picture) -> None:

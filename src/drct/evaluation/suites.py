@@ -115,7 +115,7 @@ def find_suites(data: Path, names: Sequence[str], scale: int) -> list[Suite]:
 def pair_folders(name: str, hr: Path | None, lr: Path | None, scale: int, template: str = "{}") -> Suite:
     """Make a set of an HR and an LR folder, or of one of them.
 
-    Where both are one folder, or the names in an HR folder alone say that LR lies among them, names tell HR from LR.
+    Where both are one folder, or the names in an HR folder alone say that most of it are pairs, names tell HR from LR.
 
     Args:
         template: ``filename_tmpl`` of BasicSR: the LR name made from that of HR, both without their suffixes. ``{}`` is no
@@ -129,11 +129,14 @@ def pair_folders(name: str, hr: Path | None, lr: Path | None, scale: int, templa
             raise DataError(f"{folder} is not a folder: the set '{name}' needs one")
     hr_paths = [] if hr is None else _images(hr)
     lr_paths = [] if lr is None else _images(lr)
-    strangers: list[Path] = []
+    left_out: list[tuple[str, str]] = []
     if hr is not None and template == "{}" and (hr == lr or (lr is None and _side_by_side(hr_paths, scale))):
-        hr_paths, lr_paths, strangers = _sides(hr_paths, scale)
+        hr_paths, lr_paths, left_out = _sides(hr_paths, scale)
         if not hr_paths:
             return Suite(name, scale, (), ((str(hr), "it holds no image whose name ends in _HR or _GT"),))
+        if lr is not None and not lr_paths:
+            cause = f"it holds no LR image of scale {scale}, whose name ends in _LR or _x{scale}"
+            return Suite(name, scale, (), ((str(lr), cause),))
         lr = hr if lr_paths else None  # with LR of other scales only, LR is made
     elif hr == lr:
         named = {template.format(path.stem) for path in hr_paths}
@@ -149,7 +152,6 @@ def pair_folders(name: str, hr: Path | None, lr: Path | None, scale: int, templa
     if lr is not None and not lr_images:
         return Suite(name, scale, (), ((str(lr), "the folder holds no images"),))
     items = []
-    left_out = [(str(path), "its name says neither HR nor LR") for path in strangers]
     for key, path in sorted(hr_images.items()):
         wanted = key if template == "{}" else template.format(path.stem)
         if lr is None:
@@ -235,6 +237,8 @@ def _pair_found(name: str, folder: Path, scale: int) -> Suite:
     hr, lr = _hr_folder(folder, scale), _lr_folder(folder, scale)
     if (hr is None and lr is None) or (hr is None and _images(folder)):
         hr, lr = folder, lr or _lr_beside(folder, scale)
+    if hr is not None and hr == lr and not _sides(_images(hr), scale)[1]:
+        lr = None  # nobody asked for LR of this folder
     return pair_folders(name, hr, lr, scale)
 
 
@@ -310,18 +314,46 @@ def _side(stem: str, scale: int | str) -> str:
 
 
 def _side_by_side(paths: Sequence[Path], scale: int) -> bool:
-    """Whether the names say that HR and LR, of whatever scale, of the same image are among these."""
+    """Whether the names say that HR and LR, of whatever scale, of at least half of the images are among these."""
     stems = [path.stem for path in paths]
-    hr = {_key(stem, scale) for stem in stems if _side(stem, scale) == "hr"}
-    return any(_side(stem, s) == "lr" and _key(stem, s) in hr for s in (scale, "[2-9]") for stem in stems)
+    scales = (scale, "[2-9]")
+    hr = [_key(stem, scale) for stem in stems if _side(stem, scale) == "hr"]
+    lr = {_key(stem, s) for s in scales for stem in stems if _side(stem, s) == "lr"}
+    others = [stem for stem in stems if not any(_side(stem, s) for s in scales) and not _version(stem, hr)]
+    return 0 < len(hr) + len(others) <= 2 * sum(key in lr for key in hr)
 
 
-def _sides(paths: Sequence[Path], scale: int) -> tuple[list[Path], list[Path], list[Path]]:
-    """HR and LR of a folder that holds both, and images that are no version of any HR."""
+def _sides(paths: Sequence[Path], scale: int) -> tuple[list[Path], list[Path], list[tuple[str, str]]]:
+    """HR and LR of a folder that holds both, and name and cause of the files that are neither."""
     hr = [path for path in paths if _side(path.stem, scale) == "hr"]
     lr = [path for path in paths if _side(path.stem, scale) == "lr"]
     # beside baby_LR, baby_x4 is what some method made of it
     lr = [path for path in lr if "lr" in _marks(path.stem, scale)] or lr
-    versions = tuple(_key(path.stem, scale) + mark for path in hr for mark in "_-x")
+    keys = {_key(path.stem, scale) for path in hr}
     known = {*hr, *lr}
-    return hr, lr, [path for path in paths if path not in known and not path.stem.startswith(versions)]
+    orphans = {path for path in lr if _key(path.stem, scale) not in keys}
+    left_out = []
+    versions: dict[str, list[Path]] = {}
+    for path in paths:
+        if path in orphans:
+            left_out.append((str(path), "there is no HR image for it"))
+        elif path not in known:
+            version = _version(path.stem, keys)
+            if version:
+                versions.setdefault(version, []).append(path)
+            else:
+                left_out.append((str(path), "its name says neither HR nor LR"))
+    for version, found in versions.items():
+        if len(found) == 1:
+            left_out.append((str(found[0]), "its name says that it is another version of an HR image"))
+        else:  # published sets hold the results of ten methods
+            cause = f"{len(found)} images that end in {version} are other versions of HR images by their names"
+            left_out.append((str(found[0].parent), cause))
+    return hr, lr, left_out
+
+
+def _version(stem: str, keys: Iterable[str]) -> str:
+    """What tells this name from that of an HR image, such as ``_bicubic``; ``""`` where they are different images."""
+    longest = max((key for key in keys if stem.startswith((f"{key}_", f"{key}-", f"{key}x"))), key=len, default=stem)
+    ending = stem[len(longest) :]
+    return "" if re.fullmatch(r"[_-]\d+", ending) else ending  # img_3 is no version of img
