@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,18 @@ from PIL import Image, IptcImagePlugin, TiffImagePlugin
 
 import drct.imaging.replacing as replacing
 from drct.errors import Error, ImageError, OptionError
-from drct.imaging import FORMATS, Picture, part_path, png_chunks, read, read_info, remove_stale_parts, to_depth, write
+from drct.imaging import (
+    FORMATS,
+    Picture,
+    part_path,
+    png_chunks,
+    read,
+    read_info,
+    remove_stale_parts,
+    replacing_text,
+    to_depth,
+    write,
+)
 from drct.imaging._vips import has_operation
 
 SUFFIXES = {"png": "png", "jpeg": "jpg", "webp": "webp", "tiff": "tif", "avif": "avif"}
@@ -657,3 +669,21 @@ for i in range(30):
 
 def test_errors_are_of_the_house() -> None:
     assert issubclass(ImageError, Error)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name")
+def test_texts_go_through_pipes_and_links_and_do_not_take_their_names(tmp_path: Path) -> None:
+    """As root, a rename would put a file in the place of /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        read_from = pool.submit((tmp_path / "pipe").read_text)
+        with replacing_text(tmp_path / "pipe") as file:
+            file.write("through")
+        assert read_from.result(10) == "through"
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link").symlink_to("real.json")
+    with replacing_text(tmp_path / "link") as file:
+        file.write("{}")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real.json").read_text() == "{}"
+    assert {path.name for path in tmp_path.iterdir()} == {"pipe", "link", "real.json"}

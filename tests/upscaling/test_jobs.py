@@ -141,6 +141,7 @@ def test_output_file_and_output_folder(tree):
         (("photos/a.jpg",), "photos/.hidden", {}, "is a file whose name has no suffix of an image: use .png, .*or a folder"),
         (("a.mp4",), "photos/.hidden", {}, "is a file whose name has no suffix of a video: use .mp4, .*or a folder"),
         (("photos/a.jpg",), "photos/a.jpg/", {}, "photos/a.jpg is a file: leave out the / at its end"),
+        (("photos/a.jpg",), "photos/.hidden/", {}, "whose name has no suffix of an image"),
         (("photos/a.jpg",), "pipe", {}, "output pipe is no file: results are not written to a pipe"),
         (("photos",), "pipe", {}, "output pipe is no file: results are not written to a pipe"),
         (("photos/a.jpg",), "out.bmp", {}, "suffix that is not written"),

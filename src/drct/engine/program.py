@@ -47,7 +47,7 @@ class Program:
         self.precision = precision
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        """Neither copied nor sent to another process: it holds kernels and threads of this one."""
+        """Neither copied nor sent to another process: most hold kernels and threads of this one."""
         raise DeviceError("a compiled program cannot be copied or pickled: copy the network, and compile that where it is to run")
 
     def __call__(self, x: Tensor) -> Tensor:

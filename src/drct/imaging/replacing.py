@@ -38,13 +38,18 @@ def part_path(path: str | os.PathLike[str]) -> Path:
 def replacing_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     """A text file open for writing that takes the name ``path`` when the block ends well, and vanishes when it does not.
 
-    For what is written about images. Missing folders are made; bytes of file names that are no UTF-8 become ``\\udcNN``.
+    For what is written about images. Devices, pipes and what links lead to are written in place. Missing folders are made; bytes
+    of file names that are no UTF-8 become ``\\udcNN``.
 
     Raises:
         OSError: the file cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() or (path.exists() and not path.is_file()):  # such as /dev/stdout, whose name must not be taken
+        with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
+        return
     part = part_path(path)
     try:
         with part.open("w", encoding="utf-8", errors="backslashreplace") as file:

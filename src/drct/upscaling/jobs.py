@@ -147,7 +147,7 @@ def _no_folder(output: Path, options: UpscaleOptions) -> str:
         return f"{output} {_NO_FILE}"
     if _takes_several(options):
         return f"{output} is a file: a folder is needed for the results of several files"
-    if _ends_as_folder(options):
+    if _ends_as_folder(options) and (is_video_file(output) or format_of(output) is not None):
         return f"{output} is a file: leave out the {os.sep} at its end, or name a folder"
     if is_video_file(options.inputs[0]):
         return f"{output} is a file whose name has no suffix of a video: use {', '.join(CONTAINERS)}, or a folder"
