@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from upscaling_helpers import Nursery, content, smooth_image
 
 from drct.errors import OptionError
 from drct.imaging import read, write
-from drct.upscaling import FileResult, Listener, Report, UpscaleOptions, upscale, watch, watch_folders
+from drct.upscaling import FileResult, Listener, Report, UpscaleOptions, batch, upscale, watch, watch_folders
 from drct.upscaling.jobs import Job
 from drct.upscaling.manifest import Manifest
 
@@ -205,6 +206,55 @@ def test_a_stop_gives_up_pictures_in_the_network(drop, model, device, strips):
     assert not any(entry and entry.held for entry in manifest.look([out / "a_x4.png", out / "b_x4.png"]))
     manifest.close()
     assert [result.status for result in upscale(options).results] == ["done", "done"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+def test_a_stop_tells_what_is_finished(drop, model, device, monkeypatch):
+    begun = threading.Event()
+
+    class StoppingLater(Watched):
+        """Stopped with the last picture in the network and the first one being written."""
+
+        def progress(self, job: Job, done: float) -> None:
+            if job.source.name == "c.png":
+                assert begun.wait(60)
+                self.stop.set()
+
+    def write_late(path: Path, *arguments: Any, **options: Any) -> list[str]:
+        begun.set()
+        assert watched.stop.wait(60)
+        return write(path, *arguments, **options)
+
+    monkeypatch.setattr(batch, "write", write_late)
+    write(drop / "a.png", smooth_image(8, 8))
+    (drop / "b.png").write_bytes(b"no image")
+    write(drop / "c.png", smooth_image(40, 40))
+    out = drop.parent / "out"
+    options = UpscaleOptions(inputs=(drop,), output=out, model=model, device=device, tile=16, overlap=4)
+    watched = StoppingLater(options)
+    watched.thread.join(timeout=60)
+    assert watched.report is not None
+    told = {(r.source.name, r.status) for r in watched.results}
+    assert {("a.png", "done"), ("b.png", "failed")} <= told
+    made = sorted(r.target.name for r in watched.results if r.status == "done")
+    assert made == sorted(content(out))  # with several devices, the last one may be ready before the stop is known
+    assert (watched.report.count("done"), watched.report.count("failed")) == (len(made), 1)
+
+
+def test_a_stop_between_pictures_begins_no_other(drop, model):
+    class StoppingAtResult(Stopping):
+        def finished(self, result: FileResult) -> None:
+            super().finished(result)
+            self.stop.set()
+
+    (drop / "a.png").write_bytes(b"no image")
+    write(drop / "b.png", smooth_image(40, 40))
+    out = drop.parent / "out"
+    watched = StoppingAtResult(UpscaleOptions(inputs=(drop,), output=out, model=model, device="cpu"))
+    watched.thread.join(timeout=60)
+    assert watched.report is not None
+    assert [(r.source.name, r.status) for r in watched.results] == [("a.png", "failed")]
+    assert (watched.parts, content(out)) == (0, {})
 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])

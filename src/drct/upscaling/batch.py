@@ -142,10 +142,11 @@ class Session:
     def run(self, jobs: tuple[Job, ...], listener: Listener, stop: threading.Event | None = None) -> Results:
         """Results of jobs: in their order, or as they come where several devices work or other processes have a part in it.
 
-        The listener is told of progress; results are what is yielded. Pictures in the network are given up once ``stop`` is set.
+        The listener is told of progress; results are what is yielded. Once ``stop`` is set, pictures in the network are given up,
+        and what is written, or being written, is yielded still.
 
         Raises:
-            Stopped: it was set.
+            Stopped: it was set before all was done.
         """
         self._desk.add(jobs)
         count = min(len(self._devices), len(jobs))
@@ -162,11 +163,9 @@ class Session:
         def tell_of_others() -> None:
             listener.waiting(self._desk.elsewhere)
 
-        def waits() -> None:
-            tell_of_others()
-            go_on()
-
-        return self._alone(tell, waits) if count <= 1 else self._together(count, tell, waits)
+        if count <= 1:
+            return self._alone(tell, tell_of_others, go_on)
+        return self._together(count, tell, tell_of_others, go_on)
 
     def report(
         self, results: list[FileResult], others: tuple[Path, ...], seconds: float, counts: dict[str, int] | None = None
@@ -190,23 +189,24 @@ class Session:
     def _worker(self, upscaler: Upscaler) -> _Worker:
         return _Worker(self._options, upscaler, self._desk, self._cleaned)
 
-    def _alone(self, tell: Progress, waits: Callable[[], None]) -> Results:
+    def _alone(self, tell: Progress, waits: Callable[[], None], go_on: Callable[[], None]) -> Results:
         with shielded(tell) as progress:
-            yield from self._worker(self.upscaler).results(progress, waits)
+            yield from self._worker(self.upscaler).results(progress, waits, go_on)
 
-    def _together(self, count: int, tell: Progress, waits: Callable[[], None]) -> Results:
+    def _together(self, count: int, tell: Progress, waits: Callable[[], None], go_on: Callable[[], None]) -> Results:
         """One thread for each device; all that they have to say comes out of this one."""
-        events: queue.SimpleQueue[Callable[[], FileResult | None]] = queue.SimpleQueue()
+        events: queue.SimpleQueue[FileResult | Callable[[], None]] = queue.SimpleQueue()
         stopped = threading.Event()
 
-        def progress(job: Job, done: float | Done) -> None:
+        def work_on() -> None:
             if stopped.is_set():
                 raise Stopped
+
+        def progress(job: Job, done: float | Done) -> None:
+            work_on()
             events.put(functools.partial(tell, job, done))
 
         def waiting() -> None:
-            if stopped.is_set():
-                raise Stopped
             events.put(waits)
 
         def work(index: int) -> None:
@@ -216,12 +216,10 @@ class Session:
                 upscaler = self._others[index] if index else self.upscaler
                 if upscaler.device.type == "cuda":
                     torch.cuda.set_device(upscaler.device)  # of this thread
-                results = self._worker(upscaler).results(progress, waiting)
+                results = self._worker(upscaler).results(progress, waiting, work_on)
                 with contextlib.closing(results):
                     for result in results:
-                        events.put(functools.partial(_same, result))
-                        if stopped.is_set():
-                            break
+                        events.put(result)
                 events.put(ended)
             except Stopped:
                 events.put(ended)
@@ -231,23 +229,36 @@ class Session:
         def ended() -> None:
             working.pop()
 
+        def end() -> None:
+            stopped.set()
+            for thread in threads:
+                thread.join()
+
         working = [None] * count
         threads = [threading.Thread(target=work, args=(i,), name=f"drct-work-{i}") for i in range(count)]
         for thread in threads:
             thread.start()
         try:
             while working:
-                result = events.get()()
-                if result is not None:
-                    yield result
+                go_on()
+                event = events.get()
+                if isinstance(event, FileResult):
+                    yield event
+                else:
+                    event()
+        except Stopped:
+            end()
+            while not events.empty():
+                event = events.get()
+                if isinstance(event, FileResult):
+                    yield event
+            raise
         finally:
-            stopped.set()
-            for thread in threads:
-                thread.join()
+            end()
 
 
-class Stopped(Exception):
-    """The run was given up; unwinds what works for it."""
+class Stopped(BaseException):
+    """The run was given up; unwinds what works for it, past all handlers of errors."""
 
 
 def _tell(listener: Listener, job: Job, done: float | Done) -> None:
@@ -255,10 +266,6 @@ def _tell(listener: Listener, job: Job, done: float | Done) -> None:
         listener.frames(job, done)
     else:
         listener.progress(job, done)
-
-
-def _same(result: FileResult) -> FileResult:
-    return result
 
 
 def _raise(error: BaseException) -> None:
@@ -300,18 +307,23 @@ class _Worker:
         self._cleaned = cleaned
         self._limits: dict[tuple[Path, int], int | None] = {}  # largest tile by folder and scale
 
-    def results(self, progress: Progress, waiting: Callable[[], None]) -> Results:
+    def results(self, progress: Progress, waiting: Callable[[], None], go_on: Callable[[], None]) -> Results:
         """What becomes of the jobs that this worker takes, in their order.
 
         Args:
-            progress: hears how pictures go through the network.
+            progress: hears how pictures go through the network; may raise ``Stopped``.
             waiting: called when only jobs of other processes are left.
+            go_on: called before each job; may raise ``Stopped``.
+
+        Raises:
+            Stopped: as the above did, once all that is written or being written has been yielded.
         """
         reader, writer = OneThread("drct-read"), OneThread("drct-write")
         reading: collections.deque[Future[_Input | FileResult | None]] = collections.deque()
         writing: collections.deque[Future[FileResult]] = collections.deque()
         try:
             while True:
+                go_on()
                 while len(reading) <= READ_AHEAD:
                     reading.append(reader.submit(self._read))
                 read_ = reading.popleft().result()
@@ -329,10 +341,16 @@ class _Worker:
                     time.sleep(POLL)
                     continue
                 outcome = read_ if isinstance(read_, FileResult) else self._upscale(read_, progress)
-                writing.append(writer.submit(self._write, outcome))
+                writing.append(_known(outcome) if isinstance(outcome, FileResult) else writer.submit(self._write, outcome))
                 del read_, outcome  # pictures must go when they are written, not when the next ones come
                 while writing and (len(writing) > WRITE_BEHIND or writing[0].done()):
                     yield writing.popleft().result()
+        except Stopped:
+            writer.close()
+            for future in writing:
+                if not future.cancelled():
+                    yield future.result()
+            raise
         finally:
             # What is being written is finished; what has not begun is dropped.
             reader.close()
@@ -481,9 +499,7 @@ class _Worker:
                 self._limits[folder, scale] = self._upscaler.tile_limit(scale)
                 manifest.set_limit(self._limit_name(scale), self._limits[folder, scale])
 
-    def _write(self, output: _Output | FileResult) -> FileResult:
-        if isinstance(output, FileResult):
-            return output
+    def _write(self, output: _Output) -> FileResult:
         taken, result = output.input.taken, output.result
         assert result.target is not None
         try:
@@ -518,6 +534,13 @@ class _Worker:
         report: dict[str, Any] = {"input_size": result.input_size, "output_size": result.output_size}
         manifest.done(job.target, stamp, target, written, report)
         return result
+
+
+def _known(result: FileResult) -> Future[FileResult]:
+    """Nothing is left to be written: the result only waits for its turn."""
+    future: Future[FileResult] = Future()
+    future.set_result(result)
+    return future
 
 
 def _check_place(taken: Taken, target: Path) -> None:

@@ -46,7 +46,7 @@ def watch_folders(
         listener: hears of every result; its ``started`` is called whenever files have come.
         upscaler: used instead of new ones.
         stop: ends the watch; so do SIGINT (Ctrl-C) and SIGTERM. Pictures in the network are given up then, to be made by the next
-            run; what is being written is finished.
+            run; what is being written is finished, and told if it was ``stop`` that ended the watch.
 
     Returns:
         A report without the single results, which may be many, but with their numbers.
@@ -76,8 +76,6 @@ def watch_folders(
                         for result in results:
                             counts[result.status] += 1
                             listener.finished(result)
-                            if stop.is_set():
-                                break
                 stop.wait(pause)
     return session.report([], (), time.perf_counter() - start, counts)
 
