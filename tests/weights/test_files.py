@@ -53,7 +53,9 @@ def test_keys(key: str, zipped: bool, tiny: SuperResolutionNetwork, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("plain", "averaged"),
-    [("params", "params_ema"), ("model", "model_ema"), ("state_dict", "state_dict_ema"), ("state_dict", "ema_state_dict")],
+    [("params", "params_ema"), ("model", "model_ema"), ("state_dict", "state_dict_ema"), ("state_dict", "ema_state_dict")]
+    + [(g, f"{g}_ema") for g in ("net_g", "netG", "model_g", "generator", "g", "weights")]
+    + [("weights", "ema_weights")],
 )
 def test_averaged_weights_come_first(plain: str, averaged: str, tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
     other = {name: tensor + 1 for name, tensor in tiny.state_dict().items()}
@@ -171,6 +173,68 @@ def test_a_dictionary_within_one(layout: str, beside: dict[str, Any], tiny: Supe
 def test_the_generator_is_taken_from_beside_its_discriminator(g: str, d: str, tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
     torch.save({d: {"conv0.weight": torch.zeros(3)}, g: tiny.state_dict()}, tmp_path / "gan.pth")
     assert same(read_weights(tmp_path / "gan.pth").tensors, tiny.state_dict())
+
+
+@pytest.mark.parametrize("key", ["weights", "net_g", "generator", "weights_ema", "model_g_ema"])
+def test_tensors_win_over_keys_that_may_mean_something_else(key: str, tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
+    """Say, the weights of losses beside a bare state dict."""
+    torch.save(tiny.state_dict() | {key: {"l1": torch.ones(1)}}, tmp_path / "net.pth")
+    file = read_weights(tmp_path / "net.pth")
+    assert file.layout == ""
+    assert same(file.tensors, tiny.state_dict())
+    torch.save({"epoch": torch.tensor(3), key: {"l1": torch.ones(1)}, "params": tiny.state_dict()}, tmp_path / "net.pth")
+    assert read_weights(tmp_path / "net.pth").layout == "params"
+
+
+@pytest.mark.parametrize(
+    ("layout", "beside"),
+    [
+        ("best", {"discriminator": {"state_dict": {"x": torch.zeros(1)}}}),
+        ("best", {"net_d": {"x": torch.zeros(1)}}),
+        ("generator.params", {"discriminator": {"params_ema": {"x": torch.zeros(1)}}}),
+        ("model.mine", {"model": {"net_d_ema": {"x": torch.zeros(1)}}}),
+        ("best", {"optimizer_g": {"params": {"x": torch.zeros(1)}}, "scheduler": {"x": torch.zeros(1)}}),
+        ("best", {"state": {0: {"exp_avg": torch.zeros(1)}}}),
+        ("state", {"optim": {"state": {"exp_avg": torch.zeros(1)}}}),
+    ],
+)
+def test_what_is_no_generator_is_passed_over(
+    layout: str, beside: dict[str, Any], tiny: SuperResolutionNetwork, tmp_path: Path
+) -> None:
+    outer, _, inner = layout.partition(".")
+    own = beside.get(outer, {}) | {inner: tiny.state_dict()} if inner else tiny.state_dict()
+    torch.save(beside | {outer: own}, tmp_path / "net.pth")
+    file = read_weights(tmp_path / "net.pth")
+    assert file.layout == layout
+    assert same(file.tensors, tiny.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("content", "listed"),
+    [
+        ({"foo": {"x": torch.zeros(1)}, "bar": {"params_ema": {"x": torch.ones(1)}}}, "foo, bar.params_ema"),
+        ({"model": {"a": {"x": torch.zeros(1)}, "b": {"x": torch.ones(1)}}}, "model.a, model.b"),
+    ],
+)
+def test_only_the_user_can_choose(content: dict[str, Any], listed: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=rf"weights under {listed}: say which by key \(drct export .*net\.pth --key"):
+        read_weights(tmp_path / "net.pth")
+    assert read_weights(tmp_path / "net.pth", key=listed.split(", ")[1]).tensors == {"x": torch.ones(1)}
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ({"state": {0: {"exp_avg": torch.zeros(1)}}, "param_groups": []}, "state.0"),
+        ({"discriminator": {"x": torch.zeros(1)}}, "discriminator"),
+    ],
+)
+def test_a_file_without_a_generator(content: dict[str, Any], place: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=rf"holds no weights of a generator, only {place}: .*by key \(drct export"):
+        read_weights(tmp_path / "net.pth")
+    assert read_weights(tmp_path / "net.pth", key=place).layout == place
 
 
 def test_buffers_are_told_from_weights(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:

@@ -23,12 +23,14 @@ from torch import Tensor
 from drct.errors import CheckpointError, did_you_mean
 
 # Where trainers keep the weights, best first: averaged weights (EMA) are what papers report.
-AVERAGES = ("params_ema", "params-ema", "ema", "model_ema", "state_dict_ema", "ema_state_dict")
-LAYOUT_KEYS = (
-    *AVERAGES,
-    *("params", "state_dict", "model_state_dict", "model", "net", "network", "weights"),
-    *("net_g", "netG", "model_g", "generator"),  # beside a discriminator
-)
+SURE_AVERAGES = ("params_ema", "params-ema", "ema", "model_ema", "state_dict_ema", "ema_state_dict")
+SURE_KEYS = ("params", "state_dict", "model_state_dict", "model", "net", "network")
+# These may as well stand for something else beside the tensors of a bare state dict, which are the weights then.
+UNSURE_AVERAGES = ("net_g_ema", "netG_ema", "model_g_ema", "generator_ema", "g_ema", "ema_weights", "weights_ema")
+UNSURE_KEYS = ("weights", "net_g", "netG", "model_g", "generator")
+LAYOUT_KEYS = (*SURE_AVERAGES, *UNSURE_AVERAGES, *SURE_KEYS, *UNSURE_KEYS)
+# Places of what a training keeps beside its generator; the state of an optimizer is numbered.
+NO_GENERATOR = re.compile(r"(.*\.)?((discriminator|net_d|netD|model_d)(_ema)?|optim[^.]*|scheduler[^.]*|scaler|state\.\d+)(\..*)?")
 # Wrappers that trainers leave in front of every name.
 GENERATORS = ("netG.", "net_g.", "generator.")  # beside a discriminator
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", *GENERATORS)
@@ -254,18 +256,29 @@ def _choose(content: Any, key: str | None, path: Path) -> tuple[dict[str, Tensor
             raise CheckpointError(f"{path} has no weights under '{key}'{did_you_mean(key, nested)}; {known}")
         return nested[key], key
     bare = _tensors(content)
-    chosen = min((place for place in places if any(part in LAYOUT_KEYS for part in place)), key=_rank, default=None)
-    if bare and (chosen is None or len(chosen) > 1):
-        return bare, ""
-    if chosen is None and places:
-        least = len(next(iter(places)))
-        chosen, *others = (place for place in places if len(place) == least)
-        if others:
-            raise CheckpointError(
-                f"{path} has weights under {_shown(['.'.join(place) for place in (chosen, *others)])}: say which by key "
-                f"(drct export {path} --key NAME --to safetensors writes a file of one)"
-            )
-    return ({}, "") if chosen is None else (places[chosen], ".".join(chosen))
+    if bare:
+        sure = next((name for name in (*SURE_AVERAGES, *SURE_KEYS) if (name,) in places), None)
+        return (bare, "") if sure is None else (places[(sure,)], sure)
+    if not places:
+        return {}, ""
+    candidates = [place for place in places if not NO_GENERATOR.fullmatch(".".join(place))]
+    way_out = f"say which by key (drct export {path} --key NAME --to safetensors writes a file of one)"
+    if not candidates:
+        raise CheckpointError(f"{path} holds no weights of a generator, only {_shown(list(nested))}: if one is meant, {way_out}")
+    chosen, *rivals = _best(candidates)
+    if rivals:
+        raise CheckpointError(f"{path} has weights under {_shown(['.'.join(place) for place in (chosen, *rivals)])}: {way_out}")
+    return places[chosen], ".".join(chosen)
+
+
+def _best(places: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The place of the weights to take, or those among which only the user can choose; the outer ones come first in ``places``."""
+    named = [place for place in places if any(part in LAYOUT_KEYS for part in place)]
+    if not named:
+        return [place for place in places if len(place) == len(places[0])]
+    first = min(map(_rank, named))
+    outer = [place for place in places if len(place) < first[0]]  # without a name, since the named ones are no further out
+    return outer + [place for place in named if _rank(place) == first]
 
 
 def _places(content: Mapping[Any, Any], depth: int = 2) -> dict[tuple[str, ...], dict[str, Tensor]]:
