@@ -39,7 +39,7 @@ def load(path: Path | str, data: bytes, decode: bool, check: Callable[[int, int]
         if not len(file):
             raise ImageError(f"{path}: HEIC image: {_UNKNOWN}")
         check(*file.size)
-        image = _image(file, file.mode, decode)
+        image = _image(file, decode)
     except MemoryError:
         raise ImageError(f"{path}: not enough memory") from None
     except _BROKEN as error:
@@ -54,8 +54,8 @@ def _pi_heif() -> Any:
         return None
 
 
-def _image(file: Any, mode: str, decode: bool) -> pyvips.Image:
-    colours, _, deep = mode.partition(";")  # such as "RGB;16"
+def _image(file: Any, decode: bool) -> pyvips.Image:
+    colours, _, deep = file.mode.partition(";")  # such as "RGB;16"
     format = "ushort" if deep else "uchar"
     if decode:
         samples = np.array(file)  # a copy, since pi-heif's memory goes with its file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import re
@@ -205,8 +206,8 @@ def open_image(
         name, what = None, "a camera raw file or another TIFF that begins with a preview"
     if name is None:
         if what in VIDEO_SUFFIXES:
-            name = Path(path).stem + VIDEO_SUFFIXES[what]
-            raise ImageError(f"{path}: {what}; only drct upscale reads videos, which it knows by their names, such as {name}")
+            video = Path(path).stem + VIDEO_SUFFIXES[what]
+            raise ImageError(f"{path}: {what}; only drct upscale reads videos, which it knows by their names, such as {video}")
         raise ImageError(f"{path}: {what}; {_readable()} are read")
     if tiff.foreign:
         raise ImageError(f"{path}: a TIFF of {tiff.foreign} is not supported: convert it to RGB first")
@@ -225,10 +226,7 @@ def open_image(
         options["n"] = -1
     beside: tuple[str, ...] = ()
     if through_pi_heif:
-
-        def check(width: int, height: int) -> None:
-            _check_claim(path, name, size, width, height, max_pixels)
-
+        check = functools.partial(_check_claim, path, name, size, max_pixels=max_pixels)
         image, beside = heic.load(path, _content(path, file), decode, check)
     else:
         image = _loaded(path, name, file, options)
