@@ -155,6 +155,8 @@ def test_a_share_of_the_patches_has_its_tones_moved_and_none_lies_elsewhere() ->
     black, white = (sum(t.colour == (v, v, v) for t in tones) for v in (0.0, 255.0))
     assert len(tones) / 8 < min(black, white)
     assert black + white < len(tones)
+    saturated = sum(set(t.colour) == {0.0, 255.0} for t in tones)
+    assert len(tones) / 8 < saturated < len(tones) / 3
 
 
 def test_lr_is_made_from_the_moved_tones(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class Tones:
     """All values of a patch moved towards one colour (RGB, 0..255), so that ``contrast`` of their distance to it remains.
 
     Photographs hold little that is almost black, almost white or almost of one colour, and a patch of it hardly counts in a loss.
-    A network that has seen too few of them may paint blotches on white paper.
+    A network that has seen too few of them may paint blotches on white paper, or darken the corners of a red sign.
     """
 
     colour: tuple[float, float, float]
@@ -47,11 +47,13 @@ CONTRASTS = (0.05, 1.0)
 
 
 def draw_tones(rng: np.random.Generator) -> Tones:
-    """Towards black or white for half of them, else towards any colour."""
+    """Towards black or white for half of them, else towards any colour, or one of the eight whose channels are each 0 or 255."""
     kind, contrast = int(rng.integers(4)), float(np.exp(rng.uniform(*np.log(CONTRASTS))))
     colour = rng.uniform(0, 255, 3)
     if kind < 2:
         colour[:] = 255 * kind
+    elif kind == 3:
+        colour = np.where(colour < 127.5, 0.0, 255.0)
     return Tones((float(colour[0]), float(colour[1]), float(colour[2])), contrast)
 
 

@@ -470,7 +470,7 @@ class Run:
 
     def _read_state(self, where: Path) -> None:
         state = load_state(where)
-        known = [fingerprint(self.options, earlier) for earlier in range(5)]
+        known = [fingerprint(self.options, earlier) for earlier in range(6)]
         if state.options_sha256 not in known:
             raise CheckpointError(
                 f"{where} was made with other options (scale, manual_seed, network_g, datasets.train, train or those of a GAN): "
@@ -486,7 +486,7 @@ class Run:
         if self.best and state.judged not in ("", judged_by(self.options)):
             self.best = {}
             self.say("warning: validation measures something else than before: from now on the best weights are chosen anew")
-        if state.options_sha256 not in known[:2] and _drawn_anew(self.options):
+        if _drawn(self.options, known.index(state.options_sha256)) != _drawn(self.options):
             self.say(f"warning: {where} was made by an earlier version, which drew patches otherwise: other patches follow")
         images = len(self.pairs.patches.gt)
         if state.images not in (0, images):  # welcome where a set has grown, but no longer the run that it would have been
@@ -628,8 +628,8 @@ def fingerprint(options: TrainOptions, earlier: int = 0) -> str:
 
     Left out is where files lie, what has no effect on the network's weights, and what may be changed on the way: length and
     schedule, learning rates and ``grad_clip``, precision and compilation. In checkpoints of ``earlier`` generations more counted:
-    in all of them the rates and ``grad_clip``, in those of 3 also what has no effect at all, in those of 4 besides where files lie.
-    Those of 2 count the same as those of 1, but tell patches that were drawn otherwise.
+    in those from 2 on the rates and ``grad_clip``, in those of 4 also what has no effect at all, in those of 5 besides where files
+    lie. Those of 1 and 3 count the same as those before them, but tell patches that were drawn otherwise.
     """
     fixed: dict[str, Any] = options.model_dump(mode="json", include={"scale", "manual_seed", "network_g", "datasets", "train"})
     fixed["datasets"] = fixed["datasets"]["train"]
@@ -652,7 +652,7 @@ def fingerprint(options: TrainOptions, earlier: int = 0) -> str:
     real = {"degradation", *REAL_KEYS}
     late = (real if options.degradation is not None else set()) | ({"network_d"} if options.network_d is not None else set())
     fixed |= options.model_dump(mode="json", include=late)
-    if earlier < 4:
+    if earlier < 5:
         for name in ("dataroot_gt", "dataroot_lq", "meta_info_file"):
             fixed["datasets"][name] = fixed["datasets"][name] is not None
         if fixed["train"].get("perceptual_opt"):
@@ -660,14 +660,13 @@ def fingerprint(options: TrainOptions, earlier: int = 0) -> str:
         if fixed["train"].get("teacher_opt"):
             fixed["train"]["teacher_opt"]["network"] = Path(fixed["train"]["teacher_opt"]["network"]).name
         fixed["network_g"].pop("use_checkpoint", None)
-    if earlier < 3:
+    if earlier < 4:
         for name in ("name", "dataset_enlarge_ratio"):
             fixed["datasets"].pop(name)
         for name in options_without_effect(options.network_g):
             fixed["network_g"].pop(name)
-    if earlier < 2 and _drawn_anew(options):
-        fixed["datasets"]["drawn"] = "anew"
-    if earlier < 1:
+    fixed["datasets"] |= _drawn(options, earlier)
+    if earlier < 2:
         fixed["train"].pop("grad_clip")
         for name in {"optim_g", "optim_d"} & fixed["train"].keys():
             fixed["train"][name].pop("lr")
@@ -685,11 +684,19 @@ def _rate(value: float | None) -> str:
     return "none" if value is None else f"{value:g}"
 
 
-def _drawn_anew(options: TrainOptions) -> bool:
-    """Whether patches are drawn otherwise than by the first versions, which drew by area in whole multiples of the smallest image,
-    and turned by a quarter where ``use_rot`` asks for flips upside down and transpositions."""
+def _drawn(options: TrainOptions, earlier: int = 0) -> dict[str, str]:
+    """How patches are drawn otherwise than by the first versions, as the :func:`fingerprint` counts it.
+
+    Those drew by area in whole multiples of the smallest image, turned by a quarter where ``use_rot`` asks for flips upside down and
+    transpositions, and moved no tones towards the most saturated colours.
+    """
     data = options.train_set
-    return data.by_area or (data.use_rot and not data.use_hflip)
+    ways = {}
+    if earlier < 3 and (data.by_area or (data.use_rot and not data.use_hflip)):
+        ways["drawn"] = "anew"
+    if earlier < 1 and data.tone_share:
+        ways["tones"] = "saturated"
+    return ways
 
 
 def judged_by(options: TrainOptions) -> str:
