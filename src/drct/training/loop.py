@@ -687,8 +687,8 @@ def _rate(value: float | None) -> str:
 def _drawn(options: TrainOptions, earlier: int = 0) -> dict[str, str]:
     """How patches are drawn otherwise than by the first versions, as the :func:`fingerprint` counts it.
 
-    Those drew by area in whole multiples of the smallest image, turned by a quarter where ``use_rot`` asks for flips upside down and
-    transpositions, and moved no tones towards the most saturated colours.
+    Those drew by area in whole multiples of the smallest image, turned by a quarter where ``use_rot`` asks for flips upside down
+    and transpositions, and moved no tones towards the most saturated colours.
     """
     data = options.train_set
     ways = {}
