@@ -136,6 +136,14 @@ def test_mistakes_are_named(path: str, value: Any, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["meta_info", "meta_info_file"])
+def test_the_list_of_images_may_be_called_as_in_the_files_of_real_esrgan(key: str) -> None:
+    train_set = {"type": "RealESRGANDataset", "dataroot_gt": "gt", key: "list.txt"}
+    options, warnings = parse_options(changed("datasets.train", train_set))
+    assert options.train_set.meta_info_file == "list.txt"
+    assert not any("meta_info" in warning for warning in warnings)
+
+
 def test_options_that_came_later_leave_earlier_checkpoints_valid() -> None:
     earlier = "3896a078eaf2cb2566088464c435c456c3e3b404dcc51999ff2d5af86d2153f4"
     assert fingerprint(parse_options(MINIMAL)[0], 4) == earlier

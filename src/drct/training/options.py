@@ -117,6 +117,14 @@ class TrainSet(Options):
     )
     filename_tmpl: Template = Field("{}", description="how LR images are called; by {}, a final x4 (scale 4) is ignored")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _other_name(cls, data: Any) -> Any:
+        """A RealESRGANDataset of BasicSR calls the same list ``meta_info``."""
+        if isinstance(data, dict) and "meta_info" in data and "meta_info_file" not in data:
+            return {"meta_info_file" if key == "meta_info" else key: value for key, value in data.items()}
+        return data
+
     @model_validator(mode="after")
     def _additions_fit(self) -> TrainSet:
         if self.tone_share and self.dataroot_lq is not None:
