@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from drct.errors import MissingDependencyError, OptionError, did_you_mean
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
+    from pydantic import BaseModel, ValidationError
+
+
+MANY = 5  # places where one key may stand, which are not told any more
 
 
 def several(values: Any) -> Any:
@@ -20,7 +23,7 @@ def several(values: Any) -> Any:
 
 def first_problem(
     error: ValidationError,
-    known: Collection[str],
+    known: Collection[str] | Mapping[str, Sequence[str]],
     *,
     noun: str = "option",
     depth: int | None = None,
@@ -31,7 +34,8 @@ def first_problem(
 
     Args:
         error: as pydantic raised it.
-        known: the valid keys of all groups, of which the one nearest to an unknown key is named.
+        known: the valid keys of all groups, of which the one nearest to an unknown key is named; and where they stand, as
+            :func:`key_places` finds it, where options are nested.
         noun: what a key is called.
         depth: how far options are nested; what pydantic names below that are branches of unions and parts of a value.
         branches: steps of a location that are branches of a union and no keys.
@@ -42,7 +46,9 @@ def first_problem(
     where = ".".join(keys)
     if first["type"] == "extra_forbidden":
         if keys[-1] in known:
-            return f"{noun} '{where}' stands in the wrong place: {keys[-1]} belongs elsewhere in the file"
+            places = known[keys[-1]] if isinstance(known, Mapping) else []
+            meant = f" (did you mean {' or '.join(places)}?)" if 0 < len(places) < MANY else ""
+            return f"{noun} '{where}' stands in the wrong place{meant}"
         return f"{noun} '{where}' is unknown{did_you_mean(keys[-1], known)}"
     if first["type"] == "missing":
         return f"{noun} '{where}' is missing"
@@ -54,6 +60,33 @@ def first_problem(
     if isinstance(first["input"], dict):  # a group of options, too long to repeat
         return f"{where}: {message}"
     return f"{where} is {first['input']!r}: {(expected or {}).get(where, message)}"
+
+
+def key_places(options: type[BaseModel], named: Mapping[type[BaseModel], str] | None = None) -> dict[str, list[str]]:
+    """Where each key of nested options may stand, for example ``lr``: ``["train.optim_g.lr", "train.optim_d.lr"]``.
+
+    ``named``: how the options in a mapping, whose keys may have any name, are called there; NAME where it does not say.
+    """
+    places: dict[str, list[str]] = {}
+    for place in _keys(options, named or {}):
+        places.setdefault(place.rpartition(".")[2], []).append(place)
+    return places
+
+
+def _keys(options: type[BaseModel], named: Mapping[type[BaseModel], str]) -> Iterator[str]:
+    for name, field in options.model_fields.items():
+        yield name
+        for step, group in _groups(field.annotation):
+            inside = "" if step is None else f"{named.get(group, step)}."
+            yield from (f"{name}.{inside}{below}" for below in _keys(group, named))
+
+
+def _groups(annotation: Any) -> Iterator[tuple[str | None, type[BaseModel]]]:
+    """Options that a type of values holds, itself, in a union, or in a mapping, whose key is then NAME."""
+    if hasattr(annotation, "model_fields"):
+        yield None, annotation
+    for part in get_args(annotation):
+        yield from (("NAME" if get_origin(annotation) is dict else step, group) for step, group in _groups(part))
 
 
 def without_keys(data: Mapping[str, Any], dead: Collection[str], inside: str = "") -> tuple[dict[str, Any], list[str]]:

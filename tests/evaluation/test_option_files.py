@@ -150,7 +150,7 @@ def test_rgb_metrics(options: dict[str, Any]) -> None:
     [
         ({"sclae": 4}, OptionError, r"'sclae' is unknown \(did you mean 'scale'\?\)"),
         ({"val": {"metircs": {}}}, OptionError, r"'val.metircs' is unknown \(did you mean 'metrics'\?\)"),
-        ({"suffix": None}, OptionError, "option 'suffix' stands in the wrong place: suffix belongs elsewhere in the file"),
+        ({"suffix": None}, OptionError, r"option 'suffix' stands in the wrong place \(did you mean val\.suffix\?\)"),
         ({"val": {"scale": 4}}, OptionError, r"option 'val\.scale' stands in the wrong place"),
         ({"network_g": {**NETWORK, "embed_dims": 3}}, OptionError, r"'embed_dims' is unknown.*did you mean 'embed_dim'"),
         ({"network_g": {**NETWORK, "type": "DCRT"}}, OptionError, "'dcrt' is unknown"),

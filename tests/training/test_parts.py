@@ -96,6 +96,9 @@ def test_keys_without_effect_warn_where_they_ask_for_something() -> None:
     [
         ("train.totl_iter", 10, "train.totl_iter.*did you mean 'total_iter'"),
         ("datasets.train.gt_sise", 256, "gt_sise.*did you mean 'gt_size'"),
+        ("train.lr", 1e-4, r"'train\.lr' stands in the wrong place \(did you mean train\.optim_g\.lr or train\.optim_d\.lr\?\)"),
+        ("train.use_hflip", False, r"wrong place \(did you mean datasets\.train\.use_hflip\?\)"),
+        ("train.type", "L1Loss", r"key 'train\.type' stands in the wrong place$"),
         ("datasets.train.gt_size", 255, "gt_size 255 is not a multiple of scale 4"),
         ("train.optim_g", {"type": "Adan"}, "type is 'Adan': .*'Adam'"),
         ("scale", 0, "scale.*greater than 0"),

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from drct.checking import first_problem, folder_name, name_template, read_option_file, several, without_keys
+from drct.checking import first_problem, folder_name, key_places, name_template, read_option_file, several, without_keys
 from drct.errors import OptionError
 from drct.evaluation.measures import Convention
 
@@ -151,7 +151,6 @@ DEAD_KEYS = {
     "print_network": "use 'drct explain cost'",
     "resume_state": "interrupted tests continue by themselves",
 }
-GROUPS: tuple[type[Group], ...] = (TestFile, DataSetGroup, TileGroup, PathGroup, MetricGroup, ValGroup)
 
 
 def read_test_file(path: Path) -> tuple[TestFile, list[str]]:
@@ -173,8 +172,8 @@ def read_test_file(path: Path) -> tuple[TestFile, list[str]]:
     try:
         file = TestFile.model_validate(data)
     except ValidationError as error:
-        known = [name for group in GROUPS for name in group.model_fields]
-        raise OptionError(f"{path}: {first_problem(error, known, branches=BRANCHES, expected=EXPECTED)}") from None
+        problem = first_problem(error, key_places(TestFile, {DataSetGroup: "test_1"}), branches=BRANCHES, expected=EXPECTED)
+        raise OptionError(f"{path}: {problem}") from None
     for name, dataset in file.datasets.items():
         if dataset.dataroot_gt is None and dataset.dataroot_lq is None:
             raise OptionError(f"{path}: datasets.{name} has neither dataroot_gt nor dataroot_lq")

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
-from drct.checking import first_problem, folder_name, name_template, read_option_file, without_keys
+from drct.checking import first_problem, folder_name, key_places, name_template, read_option_file, without_keys
 from drct.degradation import DegradationOptions
 from drct.errors import OptionError
 from drct.networks.registry import options_without_effect
@@ -164,6 +164,9 @@ class ValSet(Options):
         if self.degradation is not None and self.dataroot_lq is not None:
             raise ValueError("dataroot_lq and degradation exclude each other: one says where LQ lies, the other how to make it")
         return self
+
+
+SETS: dict[type[BaseModel], str] = {TrainSet: "train", ValSet: "val_1"}  # what they are called in an option file
 
 
 class Path_(Options):
@@ -462,8 +465,7 @@ def parse_options(data: Any, source: str = "options") -> tuple[TrainOptions, lis
     try:
         options = TrainOptions.model_validate(data)
     except ValidationError as error:
-        known = {name for group in _groups(TrainOptions) for name in group.model_fields}
-        problem = first_problem(error, known, noun="key", branches=("TrainSet", "ValSet"))
+        problem = first_problem(error, key_places(TrainOptions, SETS), noun="key", branches=("TrainSet", "ValSet"))
         raise OptionError(f"{source}: {problem}") from None
     except OptionError as error:  # those of the degradation
         raise OptionError(f"{source}: {error}") from None
@@ -539,25 +541,6 @@ def _within(where: tuple[str, ...], error: ValidationError) -> ValidationError:
         InitErrorDetails(type=e["type"], loc=(*where, *e["loc"]), input=e["input"], ctx=e.get("ctx", {})) for e in error.errors()
     ]
     return ValidationError.from_exception_data(error.title, details)
-
-
-def _groups(root: type[BaseModel]) -> list[type[BaseModel]]:
-    losses: list[type[BaseModel]] = [PixelLoss, GridLossOptions, TeacherOptions, PerceptualLossOptions, GANLossOptions]
-    return [
-        root,
-        TrainSet,
-        ValSet,
-        Path_,
-        Optimizer,
-        Scheduler,
-        Discriminator,
-        *losses,
-        Train,
-        Metric,
-        Val,
-        Logger,
-        DegradationOptions,
-    ]
 
 
 def read_options(path: str | Path) -> tuple[TrainOptions, list[str]]:
