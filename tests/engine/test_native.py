@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -294,20 +296,48 @@ def test_the_compiler_may_have_arguments(tmp_path: Path, monkeypatch: pytest.Mon
     assert not isinstance(library_or_reason("gelu.c"), str)
 
 
-def test_what_a_compiler_says_in_another_encoding_is_no_matter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: None
+@pytest.mark.parametrize(
+    ("does", "told"),
+    [
+        ("printf 'pas de m\\351moire\\n' >&2; exit 1", "pas de m"),
+        ("printf 'In file included from simd.h:8,\\nmath.h:1: fatal error: no stubs.h\\n' >&2; exit 1", "fatal error: no stubs.h"),
+        ("kill -9 $$", "ended by signal 9"),
+        ("exit 0", "wrote no library"),
+        ('while [ "$1" != -o ]; do shift; done; echo no library > "$2"', "the library cannot be loaded"),
+    ],
+)
+def test_what_a_compiler_failed_at_is_told(
+    does: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: None
 ) -> None:
     compiler = tmp_path / "cc"
-    compiler.write_text("#!/bin/sh\nprintf 'pas de m\\351moire\\n' >&2\nexit 1\n")
+    compiler.write_text(f"#!/bin/sh\n{does}\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
     monkeypatch.setenv("DRCT_CACHE", str(tmp_path / "cache"))
-    assert "pas de m" in str(library_or_reason("gelu.c"))
+    reason = str(library_or_reason("gelu.c"))
+    assert f"{compiler} could not build the native kernel gelu.c" in reason
+    assert told in reason
+    assert not list(tmp_path.glob("cache/native/*"))
+
+
+@pytest.mark.skipif(not hasattr(os, "ST_NOEXEC"), reason="only Linux tells")
+def test_a_folder_that_forbids_programs_is_told_or_left_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: None
+) -> None:
+    monkeypatch.setattr("os.statvfs", lambda path: SimpleNamespace(f_flag=os.ST_NOEXEC if Path(path) == tmp_path / "native" else 0))
+    monkeypatch.setenv("DRCT_CACHE", str(tmp_path))
+    assert "mounted noexec: set DRCT_CACHE" in str(library_or_reason("gelu.c"))
+    monkeypatch.delenv("DRCT_CACHE")
+    monkeypatch.setattr("drct.engine.native.build.cache_folder", lambda name: tmp_path / name)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert kernels_folder().name.startswith("drct-native-")
 
 
 def test_a_compiler_that_nobody_can_make_sense_of_is_none(monkeypatch: pytest.MonkeyPatch, fresh: None) -> None:
     monkeypatch.setenv("CC", "gcc '")
     assert find_compiler() is None
+    monkeypatch.setenv("CC", "nosuchcc")
+    assert "CC is 'nosuchcc', which was not found" in str(library_or_reason("gelu.c"))
 
 
 def test_without_a_home_kernels_are_kept_where_temporary_files_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

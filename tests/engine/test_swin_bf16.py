@@ -60,6 +60,21 @@ def values_and_gradients(net: torch.nn.Module, x: torch.Tensor, bf16: bool) -> l
     return [y.detach().float(), *torch.autograd.grad((y.float() * dy).mean(), [x, *net.parameters()])]
 
 
+def test_a_default_device_is_no_matter() -> None:
+    net = network(SIZES["light"])
+    accelerate(net)
+    x = torch.rand(1, 3, 16, 16)
+    expected = values_and_gradients(net, x, True)
+    try:
+        torch.set_default_device("meta")  # stands for a GPU
+        with torch.autocast("cpu", torch.bfloat16):
+            y = net(x)
+            y.sum().backward()
+    finally:
+        torch.set_default_device("cpu")
+    assert torch.equal(y.float(), expected[0])
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_as_close_to_float32_as_autocast(name: str) -> None:
     net = network(SIZES[name])

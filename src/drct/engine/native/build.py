@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import stat
@@ -50,7 +51,7 @@ def compiler_command() -> list[str]:
 def kernels_folder() -> Path:
     """Where built kernels are kept: ``$DRCT_CACHE/native``, else the platform's cache folder, else one for temporary files.
 
-    The last is for users without a home, or with one that cannot be written.
+    The last is for users without a home, or with one that cannot be written or may hold no programs.
 
     Raises:
         DeviceError: there is no place for them.
@@ -60,7 +61,7 @@ def kernels_folder() -> Path:
         if os.environ.get("DRCT_CACHE"):
             return folder
         folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK | os.X_OK):
+        if os.access(folder, os.W_OK | os.X_OK) and not _forbids_programs(folder):
             return folder
     except (OSError, OptionError):
         pass
@@ -79,6 +80,11 @@ def _private_folder() -> Path:
     if not stat.S_ISDIR(status.st_mode) or (hasattr(os, "getuid") and (status.st_uid != user or status.st_mode & 0o022)):
         raise DeviceError(f"native kernels cannot be kept in {folder}, which others can write to: set DRCT_CACHE")
     return folder
+
+
+def _forbids_programs(folder: Path) -> bool:
+    """Whether nothing there can be loaded, on Linux: of file systems mounted with noexec."""
+    return hasattr(os, "ST_NOEXEC") and bool(os.statvfs(folder).f_flag & os.ST_NOEXEC)
 
 
 def _processor() -> str:
@@ -158,7 +164,12 @@ def _load(source: str) -> ctypes.CDLL:
         raise DeviceError("native kernels are switched off by DRCT_NATIVE=0")
     compiler = compiler_command()
     if not compiler:
-        raise DeviceError("native kernels need a C compiler (gcc or clang) and none was found")
+        given = os.environ.get("CC", "").strip()
+        raise DeviceError(
+            f"native kernels need a C compiler: CC is {given!r}, which was not found"
+            if given
+            else "native kernels need a C compiler (gcc or clang) and none was found"
+        )
     try:
         code = [path.read_bytes() for path in (FOLDER / source, *sorted(FOLDER.glob("*.h")))]
     except OSError as error:  # applications may be packed without them, or into one archive
@@ -191,10 +202,11 @@ def _build(compiler: list[str], source: str, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             built = Path(folder) / target.name
+            if _forbids_programs(target.parent):
+                raise DeviceError(f"native kernels cannot run in {target.parent}, which is mounted noexec: set DRCT_CACHE")
             command = [*compiler, *FLAGS, str(FOLDER / source), "-o", str(built), "-lm"]
             result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=BUILD_SECONDS)
-            if result.returncode:
-                reason = (result.stderr.strip().splitlines() or ["no message"])[0]
+            if reason := _failure(result, built):
                 raise DeviceError(f"{compiler[0]} could not build the native kernel {source}: {reason}")
             seal = _seal(built)
             seal.write_text(hashlib.sha256(built.read_bytes()).hexdigest())
@@ -204,3 +216,19 @@ def _build(compiler: list[str], source: str, target: Path) -> None:
             os.replace(seal, _seal(target))
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DeviceError(f"the native kernel {source} could not be built in {target.parent}: {error}") from error
+
+
+def _failure(result: subprocess.CompletedProcess[str], built: Path) -> str | None:
+    """Why a compiler made no library that can be loaded, in one line; None where it did."""
+    if result.returncode:
+        lines = result.stderr.strip().splitlines()
+        end = f"it was ended by signal {-result.returncode}" if result.returncode < 0 else "no message"
+        # before the error compilers tell where they came from
+        return next((line for line in lines if re.search(r"\berror\b|cannot find|undefined", line)), lines[0] if lines else end)
+    if not built.is_file():
+        return "it wrote no library"
+    try:
+        ctypes.CDLL(str(built))
+    except OSError as error:
+        return f"the library cannot be loaded ({error})"
+    return None

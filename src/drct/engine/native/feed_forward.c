@@ -178,18 +178,21 @@ int drct_feed_forward(const Sizes *z, const Layer *layer, const float *u, float 
     {
         unsigned control = take_tiny_for_zero();
         Room room;
-        if (open_room(&room, z, 0)) {
+        int opened = open_room(&room, z, 0);
+        if (!opened) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp barrier /* a loop that threads share is for all of them or for none */
+        if (!failed) {
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < z->batch * shares; i++) {
                 int64_t sample = i / shares, start = i % shares * SHARE, n = z->rows - start < SHARE ? z->rows - start : SHARE;
                 int64_t at = sample * z->rows + start;
                 forward_share(&room, z, layer, &p, sample, n, u + at * z->dim, kept + at * hidden, y + at * z->out);
             }
-            free(room.memory);
-        } else {
-#pragma omp atomic write
-            failed = 1;
         }
+        if (opened) free(room.memory);
         take_tiny_as_before(control);
     }
     free(p.memory);
@@ -209,7 +212,13 @@ int drct_feed_forward_backward(const Sizes *z, const Layer *layer, const float *
     {
         unsigned control = take_tiny_for_zero();
         Room room;
-        if (open_room(&room, z, 1)) {
+        int opened = open_room(&room, z, 1);
+        if (!opened) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp barrier /* a loop that threads share is for all of them or for none */
+        if (!failed) {
 #pragma omp for schedule(static)
             for (int64_t part = 0; part < parts; part++) {
                 Gradients g = *gradients;
@@ -226,11 +235,8 @@ int drct_feed_forward_backward(const Sizes *z, const Layer *layer, const float *
                                    du + at * z->dim, &g);
                 }
             }
-            free(room.memory);
-        } else {
-#pragma omp atomic write
-            failed = 1;
         }
+        if (opened) free(room.memory);
         take_tiny_as_before(control);
     }
     free(p.memory);

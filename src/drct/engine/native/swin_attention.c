@@ -254,15 +254,18 @@ int drct_swin_attention_forward(const Shape *s, const Layer *layer, const float 
     {
         unsigned control = take_tiny_for_zero();
         Room room;
-        if (open_room(&room, s, &z, 0)) {
-#pragma omp for schedule(static)
-            for (int64_t window = 0; window < z.windows; window++)
-                forward_window(&room, s, &z, layer, &panels_, window, x, kept, attended, y);
-            free(room.memory);
-        } else {
+        int opened = open_room(&room, s, &z, 0);
+        if (!opened) {
 #pragma omp atomic write
             failed = 1;
         }
+#pragma omp barrier /* a loop that threads share is for all of them or for none */
+        if (!failed) {
+#pragma omp for schedule(static)
+            for (int64_t window = 0; window < z.windows; window++)
+                forward_window(&room, s, &z, layer, &panels_, window, x, kept, attended, y);
+        }
+        if (opened) free(room.memory);
         take_tiny_as_before(control);
     }
     free(panels_.memory);
@@ -281,7 +284,13 @@ int drct_swin_attention_backward(const Shape *s, const Layer *layer, const float
     {
         unsigned control = take_tiny_for_zero();
         Room room;
-        if (open_room(&room, s, &z, 1)) {
+        int opened = open_room(&room, s, &z, 1);
+        if (!opened) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp barrier /* a loop that threads share is for all of them or for none */
+        if (!failed) {
 #pragma omp for schedule(static)
             for (int64_t part = 0; part < parts; part++) {
                 Gradients g = *gradients;
@@ -294,11 +303,8 @@ int drct_swin_attention_backward(const Shape *s, const Layer *layer, const float
                 for (int64_t window = z.windows * part / parts; window < z.windows * (part + 1) / parts; window++)
                     backward_window(&room, s, &z, layer, &panels_, window, x, kept, attended, dy, dx, &g);
             }
-            free(room.memory);
-        } else {
-#pragma omp atomic write
-            failed = 1;
         }
+        if (opened) free(room.memory);
         take_tiny_as_before(control);
     }
     free(panels_.memory);

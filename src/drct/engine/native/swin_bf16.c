@@ -837,17 +837,20 @@ int drct_swin_bf16_forward(const Block *s, const Parameters *par, const uint16_t
         Arena own = {0};
         unsigned control = take_tiny_for_zero();
         lay_out(&own, &w, &p, 0);
-        if (arena_open(&own)) {
+        int opened = arena_open(&own);
+        if (!opened) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp barrier /* a loop that threads share is for all of them or for none */
+        if (!failed) {
             lay_out(&own, &w, &p, 0);
             take_tiles(LEFT_OF_PAIRS);
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < windows; i++) forward_window(&w, s, &p, par, i, s->keep ? i : omp_get_thread_num(), x, e, y, kept);
             give_tiles();
-            free(own.base);
-        } else {
-#pragma omp atomic write
-            failed = 1;
         }
+        if (opened) free(own.base);
         take_tiny_as_before(control);
     }
     free(memory.base);
@@ -876,7 +879,13 @@ int drct_swin_bf16_backward(const Block *s, const Parameters *par, const uint16_
         Arena own = {0};
         unsigned control = take_tiny_for_zero();
         lay_out(&own, &w, &p, 1);
-        if (arena_open(&own)) {
+        int opened = arena_open(&own);
+        if (!opened) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp barrier /* a loop that threads share is for all of them or for none */
+        if (!failed) {
             lay_out(&own, &w, &p, 1);
             take_tiles(LEFT_OF_PAIRS);
 #pragma omp for schedule(dynamic)
@@ -890,11 +899,8 @@ int drct_swin_bf16_backward(const Block *s, const Parameters *par, const uint16_
                     backward_window(&w, s, &p, par, i, x, y, dy, dx, de, kept, &g);
             }
             give_tiles();
-            free(own.base);
-        } else {
-#pragma omp atomic write
-            failed = 1;
         }
+        if (opened) free(own.base);
         take_tiny_as_before(control);
     }
     free(memory.base);

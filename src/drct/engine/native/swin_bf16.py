@@ -151,7 +151,8 @@ def forward(
     """
     batch, height, width = x.shape[:3]
     rows = batch * height * width if keep else torch.get_num_threads() * shape.window**2
-    kept = [(torch.zeros if shape.dim % LANES else torch.empty)(rows, n, dtype=torch.bfloat16) for n in shape.kept_rows()]
+    make = torch.zeros if shape.dim % LANES else torch.empty
+    kept = [make(rows, n, dtype=torch.bfloat16, device="cpu") for n in shape.kept_rows()]
     kept.append(torch.empty(rows * shape.heads, dtype=torch.float32, device="cpu"))
     block = _block(shape, x, y, eps, keep, 1)
     _check(

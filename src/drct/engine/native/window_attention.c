@@ -383,18 +383,21 @@ int drct_window_attention_forward(const Shape *s, const void *qkv, const float *
         Work w;
         Range range;
         int64_t known = -1; /* the head whose range it is */
-        if (work_open(&w, s, 0)) {
+        int opened = work_open(&w, s, 0);
+        if (!opened) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp barrier /* a loop that threads share is for all of them or for none */
+        if (!failed) {
 #pragma omp for collapse(2) schedule(static)
             for (int64_t h = 0; h < s->heads; h++)
                 for (int64_t i = 0; i < windows; i++) {
                     if (h != known) range = range_of(s, bias + h * nn), known = h;
                     forward_any(&w, s, i, h, qkv, bias + h * nn, &range, out);
                 }
-            work_close(&w);
-        } else {
-#pragma omp atomic write
-            failed = 1;
         }
+        if (opened) work_close(&w);
         take_tiny_as_before(control);
     }
     return failed;
@@ -412,7 +415,13 @@ int drct_window_attention_backward(const Shape *s, const void *qkv, const float 
         Work w;
         Range range;
         int64_t known = -1; /* the head whose range it is */
-        if (work_open(&w, s, 1)) {
+        int opened = work_open(&w, s, 1);
+        if (!opened) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp barrier /* a loop that threads share is for all of them or for none */
+        if (!failed) {
 #pragma omp for collapse(2) schedule(dynamic)
             for (int64_t h = 0; h < s->heads; h++)
                 for (int64_t part = 0; part < parts; part++) {
@@ -420,11 +429,8 @@ int drct_window_attention_backward(const Shape *s, const void *qkv, const float 
                     for (int64_t i = windows * part / parts; i < windows * (part + 1) / parts; i++)
                         backward_any(&w, s, i, h, qkv, bias + h * nn, &range, out, dout, dqkv, dbias + (part * s->heads + h) * nn);
                 }
-            work_close(&w);
-        } else {
-#pragma omp atomic write
-            failed = 1;
         }
+        if (opened) work_close(&w);
         take_tiny_as_before(control);
     }
     return failed;
