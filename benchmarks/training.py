@@ -21,6 +21,7 @@ import functools
 import json
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -34,14 +35,17 @@ from torch import Tensor
 
 from drct.datasets.loader import PatchSet, batches
 from drct.datasets.pack import Pack, write_pack
-from drct.engine import resolve_precision
+from drct.engine import resolve_device, resolve_precision
 from drct.engine.accelerate import accelerate
 from drct.engine.program import DEVICE_FULL
+from drct.errors import Error
 from drct.networks import create_network
+from drct.places import check_place
 from drct.training.ema import EMA
-from drct.training.loop import build_network, repeatable
+from drct.training.loop import repeatable
 from drct.training.options import parse_options
 from drct.training.pairs import Batch
+from drct.training.starting import build_network
 from drct.training.steps import build_step
 from inference import kept_mask, published_forward
 
@@ -178,7 +182,9 @@ def main() -> None:
     parser.add_argument("--processor-time", action="store_true", help="count processor time instead of the clock's")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    device = torch.device(arguments.device)
+    if arguments.json:
+        check_place(arguments.json)  # now, not when everything was measured
+    device = resolve_device(arguments.device)
     precision = resolve_precision(arguments.precision, device)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -227,4 +233,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Error as error:
+        sys.exit(f"training: {error}")

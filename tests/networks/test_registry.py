@@ -183,12 +183,22 @@ def test_weights_changed_behind_the_back_of_autograd_count(name: str) -> None:
     assert torch.equal(network(x), other(x))
 
 
+def test_heads_that_are_given_take_the_place_of_their_width() -> None:
+    light = {"depths": [1], "embed_dim": 32, "gc": 16}
+    heads = [
+        create_network("drct_light", **light, **more).options.heads_of_group(0)
+        for more in ({"num_heads": [4]}, {"num_heads": [4], "head_dim": 8})
+    ]
+    assert heads == [(4, 4, 4, 4, 4), (4, 6, 8, 10, 12)]
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("drct", {"num_heads": [0] * 6}, r"num_heads is \[0, 0, 0, 0, 0, 0\], but each must be at least 1"),
         ("drct", {"num_heads": [-6] * 6}, "num_heads"),
         ("drct", {"head_dim": 0}, "head_dim is 0, but must be at least 1"),
+        ("drct_light", {"embed_dim": 24, "gc": 8}, "block 1 has 24 channels, which heads of head_dim 16 do not divide"),
         ("drct", {"attn_drop_rate": 2.0}, r"attn_drop_rate is 2\.0, but must be at least 0 and below 1"),
         ("drct", {"qk_scale": 0.0}, r"qk_scale is 0\.0, but must be above 0"),
         ("drct", {"mlp_ratio": float("nan")}, "mlp_ratio is nan, but must be a finite number"),

@@ -64,6 +64,7 @@ def gan_dict(option_dict: Callable[..., dict[str, Any]], tmp_path: Path) -> Call
 
     def make(**train: Any) -> dict[str, Any]:
         gan = {
+            "pixel_opt": {"type": "L1Loss"},
             "optim_g": {"type": "Adam", "lr": 5e-4, "betas": [0.9, 0.99]},
             "optim_d": {"type": "Adam", "lr": 5e-4, "betas": [0.9, 0.99]},
             "perceptual_opt": {

@@ -30,11 +30,12 @@ from drct.networks import create_network
 from drct.training import checkpoint
 from drct.training.checkpoint import list_states, load_state, set_aside
 from drct.training.log import Log, read_log
-from drct.training.loop import Run, TrainingError, build_network, changeable_rates, fingerprint, train
+from drct.training.loop import Run, TrainingError, changeable_rates, fingerprint, train
 from drct.training.options import parse_options
 from drct.training.pairs import open_pairs
+from drct.training.starting import build_network
 from drct.training.steps import PixelStep, uses_bf16
-from drct.weights import load_network, save_network
+from drct.weights import load_network, read_weights, save_network
 
 Make = Callable[..., dict[str, Any]]
 TINY: dict[str, Any] = {"embed_dim": 16, "gc": 16, "depths": [1, 1], "num_heads": [1, 1], "window_size": 8, "drop_path_rate": 0.3}
@@ -230,6 +231,30 @@ def test_a_body_alone_is_a_start(option_dict: Make, tmp_path: Path, options: dic
     assert all(torch.equal(network[name], value) for name, value in body.items())
     data["path"] = {"pretrain_network_g": str(tmp_path / "body.pth")}
     with pytest.raises(CheckpointError, match="it has no upsampler"):
+        build_network(parse_options(data)[0], lambda _: None)
+
+
+def test_another_tail_is_left_as_it_is(option_dict: Make, tmp_path: Path) -> None:
+    data = option_dict()
+    small = {k: v for k, v in data["network_g"].items() if k != "type"}
+    save_network(create_network("drct_light", scale=2, **small), tmp_path / "direct.safetensors")
+    data["network_g"]["upsampler"] = "pixelshuffle"
+    data["path"] = {"pretrain_network_g": str(tmp_path / "direct.safetensors"), "skip_upsampler_g": True}
+    lines: list[str] = []
+    network = build_network(parse_options(data)[0], lines.append)
+    given = read_weights(tmp_path / "direct.safetensors").tensors
+    assert all(torch.equal(t, given[k]) for k, t in network.state_dict().items() if k.startswith(("conv_first", "layers")))
+    assert "skipped" in lines[-1]
+
+
+@pytest.mark.parametrize(("key", "value"), [("img_range", 255.0), ("qk_scale", 0.1)])
+def test_weights_that_would_compute_something_else_are_refused(option_dict: Make, tmp_path: Path, key: str, value: float) -> None:
+    data = option_dict()
+    small = {k: v for k, v in data["network_g"].items() if k != "type"}
+    save_network(create_network("drct_light", scale=2, **small), tmp_path / "start.safetensors")
+    data["network_g"][key] = value
+    data["path"] = {"pretrain_network_g": str(tmp_path / "start.safetensors")}
+    with pytest.raises(CheckpointError, match=rf"start\.safetensors was trained with {key} .*, but the network has {value}"):
         build_network(parse_options(data)[0], lambda _: None)
 
 

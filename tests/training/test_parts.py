@@ -27,7 +27,7 @@ from drct.training.loop import fingerprint, repeatable
 from drct.training.losses import LOSSES
 from drct.training.options import Metric, ValSet, parse_options, read_options
 from drct.training.schedule import Schedule
-from drct.training.steps import Learner
+from drct.training.steps import Learner, build_loss
 from drct.training.validation import BEST_PSNR, ValidationSet, validate
 
 Make = Callable[..., dict[str, Any]]
@@ -128,6 +128,7 @@ def test_keys_without_effect_warn_where_they_ask_for_something() -> None:
         ("train.optim_g.lr", ".inf", "lr is '.inf'"),
         ("train.optim_g.lr", float("inf"), "lr is inf: .*finite"),
         ("train.optim_g.lr", True, "lr is True: must be a number"),
+        ("train.pixel_opt", None, "pixel_opt is empty, and there is no other loss"),
         ("gt_size", 128, "'gt_size' at the top needs datasets.train.type RealESRGANDataset"),
         ("network_d", {"num_in_ch": 1}, r"network_d\.num_in_ch is 1"),
     ],
@@ -137,6 +138,26 @@ def test_mistakes_are_named(path: str, value: Any, message: str) -> None:
         parse_options(changed(path, value), "file.yml")
     assert str(caught.value).startswith("file.yml: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_loss_on_pixels_beside_others_may_be_left_out_as_in_basicsr() -> None:
+    train = MINIMAL["train"] | {"perceptual_opt": {}}
+    options, warnings = parse_options(changed("train", train | {"pixel_opt": None}))
+    assert options.train.pixel_opt is None
+    assert not any("pixel_opt" in line for line in warnings)
+    _, warnings = parse_options(changed("train", train))
+    assert any("'train.pixel_opt' is not given: it is an L1Loss of weight 1, where BasicSR takes none" in line for line in warnings)
+    with pytest.raises(OptionError, match="teacher_opt needs pixel_opt"):
+        parse_options(changed("train", train | {"pixel_opt": None, "teacher_opt": {"network": "drct-light-x4"}}))
+
+
+def test_the_eps_of_charbonnier_is_an_option_of_it_alone() -> None:
+    gt = torch.zeros(1, 3, 8, 8)
+    options, _ = parse_options(changed("train.pixel_opt", {"type": "CharbonnierLoss", "eps": 1e-6}))
+    assert options.train.pixel_opt is not None
+    assert build_loss(options.train.pixel_opt)(gt, gt).item() == pytest.approx(1e-3)
+    _, warnings = parse_options(changed("train.pixel_opt", {"eps": 1e-6}))
+    assert any("'train.pixel_opt.eps' has no effect" in line for line in warnings)
 
 
 @pytest.mark.parametrize("key", ["meta_info", "meta_info_file"])

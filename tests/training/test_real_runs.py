@@ -23,11 +23,13 @@ from drct.imaging import read_size, resize
 from drct.training.adversarial import GANLoss
 from drct.training.checkpoint import list_states, load_state
 from drct.training.dead_leaves import add_leaves_to_degrade
+from drct.training.discriminator import UNetDiscriminatorSN
 from drct.training.log import read_log
-from drct.training.loop import Run, TrainingError, build_network
+from drct.training.loop import Run, TrainingError
 from drct.training.options import TrainOptions, ValSet, parse_options
 from drct.training.pairs import Batch, RealPairs, open_pairs, seeded
 from drct.training.processes import Process
+from drct.training.starting import build_discriminator, build_network
 from drct.training.steps import GanStep, PixelStep, build_step
 from drct.training.validation import ValidationSet
 from drct.weights import save_network
@@ -465,9 +467,40 @@ def test_weights_that_are_missing_are_named_before_the_first_step(
     small = build(data, tmp_path / "x").network
     save_network(small, tmp_path / "wrong.safetensors")
     data["path"] = {"pretrain_network_d": str(tmp_path / "wrong.safetensors")}
-    with pytest.raises(CheckpointError, match=r"wrong\.safetensors does not fit network_d of 8 features"):
+    with pytest.raises(
+        CheckpointError, match=r"path\.pretrain_network_d: .*wrong\.safetensors does not fit the network \(UNetDiscriminatorSN\)"
+    ):
         run(data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_discriminators_start_is_looked_at_as_the_networks_is(gan_dict: Make, tmp_path: Path) -> None:
+    def discriminator(content: Any, **path: Any) -> tuple[dict[str, torch.Tensor], list[str]]:
+        torch.save(content, tmp_path / "d.pth")
+        data = gan_dict()
+        data["path"] = {"pretrain_network_d": str(tmp_path / "d.pth"), **path}
+        lines: list[str] = []
+        torch.manual_seed(3)
+        return build_discriminator(parse_options(data)[0], lines.append).state_dict(), lines
+
+    given = discriminator({"params": UNetDiscriminatorSN(num_feat=8).state_dict()})[0]
+    part = {name: value for name, value in given.items() if not name.startswith("conv5")}
+    with pytest.raises(CheckpointError, match=r"path\.pretrain_network_d: .*does not fit"):
+        discriminator({"params": part})
+    got, lines = discriminator({"params": part}, strict_load_d=False)
+    assert all(torch.equal(got[name], value) for name, value in part.items() if not name.endswith(("_u", "_v")))
+    assert len(lines) == 1
+    assert "missing (conv5" in lines[0]
+    # the first estimates of a fresh spectral norm are random: run on, the norm hardly moves any more
+    u = got["conv5.weight_u"]
+    weight = got["conv5.weight_orig"].flatten(1)
+    once = torch.nn.functional.normalize(weight @ (weight.T @ u), dim=0)
+    assert (u @ once).abs() > 0.9
+    with pytest.raises(CheckpointError, match="does not fit"):
+        discriminator({"params": {f"{name}_of_another": value for name, value in given.items()}}, strict_load_d=False)
+    broken = dict(given) | {"conv9.bias": torch.tensor([float("nan")])}
+    with pytest.raises(CheckpointError, match=r"not finite \(conv9\.bias\)"):
+        discriminator({"params": broken})
 
 
 def _no_network(*args: Any, **kwargs: Any) -> Path:

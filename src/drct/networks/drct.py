@@ -106,8 +106,10 @@ class DRCTOptions(DenseOptions):
             heads = (h, *(h - dim % h for dim in dims[1:]))
         for j, (dim, n) in enumerate(zip(dims, heads, strict=True)):
             if n < 1 or dim % n or (self.head_dim is not None and dim % self.head_dim):
+                by_width = self.head_dim is not None and self.block_heads is None
+                kind = f"heads of head_dim {self.head_dim}" if by_width else f"{n} heads"
                 raise OptionError(
-                    f"block {j + 1} has {dim} channels, which {n} heads do not divide: change embed_dim, gc or the heads"
+                    f"block {j + 1} has {dim} channels, which {kind} do not divide: change embed_dim, gc or the heads"
                 )
         return heads
 

@@ -20,18 +20,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from drct.datasets.loader import RawBatch, batches
 from drct.engine.accelerate import accelerate
 from drct.engine.devices import bf16_instructions
-from drct.errors import CheckpointError, Error, ModelNotFoundError, OptionError, OutOfMemoryError, is_out_of_memory
-from drct.networks import SuperResolutionNetwork, create_network
+from drct.errors import CheckpointError, Error, OptionError, OutOfMemoryError, is_out_of_memory
 from drct.networks.defaults import usual_defaults
 from drct.networks.registry import options_without_effect
 from drct.training.checkpoint import State, held, list_states, load_state, newer_states, save_state, set_aside, steps_of
 from drct.training.ema import EMA
-from drct.training.linear_start import linear_start, resample_tail
 from drct.training.log import Log, draw_curve, read_log
 from drct.training.options import REAL_KEYS, Path_, TrainOptions
 from drct.training.pairs import Batch, open_pairs
 from drct.training.processes import Process, StopSignals, processes
 from drct.training.schedule import Schedule
+from drct.training.starting import build_network
 from drct.training.steps import build_step, uses_bf16
 from drct.training.validation import ValidationSet, check_borders, check_metrics, check_positions, save_sheet, validate
 from drct.weights.files import one_line, weights_sha256
@@ -200,7 +199,7 @@ class Run:
         if t.precision == "bf16" and process.device.type == "cpu" and not bf16_instructions():
             say("warning: this processor has no instructions for bf16 and imitates them slowly: 'precision: auto' would take fp32")
         self.ema = EMA(self.network, t.ema_decay) if t.ema_decay > 0 else None
-        self.step = build_step(start, self.network, process.device, process.world_size)
+        self.step = build_step(start, self.network, process.device, process.world_size, say)
         self.schedule = Schedule(
             t.scheduler.type,
             t.total_iter,
@@ -572,57 +571,6 @@ class Progress:
         return record, line
 
 
-def build_network(options: TrainOptions, say: Callable[[str], None]) -> SuperResolutionNetwork:
-    """The network of an option file, with its starting weights."""
-    chosen = dict(options.network_g)
-    kind = str(chosen.pop("type"))
-    try:
-        network = create_network(kind.lower(), scale=options.scale, **chosen)
-    except OptionError as error:
-        raise OptionError(f"network_g: {error}") from None
-    path = options.path
-    if path.pretrain_network_g is not None:
-        from drct.weights import detect, find_model, load_into, read_weights
-
-        with _named(path.pretrain_network_g):
-            weights = read_weights(find_model(path.pretrain_network_g), key=path.param_key_g)
-        skip = path.skip_upsampler_g or path.resample_upsampler_g
-        try:
-            with _named(path.pretrain_network_g):
-                scale = int(detect(weights.tensors)[1].get("upscale", options.scale))
-        except CheckpointError:
-            # not whole, perhaps a body without its upsampler: load_into judges what may be missing
-            if path.resample_upsampler_g or not (skip or not path.strict_load_g):
-                raise
-            scale = options.scale
-        if not skip and scale != options.scale:
-            skip = True
-            say(f"warning: {path.pretrain_network_g} is of another scale: loading all but the upsampler")
-        with _named(path.pretrain_network_g):
-            say(str(load_into(network, weights, strict=path.strict_load_g, skip_upsampler=skip)))
-        if path.resample_upsampler_g:
-            if (
-                "upsample.0.weight" not in weights.tensors
-                or weights.tensors["upsample.0.weight"].shape[0] != network.in_chans * scale**2
-            ):
-                raise OptionError(f"path.resample_upsampler_g: {path.pretrain_network_g} has no tail 'pixelshuffledirect'")
-            resample_tail(network, weights.tensors["upsample.0.weight"], weights.tensors["upsample.0.bias"], scale)
-    elif options.train.linear_start:
-        linear_start(network)
-    return network
-
-
-@contextmanager
-def _named(weights: str) -> Iterator[None]:
-    """Let errors about the weights to start from tell which they are, and where the option file names them."""
-    try:
-        yield
-    except (CheckpointError, ModelNotFoundError) as error:
-        known = "" if weights in str(error) else f"{weights}: "
-        error.args = (f"path.pretrain_network_g: {known}{error}",)
-        raise
-
-
 def fingerprint(options: TrainOptions, earlier: int = 0) -> str:
     """Hash of the options that a resumed run must share with the one it continues.
 
@@ -647,6 +595,9 @@ def fingerprint(options: TrainOptions, earlier: int = 0) -> str:
     for name in ("perceptual_opt", "grid_opt", "teacher_opt"):
         if fixed["train"][name] is None:
             fixed["train"].pop(name)
+    for name in ("pixel_opt", "frequency_opt"):
+        if fixed["train"][name] is not None and fixed["train"][name]["eps"] is None:
+            fixed["train"][name].pop("eps")
     if options.degradation is None:
         fixed["datasets"].pop("crop_size")
     real = {"degradation", *REAL_KEYS}
@@ -735,4 +686,4 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60}h{minutes % 60:02d}m"
 
 
-__all__ = ["Process", "Run", "TrainResult", "TrainingError", "build_network", "fingerprint", "train"]
+__all__ = ["Process", "Run", "TrainResult", "TrainingError", "fingerprint", "train"]

@@ -31,6 +31,7 @@ DEAD_KEYS: dict[str, str] = {
     "wandb": "not supported; the JSON lines log holds the same numbers",
     "print_network": "use 'drct explain cost'",
     "find_unused_parameters": "all parameters are used",
+    "high_order_degradation": "a RealESRGANDataset degrades, and the other sets do not",
 }
 
 # of a RealESRGANDataset, though they stand at the top of the published files
@@ -210,6 +211,7 @@ class PixelLoss(Options):
     type: Literal["L1Loss", "MSELoss", "CharbonnierLoss", "FrequencyLoss"] = "L1Loss"
     loss_weight: Number = Field(1.0, ge=0)
     reduction: Literal["mean"] = "mean"
+    eps: Number | None = Field(None, gt=0, description="of CharbonnierLoss, default 1e-12")
 
 
 class GridLossOptions(Options):
@@ -274,7 +276,7 @@ class Train(Options):
     scheduler: Scheduler = Scheduler()
     total_iter: Whole = Field(500_000, gt=0)
     warmup_iter: Whole = Field(-1, ge=-1)
-    pixel_opt: PixelLoss = PixelLoss()
+    pixel_opt: PixelLoss | None = Field(PixelLoss(), description="without it L1Loss; ~ for none beside another loss")
     frequency_opt: PixelLoss | None = Field(None, description="(ours) a second loss beside pixel_opt")
     grid_opt: GridLossOptions | None = Field(None, description="(ours) against checkerboards, beside a perceptual loss")
     teacher_opt: TeacherOptions | None = Field(
@@ -291,6 +293,15 @@ class Train(Options):
     )
     compile: bool = Field(False, description="(ours) torch.compile")
     linear_start: bool = Field(False, description="(ours) begin as a linear interpolation of the input instead of noise")
+
+    @model_validator(mode="after")
+    def _has_a_loss(self) -> Train:
+        compared = self.pixel_opt or self.frequency_opt or self.grid_opt
+        if not (compared or self.perceptual_opt or self.gan_opt):
+            raise ValueError("pixel_opt is empty, and there is no other loss: leave it out for an L1Loss, or fill it")
+        if self.teacher_opt is not None and not compared:
+            raise ValueError("teacher_opt needs pixel_opt or frequency_opt, which compare with what it makes")
+        return self
 
     @model_validator(mode="after")
     def _fits_discriminator(self) -> Train:
@@ -485,6 +496,10 @@ def parse_options(data: Any, source: str = "options") -> tuple[TrainOptions, lis
         )
         given = [key for key, value in other.items() if key in options.model_fields_set and getattr(options, key) is value]
         warnings += [f"'{key}' has no effect ({reason})" for key in given]
+    for key in ("pixel_opt", "frequency_opt"):
+        loss = getattr(train, key)
+        if loss is not None and loss.type != "CharbonnierLoss" and "eps" in loss.model_fields_set:
+            warnings.append(f"'train.{key}.eps' has no effect (it is of CharbonnierLoss)")
     if train.gan_opt is not None and train.gan_opt.gan_type == "hinge":
         given = [key for key in ("real_label_val", "fake_label_val") if key in train.gan_opt.model_fields_set]
         warnings += [f"'train.gan_opt.{key}' has no effect (hinge has no labels)" for key in given]
@@ -517,6 +532,8 @@ def _other_defaults(options: TrainOptions) -> Iterator[tuple[str, str, str]]:
     train = options.train
     if "ema_decay" not in train.model_fields_set:
         yield "train.ema_decay", f"{train.ema_decay:g}", "0"
+    if "pixel_opt" not in train.model_fields_set and (train.perceptual_opt is not None or train.gan_opt is not None):
+        yield "train.pixel_opt", "an L1Loss of weight 1", "none, as ~ does here"
     for key in ("optim_g", "optim_d"):
         optimizer: Optimizer = getattr(train, key)
         # Muon is no optimizer of BasicSR, and optim_d counts beside network_d only

@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from drct.engine import resolve_precision
-from drct.errors import CheckpointError
 from drct.training.adversarial import GANLoss
-from drct.training.discriminator import UNetDiscriminatorSN, settle
-from drct.training.losses import LOSSES, GridLoss
+from drct.training.losses import LOSSES, CharbonnierLoss, GridLoss
 from drct.training.optimizers import create_optimizer
-from drct.training.options import Optimizer, Train, TrainOptions
+from drct.training.options import Optimizer, PixelLoss, Train, TrainOptions
 from drct.training.pairs import Batch
 from drct.training.perceptual import PerceptualLoss, load_features
+from drct.training.starting import build_discriminator
 from drct.training.teacher import Teacher
 
 Convolutional = TypeVar("Convolutional", bound=nn.Module)
@@ -94,6 +93,14 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
+def build_loss(options: PixelLoss) -> nn.Module:
+    """The loss of an entry such as ``train.pixel_opt``."""
+    kind = LOSSES[options.type]
+    if issubclass(kind, CharbonnierLoss) and options.eps is not None:
+        return kind(options.loss_weight, options.eps)
+    return kind(options.loss_weight)
+
+
 class ContentLoss:
     """What the output is compared with the ground truth by: pixels, frequencies, features of a classifier."""
 
@@ -101,7 +108,7 @@ class ContentLoss:
         t = options.train
         named = {"pix": t.pixel_opt, "freq": t.frequency_opt}
         self.criteria: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-            name: LOSSES[loss.type](loss.loss_weight) for name, loss in named.items() if loss is not None
+            name: build_loss(loss) for name, loss in named.items() if loss is not None
         }
         if t.grid_opt is not None:
             self.criteria["grid"] = GridLoss(t.grid_opt.loss_weight, options.scale)
@@ -325,7 +332,13 @@ class GanStep:
         self.discriminator.forget()
 
 
-def build_step(options: TrainOptions, network: nn.Module, device: torch.device, world_size: int = 1) -> Step:
+def build_step(
+    options: TrainOptions,
+    network: nn.Module,
+    device: torch.device,
+    world_size: int = 1,
+    say: Callable[[str], None] = lambda line: None,
+) -> Step:
     """The step that an option file asks for.
 
     Raises:
@@ -336,27 +349,7 @@ def build_step(options: TrainOptions, network: nn.Module, device: torch.device, 
     generator = Learner(network, t.optim_g, world_size=world_size, grad_clip=t.grad_clip, compiled=t.compile)
     if options.network_d is None or t.gan_opt is None:
         return PixelStep(generator, content, t, device)
-    judge = _placed(build_discriminator(options), device)
+    judge = _placed(build_discriminator(options, say), device)
     discriminator = Learner(judge, t.optim_d, world_size=world_size, grad_clip=t.grad_clip, compiled=t.compile)
     gan = GANLoss(t.gan_opt.gan_type, t.gan_opt.loss_weight, t.gan_opt.real_label_val, t.gan_opt.fake_label_val)
     return GanStep(generator, discriminator, content, gan, t, device, sharp_reals=options.gan_gt_usm)
-
-
-def build_discriminator(options: TrainOptions) -> UNetDiscriminatorSN:
-    """The discriminator of an option file, with its starting weights."""
-    from drct.weights import read_weights
-
-    d, path = options.network_d, options.path
-    assert d is not None
-    network = UNetDiscriminatorSN(d.num_in_ch, d.num_feat, d.skip_connection)
-    if path.pretrain_network_d is None:
-        settle(network)
-        return network
-    weights = read_weights(path.pretrain_network_d, key=path.param_key_d)
-    try:
-        network.load_state_dict(weights.tensors, strict=path.strict_load_d)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{path.pretrain_network_d} does not fit network_d of {d.num_feat} features: {' '.join(str(error).split())[:200]}"
-        ) from None
-    return network

@@ -11,7 +11,7 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from drct.errors import CheckpointError, OptionError
 from drct.networks import SuperResolutionNetwork, create_network
@@ -23,6 +23,8 @@ from drct.weights.models import find_model
 SHOWN = 4  # names of tensors in an error message
 ROOM = 1 << 20  # elements that a network may have beyond those of a file; what does not fit is then told name by name
 COMPUTED = 1 << 28  # position indices of all blocks; the published networks have at most 11 million
+TAIL = ("upsample.", "conv_before_upsample.", "conv_up", "conv_hr.", "conv_last.")  # what may follow the body, by its names
+UNTRACED = ("img_range", "qk_scale")
 LARGEST = 65536  # no option of a network is larger; metadata of an unknown file are not trusted beyond it
 
 
@@ -169,7 +171,7 @@ def _check_metadata(architecture: str, stated: dict[str, Any], name: str, found:
 
 
 def load_into(
-    network: SuperResolutionNetwork,
+    network: nn.Module,
     file: WeightFile,
     *,
     strict: bool = True,
@@ -182,14 +184,20 @@ def load_into(
         network: receives the weights in place.
         file: from :func:`read_weights`.
         strict: raise unless every tensor fits; otherwise copy those that do.
-        skip_upsampler: leave ``upsample.*`` as it is, as training x4 from x2 needs.
+        skip_upsampler: leave ``upsample.*`` as it is, as training x4 from x2 needs, and the whole tail where the file has
+            another one.
         notices: as for :func:`load_network`.
 
     Raises:
-        CheckpointError: something does not fit and ``strict`` is set, or nothing fits at all; the network is unchanged.
+        CheckpointError: something does not fit and ``strict`` is set, or nothing fits at all, or the file says that its network
+            computes in another range or scales its scores otherwise; the network is unchanged.
     """
     own: dict[str, Tensor] = network.state_dict()
-    skipped = tuple(n for n in dict.fromkeys([*own, *file.tensors]) if skip_upsampler and n.startswith("upsample."))
+    skipped: tuple[str, ...] = ()
+    if skip_upsampler:
+        tails = [{n.partition(".")[0] for n in names if n.startswith(TAIL)} for names in (own, file.tensors)]
+        left = TAIL if tails[0] != tails[1] else "upsample."
+        skipped = tuple(n for n in dict.fromkeys([*own, *file.tensors]) if n.startswith(left))
     wanted = {n: t for n, t in own.items() if n not in skipped}
     given = {n: t for n, t in file.tensors.items() if n not in skipped}
     both = [n for n in wanted if n in given]
@@ -203,9 +211,11 @@ def load_into(
         skipped,
     )
     if not fitting or (strict and not report.complete):
-        raise CheckpointError(
-            f"{file.path} does not fit the network ({network.architecture} x{network.scale}): {report.problems()}"
-        )
+        kind = type(network).__name__
+        if isinstance(network, SuperResolutionNetwork):
+            kind = f"{network.architecture} x{network.scale}"
+        raise CheckpointError(f"{file.path} does not fit the network ({kind}): {report.problems()}")
+    _check_untraced(network, file)
     doubts = _check_buffers(network, file)
     for name in fitting:
         if not torch.isfinite(given[name].to(torch.float32)).all():
@@ -221,12 +231,26 @@ def load_into(
     return report
 
 
+def _check_untraced(network: nn.Module, file: WeightFile) -> None:
+    """Options that change what the same tensors compute must be those that the file was trained with, where it tells."""
+    if not isinstance(network, SuperResolutionNetwork) or not is_own(file.metadata):
+        return
+    try:
+        stated = json.loads(file.metadata["options"])
+        wrong = {key: (stated[key], getattr(network.options, key)) for key in UNTRACED if key in stated}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{file.path} has metadata that do not describe a network ({one_line(error)})") from error
+    for key, (theirs, ours) in wrong.items():
+        if theirs != ours:
+            raise CheckpointError(f"{file.path} was trained with {key} {theirs}, but the network has {ours}")
+
+
 def _shape(tensor: Tensor) -> str:
     shape = "x".join(map(str, tensor.shape)) or "scalar"
     return shape if tensor.is_floating_point() else f"{shape} {str(tensor.dtype).removeprefix('torch.')}"
 
 
-def _check_buffers(network: SuperResolutionNetwork, file: WeightFile) -> list[str]:
+def _check_buffers(network: nn.Module, file: WeightFile) -> list[str]:
     """Stored position indices must be the ones that the network computes; another order would scramble its biases.
 
     Returns:
@@ -243,7 +267,8 @@ def _check_buffers(network: SuperResolutionNetwork, file: WeightFile) -> list[st
             raise CheckpointError(f"{file.path} numbers relative positions in its own way ({name}): it is not of this architecture")
     indexed = any(name.endswith("relative_position_index") for name in file.buffers)
     masked = any(name.endswith("attn_mask") for name in file.buffers)
-    if network.architecture in ("drct", "swinir") and indexed and not masked:
+    shifted = isinstance(network, SuperResolutionNetwork) and network.architecture in ("drct", "swinir")
+    if shifted and indexed and not masked:
         return [
             f"{file.path} stores position indices but no shift masks: if it was trained with img_size not above window_size, "
             "its windows were never shifted and results will differ"
