@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import exif_with, smooth
-from PIL import Image
+from PIL import Image, TiffImagePlugin
+from PIL.TiffImagePlugin import IFDRational
 
-from drct.imaging import Picture, exif, read, tiff_directories, write
+from drct.imaging import Picture, exif, read, tiff_directories, write, write_pages
 
 
 def big_endian() -> bytes:
@@ -129,12 +132,12 @@ def test_what_is_no_exif(data: bytes) -> None:
 @settings(deadline=None, max_examples=200)
 @given(st.data())
 def test_damaged_exif_never_breaks_anything(data: st.DataObject) -> None:
-    blob = bytearray(data.draw(st.sampled_from([exif_with(), big_endian()])))
+    blob = bytearray(data.draw(st.sampled_from([exif_with(), big_endian(), pixel_tags((10, 20, 6, 4))])))
     for _ in range(data.draw(st.integers(1, 12))):
         blob[data.draw(st.integers(8, len(blob) - 1))] = data.draw(st.integers(0, 255))
     blob = blob[: data.draw(st.integers(14, len(blob)))]
     try:
-        result = exif.corrected(bytes(blob), 10, 10, (1.0, 1.0))
+        result = exif.corrected(bytes(blob), 10, 10, (1.0, 1.0), exif.Moved(40, 30, 6, (4.0, 3.0)))
     except ValueError:
         return
     assert len(result) <= len(blob)
@@ -170,3 +173,189 @@ def test_xmp() -> None:
     assert exif.corrected_xmp(packet) == packet.replace(b"'6'", b"'1'")
     wanted = b"<a tiff:Orientation='1' exif:PixelXDimension = \"640\"><tiff:ImageLength>480</tiff:ImageLength><b>6</b></a>"
     assert exif.corrected_xmp(packet, 640, 480) == wanted
+
+
+# ---- what counts pixels
+
+
+def pixel_tags(area: tuple[int, ...], order: str = "<") -> bytes:
+    tags = Image.Exif()
+    tags.endian = order
+    details = tags.get_ifd(0x8769)
+    details[0x9214], details[0xA214], details[0xA20E], details[0xA20F] = area, (10, 20), IFDRational(400), IFDRational(300)
+    return tags.tobytes().removeprefix(b"Exif\0\0")
+
+
+def told(data: bytes) -> dict[int, object]:
+    tags = Image.Exif()
+    tags.load(data)
+    return {tag: value for tag, value in tags.get_ifd(0x8769).items() if tag in (0x9214, 0xA214, 0xA20E, 0xA20F)}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_positions_grow_with_the_picture(order: str) -> None:
+    moved = exif.Moved(40, 30, factors=(4.0, 3.0))
+    found = told(exif.corrected(pixel_tags((10, 20, 6, 4), order), 160, 90, moved=moved))
+    assert found == {0x9214: (42, 61, 24, 12), 0xA214: (42, 61), 0xA20E: 1600, 0xA20F: 900}
+    data = pixel_tags((10, 20, 8), order)
+    assert told(exif.corrected(data, moved=exif.Moved(40, 30, factors=(4.0, 4.0))))[0x9214] == (42, 82, 32)
+    beyond = told(exif.corrected(data, moved=exif.Moved(40, 30, factors=(1e4, 1e4))))
+    assert beyond.keys() == {0xA20E, 0xA20F}  # not what 16 bits do not hold
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_positions_turn_with_the_picture(tmp_path: Path, turn: int) -> None:
+    pixels = np.zeros((30, 40, 3), np.uint8)
+    pixels[20, 10] = 255
+    tags = Image.Exif()
+    tags.load(pixel_tags((10, 20, 6, 4)))
+    tags[0x0112] = turn
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=tags)
+    picture = read(tmp_path / "a.png")
+    assert picture.exif is not None
+    found = told(picture.exif)
+    y, x = (int(side) for side in np.unravel_index(picture.pixels[:, :, 0].argmax(), picture.pixels.shape[:2]))
+    quarter = turn > 4
+    assert found[0xA214] == (x, y)
+    assert found[0x9214] == (x, y, *((4, 6) if quarter else (6, 4)))
+    assert (found[0xA20E], found[0xA20F]) == ((300, 400) if quarter else (400, 300))
+
+
+PACKET = (
+    b'<x:xmpmeta><rdf:RDF><rdf:Description GPano:FullPanoWidthPixels="4000" GPano:ProjectionType="equirectangular"'
+    b' exif:FocalPlaneXResolution="400/1" exif:FocalPlaneYResolution="600/2">'
+    b"<GPano:CroppedAreaTopPixels>20</GPano:CroppedAreaTopPixels>"
+    b"<mwg-rs:Regions rdf:parseType='Resource'><mwg-rs:AppliedToDimensions stDim:w='40' stDim:h='30' stDim:unit='pixel'/>"
+    b"<rdf:li mwg-rs:Name='A'><mwg-rs:Area stArea:x='0.5' stArea:w='0.1'/></rdf:li></mwg-rs:Regions>"
+    b"<exif:SubjectArea><rdf:Seq><rdf:li>10</rdf:li><rdf:li>20</rdf:li></rdf:Seq></exif:SubjectArea>"
+    b"</rdf:Description></rdf:RDF></x:xmpmeta>"
+)
+
+
+def test_what_counts_pixels_in_xmp_grows_with_the_picture() -> None:
+    wanted = PACKET
+    for old, new in (
+        (b"4000", b"16000"),
+        (b">20</GPano", b">60</GPano"),
+        (b"400/1", b"16000000/10000"),
+        (b"600/2", b"9000000/10000"),
+        (b"Dim:w='40' stDim:h='30'", b"Dim:w='160' stDim:h='90'"),
+        (b">10</rdf", b">42</rdf"),
+        (b">20</rdf", b">61</rdf"),
+    ):
+        wanted = wanted.replace(old, new)
+    assert exif.corrected_xmp(PACKET, moved=exif.Moved(40, 30, factors=(4.0, 3.0))) == wanted
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+def test_panoramas_and_faces_of_turned_pictures_are_left_out(tmp_path: Path, turn: int) -> None:
+    tags = Image.Exif()
+    tags[0x0112] = turn
+    Image.fromarray(smooth(30, 40, 3)).save(tmp_path / "a.jpg", exif=tags, xmp=PACKET)
+    picture = read(tmp_path / "a.jpg")
+    assert picture.xmp is not None
+    lost = ["XMP data of the panorama left out: the picture is turned", "regions with faces left out: the picture is turned"]
+    assert picture.notices == (lost if turn == 6 else [])
+    assert (b"GPano" in picture.xmp, b"mwg-rs" in picture.xmp) == ((False, False) if turn == 6 else (True, True))
+    assert (b'exif:FocalPlaneYResolution="4000000/10000"' in picture.xmp) == (turn == 6)
+    large = dataclasses.replace(picture, pixels=picture.pixels.repeat(2, 0).repeat(2, 1))
+    write(tmp_path / "b.jpg", large)
+    again = read(tmp_path / "b.jpg").xmp
+    assert again is not None
+    assert (b'"8000"' in again, b"stDim:w='80'" in again) == ((False, False) if turn == 6 else (True, True))
+
+
+# ---- tags of TIFF files
+
+
+def geo_tiff(path: Path, point: bool, order: str = "<", **more: object) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II" if order == "<" else b"MM")
+    for tag, kind, value in (
+        (0x830E, 12, (10.0, 20.0, 0.0)),
+        (0x8482, 12, (2.0, 3.0, 0.0, 500000.0, 5300000.0, 0.0)),
+        (0x85D8, 12, (10.0, 1.0, 0.0, 100.0, 2.0, -20.0, 0.0, 200.0, *(0.0,) * 7, 1.0)),
+        (0x87AF, 3, (1, 1, 0, 2, 1024, 0, 1, 1, 1025, 0, 1, 2 if point else 1)),
+        (0x87B0, 12, (0.5,)),
+        (0x87B1, 2, "WGS 84|"),
+        (0xA480, 2, "<GDALMetadata/>"),
+        (0xA481, 2, "-9999"),
+    ):
+        tags[tag], tags.tagtype[tag] = value, kind
+    if "turn" in more:
+        tags[0x0112] = more["turn"]
+    if more.get("rational"):
+        tags[0xC69C], tags.tagtype[0xC69C] = (1.0,) * 92, 12
+    with Image.open(path) if path.exists() else Image.fromarray(smooth(30, 40, 3)) as image:
+        image.save(path, tiffinfo=tags)
+
+
+def place_of(tags: dict[int, tuple[float, ...]], corner: tuple[float, float], point: bool) -> np.ndarray:
+    """Where a corner of a pixel lies in the world: by tie point and scale, and by the transformation."""
+    column, row = (side - 0.5 * point for side in corner)
+    tie, scale, matrix = tags[0x8482], tags[0x830E], np.reshape(tags[0x85D8], (4, 4))
+    by_tie = tie[3] + (column - tie[0]) * scale[0], tie[4] - (row - tie[1]) * scale[1]
+    return np.array([*by_tie, *(matrix @ [column, row, 0, 1])[:2]])
+
+
+@pytest.mark.parametrize("point", [False, True])
+@pytest.mark.parametrize("pyramid", [False, True])
+def test_a_map_lies_where_it_lay(tmp_path: Path, point: bool, pyramid: bool) -> None:
+    geo_tiff(tmp_path / "a.tif", point)
+    picture = read(tmp_path / "a.tif")
+    large = dataclasses.replace(picture, pixels=np.zeros((90, 160, 3), np.uint8))
+    assert write(tmp_path / "b.tif", large, pyramid=pyramid) == []
+    with Image.open(tmp_path / "a.tif") as before, Image.open(tmp_path / "b.tif") as after:
+        old, new = dict(before.tag_v2), dict(after.tag_v2)
+    for tag in (0x87AF, 0x87B0, 0x87B1, 0xA480, 0xA481):
+        assert new[tag] == old[tag]
+    for x, y in ((0, 0), (40, 30), (7, 11)):
+        np.testing.assert_allclose(place_of(new, (4 * x, 3 * y), point), place_of(old, (x, y), point), rtol=1e-12)
+    for name, options in (("c.jpg", {}), ("c.tif", {"strip": True})):
+        lost = "georeferencing and private tags of the TIFF (42112, 42113) left out: JPEG does not hold them"
+        assert write(tmp_path / name, large, **options) == ([] if options else [lost])
+        assert b"GDAL" not in (tmp_path / name).read_bytes()
+
+
+def test_maps_that_do_not_grow(tmp_path: Path) -> None:
+    geo_tiff(tmp_path / "a.tif", False, turn=6)
+    picture = read(tmp_path / "a.tif")
+    assert picture.notices == ["georeferencing left out: the picture is turned"]
+    write(tmp_path / "b.tif", picture)
+    geo_tiff(tmp_path / "c.tif", False, rational=True)
+    picture = read(tmp_path / "c.tif")
+    assert write(tmp_path / "d.tif", picture) == []  # of the same size
+    larger = dataclasses.replace(picture, pixels=np.zeros((60, 80, 3), np.uint8))
+    notice = "georeferencing left out: it is damaged, or of a kind that does not grow with the picture"
+    assert write(tmp_path / "e.tif", larger) == [notice]
+    for name, kept in (("b.tif", False), ("d.tif", True), ("e.tif", False)):
+        with Image.open(tmp_path / name) as image:
+            assert (0x8482 in image.tag_v2, 0xC69C in image.tag_v2) == (kept, kept and name == "d.tif")
+            assert image.tag_v2[0xA481] == "-9999"
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_all_that_is_said_of_a_photo_goes_into_tiff_and_back(tmp_path: Path, order: str) -> None:
+    tags = Image.Exif()
+    tags.endian = order
+    said = {0x010D: "A document", 0x013C: "A host", 0x4746: 4, 0x4749: 75, 0x9C9B: "A title\0".encode("utf-16le")}
+    for tag, value in said.items():
+        tags[tag] = value
+    tags[0x0111], tags[0x0117] = 8, 1 << 20  # strips that are not of the new file
+    details = tags.get_ifd(0x8769)
+    details[0x829A] = 0.005
+    details[0xA005] = {1: "R03", 2: b"0100"}
+    picture = Picture(smooth(9, 9, 3), exif=tags.tobytes().removeprefix(b"Exif\0\0"))
+    assert write(tmp_path / "a.tif", picture) == []
+    write(tmp_path / "b.tif", read(tmp_path / "a.tif"), pyramid=True)  # a BigTIFF
+    write_pages(tmp_path / "c.tif", dataclasses.replace(picture.info, frames=2), [picture, read(tmp_path / "b.tif")])
+    for name, page in (("a.tif", 0), ("b.tif", 0), ("c.tif", 0), ("c.tif", 1)):
+        found = read(tmp_path / name, page=page)
+        np.testing.assert_array_equal(found.pixels, picture.pixels)
+        write(tmp_path / "d.jpg", found)
+        for path in (tmp_path / name, tmp_path / "d.jpg"):
+            with Image.open(path) as image:
+                if path.suffix == ".tif":
+                    image.seek(page)
+                loaded = image.getexif()
+                assert {tag: loaded.get(tag) for tag in said} == said
+                assert loaded.get_ifd(0xA005)[1] == "R03"

@@ -32,6 +32,7 @@ from drct.imaging import (
     replacing_text,
     to_depth,
     write,
+    write_strips,
 )
 from drct.imaging._vips import has_operation
 
@@ -350,6 +351,28 @@ def test_what_a_tiff_says_without_an_exif_directory(tmp_path: Path) -> None:
     layout[0x010E] = "ImageJ=1.53\nimages=3"  # would be wrong for what was enlarged
     Image.fromarray(smooth(9, 9, 3)).save(tmp_path / "d.tif", tiffinfo=layout)
     assert read(tmp_path / "d.tif").exif is None
+
+
+@pytest.mark.parametrize(("suffix", "share"), [("jpg", "50.0"), ("png", "50.0"), ("avif", "50.0"), ("tif", None)])
+def test_floats_that_are_clipped_are_told(tmp_path: Path, suffix: str, share: str | None) -> None:
+    values = np.full((20, 30, 3), 0.5, np.float32)
+    values[:5], values[5:10], values[10:12] = 7, -0.5, 1 + 1e-6  # which is white to the nearest level
+    notice = f"{share} % of the values lay beyond 0..1 and are clipped to it: TIFF keeps them"
+    assert [n for n in write(tmp_path / f"a.{suffix}", values) if "clipped" in n] == ([notice] if share else [])
+    notices: list[str] = []
+    with write_strips(tmp_path / f"b.{suffix}", Picture(values).info, notices=notices) as writer:
+        for row in range(0, 20, 4):
+            writer.write(values[row : row + 4])
+    assert [n for n in notices if "clipped" in n] == ([notice] if share else [])
+    assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+
+
+def test_what_cannot_be_seen_is_not_told(tmp_path: Path) -> None:
+    values, alpha = np.full((20, 100, 3), 0.5, np.float32), np.ones((20, 100), np.float32)
+    values[0], alpha[0] = 9, 0
+    assert not [n for n in write(tmp_path / "a.png", Picture(values, alpha)) if "clipped" in n]
+    values[1, 0] = 9
+    assert "less than 0.1 % of the values" in write(tmp_path / "a.png", Picture(values, alpha))[-1]
 
 
 # ---- the same bytes

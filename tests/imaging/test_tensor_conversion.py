@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from pictures import smooth
 
 from drct.errors import ImageError
-from drct.imaging import from_tensor, resize, to_tensor
+from drct.imaging import Picture, from_tensor, resize, to_tensor
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]))
 
@@ -37,6 +37,19 @@ def test_every_level_comes_back(dtype: type) -> None:
     levels = np.arange(np.iinfo(dtype).max + 1).astype(dtype).reshape(-1, 16, 1)
     np.testing.assert_array_equal(from_tensor(to_tensor(levels), dtype, grey=True), levels)
     assert float(to_tensor(levels).max()) == 1
+
+
+@pytest.mark.parametrize("dtype", [">u2", "<u2", ">f4", "<f4"])
+def test_both_byte_orders(dtype: str) -> None:
+    wanted = smooth(5, 6, 3, np.dtype(dtype).name)
+    pixels = wanted.astype(dtype)
+    assert torch.equal(to_tensor(pixels), to_tensor(wanted))
+    np.testing.assert_array_equal(from_tensor(to_tensor(pixels), dtype), wanted)
+    picture = Picture(pixels, pixels[:, :, 0])
+    assert picture.alpha is not None
+    assert picture.pixels.dtype.isnative
+    assert picture.alpha.dtype.isnative
+    np.testing.assert_array_equal(picture.pixels, wanted)
 
 
 def test_floats_are_neither_rounded_nor_clipped() -> None:

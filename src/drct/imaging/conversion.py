@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from drct.errors import ImageError
+from drct.imaging.picture import native
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +17,7 @@ PEAK = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(np.flo
 
 
 def _peak(dtype: DTypeLike) -> float:
-    peak = PEAK.get(np.dtype(dtype))
+    peak = PEAK.get(np.dtype(dtype).newbyteorder("="))
     if peak is None:
         raise ImageError(f"pixels of type {np.dtype(dtype)} are not supported: use uint8, uint16 or float32")
     return peak
@@ -37,6 +38,7 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
     import torch
 
     peak = _peak(pixels.dtype)
+    pixels = native(pixels)
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3):

@@ -1,22 +1,74 @@
-"""EXIF data: the few tags that would lie after a picture was turned or resized are corrected in place, all else stays byte for
-byte.
+"""EXIF data and XMP packets: the few tags that would lie after a picture was turned or resized are corrected in place, all else
+stays byte for byte.
 
 Corrections in place, and not a parse and a rebuild, because maker notes of cameras hold offsets that no one may move. The
-structure is that of TIFF 6.0 (section 2) with the tags of EXIF 2.32 (CIPA DC-008).
+structure is that of TIFF 6.0 (section 2) with the tags of EXIF 2.32 (CIPA DC-008). Of XMP, the tags of EXIF, of panoramas (Google's
+Photo Sphere, GPano) and of regions with faces (Metadata Working Group, mwg-rs, and Microsoft, MP) tell of pixels.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 IMAGE_WIDTH, IMAGE_LENGTH, ORIENTATION = 0x0100, 0x0101, 0x0112
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x011A, 0x011B, 0x0128
 THUMBNAIL_OFFSET, THUMBNAIL_LENGTH = 0x0201, 0x0202
 EXIF_IFD, PIXEL_X, PIXEL_Y = 0x8769, 0xA002, 0xA003
+FOCAL_PLANE_X, FOCAL_PLANE_Y, SUBJECT_AREA, SUBJECT_LOCATION = 0xA20E, 0xA20F, 0x9214, 0xA214
 SHORT, LONG, RATIONAL = 3, 4, 5
+
+_REGIONS = (rb"mwg-rs:Regions", rb"MP:RegionInfo")
+_PANORAMA_SIDES = {  # names of GPano, and whether they count across
+    rb"FullPanoWidthPixels": True,
+    rb"FullPanoHeightPixels": False,
+    rb"CroppedAreaImageWidthPixels": True,
+    rb"CroppedAreaImageHeightPixels": False,
+    rb"CroppedAreaLeftPixels": True,
+    rb"CroppedAreaTopPixels": False,
+    rb"LargestValidInteriorRectLeft": True,
+    rb"LargestValidInteriorRectTop": False,
+    rb"LargestValidInteriorRectWidth": True,
+    rb"LargestValidInteriorRectHeight": False,
+}
+
+
+class Moved(NamedTuple):
+    """How the pixels of a picture came to lie elsewhere: first turned, then enlarged.
+
+    Attributes:
+        width, height: before.
+        turn: the EXIF orientation that was applied.
+        factors: across and down, after the turn.
+    """
+
+    width: int
+    height: int
+    turn: int = 1
+    factors: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def by_quarter(self) -> bool:
+        return self.turn in (5, 6, 7, 8)
+
+    def area(self, values: Sequence[int]) -> list[int]:
+        """An area by its middle: a point, a circle (x, y, diameter) or a rectangle (x, y, width, height)."""
+        x, y = values[0] + 0.5, values[1] + 0.5
+        sides = [float(side) for side in values[2:]]
+        width, height = self.width, self.height
+        if self.by_quarter:
+            x, y, width, height, sides = y, x, height, width, sides[::-1]
+        if self.turn in (2, 3, 6, 7):
+            x = width - x
+        if self.turn in (3, 4, 7, 8):
+            y = height - y
+        across, down = self.factors
+        factors = [math.sqrt(across * down)] if len(sides) == 1 else [across, down]
+        middle = [max(0, math.floor(x * across)), max(0, math.floor(y * down))]
+        return middle + [round(side * factor) for side, factor in zip(sides, factors, strict=False)]
 
 
 class Entry(NamedTuple):
@@ -86,6 +138,45 @@ class Exif:
         if entry.kind == RATIONAL and entry.length == 1 and 8 <= at <= len(self.data) - 8:
             denominator = 1 if value >= 0xFFFF else 10000
             struct.pack_into(self.order + "II", self.data, at, min(round(value * denominator), 0xFFFFFFFF), denominator)
+
+    def place(self, entry: Entry) -> tuple[int, str]:
+        """Where the SHORTs or LONGs of an entry stand, and the code to unpack them."""
+        code = f"{entry.length}{'H' if entry.kind == SHORT else 'I'}"
+        return (entry.at + 8 if struct.calcsize("=" + code) <= 4 else self._read("I", entry.at + 8)), self.order + code
+
+    def move_area(self, directory: int, entry: Entry, moved: Moved) -> None:
+        """Move the middle and sides of an area; one that grows beyond its type is taken out."""
+        if entry.kind not in (SHORT, LONG) or not 2 <= entry.length <= 4:
+            return
+        at, code = self.place(entry)
+        if not 8 <= at <= len(self.data) - struct.calcsize(code):
+            return
+        values = moved.area(struct.unpack_from(code, self.data, at))
+        if max(values) > (0xFFFF if entry.kind == SHORT else 0xFFFFFFFF):
+            self.remove(directory, entry.tag)
+        else:
+            struct.pack_into(code, self.data, at, *values)
+
+    def remove(self, directory: int, tag: int) -> None:
+        """Take an entry out of a directory; those behind it and the link to the next directory move up."""
+        entries = list(self.entries(directory))
+        end = directory + 2 + 12 * len(entries) + 4
+        at = next((entry.at for entry in entries if entry.tag == tag), None)
+        if at is None or len(entries) != self._read("H", directory) or end > len(self.data):
+            return
+        self.data[at:end] = self.data[at + 12 : end] + bytes(12)
+        struct.pack_into(self.order + "H", self.data, directory, len(entries) - 1)
+
+    def move_focal_plane(self, directory: int, moved: Moved) -> None:
+        """Pixels per length on the sensor, which has a number for each direction."""
+        found = {entry.tag: entry for entry in self.entries(directory) if entry.tag in (FOCAL_PLANE_X, FOCAL_PLANE_Y)}
+        if len(found) == 2:
+            sides = [self.rational(found[FOCAL_PLANE_X]), self.rational(found[FOCAL_PLANE_Y])]
+            for entry, side, factor in zip(
+                (found[FOCAL_PLANE_X], found[FOCAL_PLANE_Y]), sides[::-1] if moved.by_quarter else sides, moved.factors, strict=True
+            ):
+                if side:
+                    self.set_rational(entry, side * factor)
 
     def drop_thumbnail(self) -> None:
         """Unlink the second directory and erase the small picture that it points to."""
@@ -171,7 +262,11 @@ def with_resolution(data: bytes, resolution: tuple[float, float]) -> bytes:
 
 
 def corrected(
-    data: bytes, width: int | None = None, height: int | None = None, resolution: tuple[float, float] | None = None
+    data: bytes,
+    width: int | None = None,
+    height: int | None = None,
+    resolution: tuple[float, float] | None = None,
+    moved: Moved | None = None,
 ) -> bytes:
     """EXIF data that tells the truth about pixels that stand upright.
 
@@ -179,6 +274,7 @@ def corrected(
         data: with or without the ``Exif`` prefix.
         width, height: new values for the dimension tags that are there.
         resolution: pixels per millimetre, new value for the resolution tags that are there.
+        moved: by what positions and lengths in pixels change.
 
     Returns:
         The data without prefix, orientation 1; with ``width`` and ``height`` also without a thumbnail, which shows the old picture.
@@ -200,11 +296,21 @@ def corrected(
                 exif.set_integer(entry, value)
             elif entry.tag in rationals:
                 exif.set_rational(entry, rationals[entry.tag])
+        if moved is not None:
+            exif.move_focal_plane(directory, moved)
+            for tag in (SUBJECT_AREA, SUBJECT_LOCATION):
+                area = next((e for e in exif.entries(directory) if e.tag == tag), None)
+                if area is not None:
+                    exif.move_area(directory, area, moved)
     return bytes(exif.data)
 
 
 def corrected_xmp(
-    data: bytes, width: int | None = None, height: int | None = None, resolution: tuple[float, float] | None = None
+    data: bytes,
+    width: int | None = None,
+    height: int | None = None,
+    resolution: tuple[float, float] | None = None,
+    moved: Moved | None = None,
 ) -> bytes:
     """The same corrections in an XMP packet, which repeats some EXIF tags as attributes or elements of its XML."""
     values: dict[bytes, int | str | None] = {b"tiff:Orientation": 1, b"tiff:ImageWidth": width, b"exif:PixelXDimension": width}
@@ -215,4 +321,57 @@ def corrected_xmp(
     for name, value in values.items():
         if value is not None:
             data = re.sub(rb"(\b" + name + rb"\s*(?:=\s*[\"']|>)\s*)\d+(?:/\d+)?", rb"\g<1>" + str(value).encode(), data)
-    return data
+    return data if moved is None else _moved_xmp(data, moved)
+
+
+def _moved_xmp(data: bytes, moved: Moved) -> bytes:
+    across, down = moved.factors
+
+    def multiplied(name: bytes, factor: float, packet: bytes) -> bytes:
+        value = rb"(\b" + name + rb"\s*(?:=\s*[\"']|>)\s*)(\d{1,9})(?!\d)"
+        return re.sub(value, lambda match: match[1] + b"%d" % round(int(match[2]) * factor), packet)
+
+    for name, is_across in _PANORAMA_SIDES.items():
+        data = multiplied(rb"GPano:" + name, across if is_across else down, data)
+    data = re.sub(
+        rb"<mwg-rs:AppliedToDimensions\b.*?(?:/>|</mwg-rs:AppliedToDimensions>)",
+        lambda match: multiplied(rb"stDim:h", down, multiplied(rb"stDim:w", across, match[0])),
+        data,
+        flags=re.DOTALL,
+    )
+    if moved.by_quarter:
+        data = re.sub(
+            rb"(\bexif:FocalPlane)([XY])(?=Resolution\b)", lambda match: match[1] + (b"Y" if match[2] == b"X" else b"X"), data
+        )
+
+    def resolved(match: re.Match[bytes]) -> bytes:
+        factor, below = (across if match[2] == b"X" else down), int(match[4] or 1)
+        return match[1] + (b"%d/10000" % round(int(match[3]) * factor / below * 10000) if below else match[0][len(match[1]) :])
+
+    value = rb"(\bexif:FocalPlane([XY])Resolution\s*(?:=\s*[\"']|>)\s*)(\d{1,10})(?:/(\d{1,10}))?(?![\d.])"
+    data = re.sub(value, resolved, data)
+
+    def area(match: re.Match[bytes]) -> bytes:
+        values = [int(value) for value in re.findall(rb">\s*(\d{1,9})\s*</rdf:li>", match[0])]
+        if not 2 <= len(values) <= 4:
+            return match[0]
+        new = iter(moved.area(values))
+        return re.sub(rb"(>\s*)\d{1,9}(?=\s*</rdf:li>)", lambda number: number[1] + b"%d" % next(new), match[0])
+
+    return re.sub(rb"<exif:(Subject(?:Area|Location))\b.*?</exif:\1>", area, data, flags=re.DOTALL)
+
+
+def without_regions(data: bytes) -> tuple[bytes, list[str]]:
+    """An XMP packet without what tells how a panorama lies on its sphere and where faces are, which holds for the picture as it was
+    stored only; and notices of what that was."""
+    notices = []
+    panorama = rb"""\s+GPano:\w+\s*=\s*(?:"[^"]*"|'[^']*')|<GPano:(\w+)\b[^>]*(?:/>|(?<!/)>[^<]*</GPano:\1>)"""
+    rest = re.sub(panorama, b"", data)
+    if rest != data:
+        notices.append("XMP data of the panorama left out: the picture is turned")
+    data = rest
+    for name in _REGIONS:
+        data = re.sub(rb"<" + name + rb"\b.*?</" + name + rb"\s*>", b"", data, flags=re.DOTALL)
+    if data != rest:
+        notices.append("regions with faces left out: the picture is turned")
+    return data, notices

@@ -44,6 +44,8 @@ class PictureInfo:
     png_colours: bytes = b""
     png_texts: bytes = b""
     jpeg_comments: tuple[bytes, ...] = ()
+    tiff_tags: bytes | None = None
+    told_size: tuple[int, int] | None = None
 
     @property
     def is_grey(self) -> bool:
@@ -84,6 +86,11 @@ class Picture:
             their own way.
         png_texts: chunks of text of a PNG.
         jpeg_comments: comments of a JPEG.
+        tiff_tags: georeferencing and private tags of a TIFF, as the directory of a TIFF.
+        told_size: height and width to which what EXIF, XMP and georeferencing tell of pixels refers: those of the file, upright.
+            None means those of ``pixels``.
+
+    Arrays of another byte order than the machine's are brought to that.
     """
 
     pixels: np.ndarray
@@ -100,8 +107,12 @@ class Picture:
     png_colours: bytes = b""
     png_texts: bytes = b""
     jpeg_comments: tuple[bytes, ...] = ()
+    tiff_tags: bytes | None = None
+    told_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        self.pixels = native(self.pixels)
+        self.alpha = None if self.alpha is None else native(self.alpha)
         if self.pixels.ndim == 2:
             self.pixels = self.pixels[:, :, None]
 
@@ -138,7 +149,14 @@ class Picture:
             png_colours=self.png_colours,
             png_texts=self.png_texts,
             jpeg_comments=self.jpeg_comments,
+            tiff_tags=self.tiff_tags,
+            told_size=self.told_size,
         )
+
+
+def native(values: np.ndarray) -> np.ndarray:
+    """Values in the machine's order of bytes; the same array if they are."""
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def visible_range(pixels: np.ndarray, alpha: np.ndarray | None) -> tuple[float, float]:

@@ -49,6 +49,7 @@ class Header(NamedTuple):
         notices: what is left out.
         resolved: the file states a resolution in a unit of length, outside of EXIF data.
         extra, ycbcr: of a TIFF, see :class:`drct.imaging.tiff_directories.Inspection`.
+        tiff_tags: see :class:`Picture`.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Header(NamedTuple):
     resolved: bool
     extra: tuple[int, ...] | None
     ycbcr: bool
+    tiff_tags: bytes | None
 
 
 def read(path: str | os.PathLike[str], max_pixels: int | None = None, page: int = 0) -> Picture:
@@ -254,6 +256,7 @@ def open_image(
         {"png": png.resolved, "jpeg": jpeg.resolved, "tiff": tiff.resolved}.get(name, True),
         tiff.extra,
         tiff.ycbcr,
+        tiff.tags,
     )
 
 
@@ -383,6 +386,8 @@ def _with_pixels(info: PictureInfo, pixels: np.ndarray, alpha: np.ndarray | None
         png_colours=info.png_colours,
         png_texts=info.png_texts,
         jpeg_comments=info.jpeg_comments,
+        tiff_tags=info.tiff_tags,
+        told_size=info.told_size,
     )
 
 
@@ -395,21 +400,31 @@ def upright(path: Path | str, header: Header) -> tuple[PictureInfo, pyvips.Image
         notices.append(f"only the {kind.format(frames)} is used")
     notices += header.notices
     turn = int(_field(image, "orientation", 1))
-    exif_data = _upright_exif(exif_data, notices)
+    # of an animation, of which all frames may stand below each other, one of them
+    frame_height = int(_field(image, "page-height", image.height)) if frames > 1 else image.height
+    moved = exif.Moved(image.width, frame_height, turn) if turn != 1 else None
+    exif_data = _upright_exif(exif_data, moved, notices)
     # 1 pixel per millimetre is how libvips says that the file gave none; or it takes one of a screen, or numbers without a unit.
     stated = header.resolved and (image.xres, image.yres) != (1.0, 1.0)
     resolution = (float(image.xres), float(image.yres)) if stated else None
     if resolution is None and exif_data:  # WebP and AVIF have no other place for it
         resolution = exif.resolution(exif_data)
-    xmp = exif.corrected_xmp(header.xmp) if header.xmp else None
+    xmp, tags = header.xmp, header.tiff_tags
+    if moved is not None and tags:
+        tags, lost = tiff_directories.without_georeference(tags)
+        notices += ["georeferencing left out: the picture is turned"] * lost
+    if moved is not None and xmp:
+        xmp, lost_regions = exif.without_regions(xmp)
+        notices += lost_regions
+    xmp = exif.corrected_xmp(xmp, moved=moved) if xmp else None
 
     if header.ycbcr:
         image = _from_ycbcr(image)
     image = _to_rgb_or_grey(path, _filled(image), header.extra, notices)
     icc = _fitting_profile(_field(image, "icc-profile-data", None), image, notices)
-    sides = image.width, image.height
+    sides, told_size = (image.width, image.height), (frame_height, image.width)
     if turn in (5, 6, 7, 8):
-        sides = sides[::-1]
+        sides, told_size = sides[::-1], told_size[::-1]
         resolution = resolution[::-1] if resolution else None
     colours = 1 if image.bands < 3 else 3
     depth = np.dtype(TYPES[image.format]).name
@@ -434,6 +449,8 @@ def upright(path: Path | str, header: Header) -> tuple[PictureInfo, pyvips.Image
         png_colours=header.png_colours,
         png_texts=header.png_texts,
         jpeg_comments=header.jpeg_comments,
+        tiff_tags=tags,
+        told_size=told_size,
     )
     return info, image, turn
 
@@ -561,11 +578,11 @@ def _turned_image(image: pyvips.Image, turn: int) -> pyvips.Image:
     return image.flipver() if turn in (3, 4, 7, 8) else image
 
 
-def _upright_exif(data: bytes | None, notices: list[str]) -> bytes | None:
+def _upright_exif(data: bytes | None, moved: exif.Moved | None, notices: list[str]) -> bytes | None:
     if not data:
         return None
     try:
-        return exif.corrected(data)
+        return exif.corrected(data, moved=moved)
     except ValueError:
         notices.append("damaged EXIF data left out")
         return None

@@ -1,8 +1,9 @@
 """What libvips leaves out of TIFF files: EXIF data, which there is no block of bytes but directories of the file itself; IPTC
-captions, of which it writes a quarter; which of its pictures are pages; and pages of different sizes.
+captions, of which it writes a quarter; georeferencing and private tags; which of its pictures are pages; and pages of different
+sizes.
 
 TIFF 6.0, section 2 (directories); the BigTIFF design (offsets and counts of 64 bits); EXIF 2.32, section 4.6.3 (the pointers to the
-Exif and GPS directories).
+Exif, GPS and interoperability directories); OGC GeoTIFF 1.1, section 7 and annex B (raster space, tie points, transformation).
 """
 
 from __future__ import annotations
@@ -17,9 +18,31 @@ EXIF_POINTER, GPS_POINTER, INTEROPERABILITY_POINTER = 0x8769, 0x8825, 0xA005
 NEW_SUBFILE_TYPE, DNG_VERSION = 0x00FE, 0xC612
 REDUCED, MASK = 1, 4  # bits of the subfile type
 STRIP_OFFSETS, TILE_OFFSETS = 0x0111, 0x0144
-# What a TIFF's main directory says about the photo: description, make, model, resolution, software, date, artist, copyright.
-DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x8298)
 IPTC = 0x83BB
+PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS = 0x830E, 0x8482, 0x85D8, 0x87AF
+# Georeferencing that cannot be scaled: of Intergraph (33918 to 33920), and rational polynomials (50844).
+FIXED = frozenset((0x847E, 0x847F, 0x8480, 0xC69C))
+GEOREFERENCE = FIXED | {PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS, GEO_KEYS + 1, GEO_KEYS + 2}
+RASTER_TYPE, PIXEL_IS_POINT = 1025, 2  # key and value by which (0, 0) is the middle of the first pixel and not its corner
+# What the main directory says about its own file and not about the photo: how pixels, colours and smaller copies are stored; places
+# in the file; what libvips or this module writes by itself.
+STRUCTURAL = frozenset(
+    (
+        *(0x00FE, 0x00FF, 0x0100, 0x0101, 0x0102, 0x0103, 0x0106, 0x0107, 0x0108, 0x0109, 0x010A, 0x0111, 0x0112, 0x0115, 0x0116),
+        *(0x0117, 0x0118, 0x0119, 0x011C, 0x0120, 0x0121, 0x0122, 0x0123, 0x0124, 0x0125, 0x0129, 0x012D, 0x013D, 0x013E, 0x013F),
+        *range(0x0140, 0x014B),  # colour map, tiles, fax, SubIFDs
+        *(0x014C, 0x014D, 0x014E, 0x0150, *range(0x0152, 0x0160)),  # inks, samples, clip paths
+        *range(0x0190, 0x01B6),  # fax profiles
+        *range(0x0200, 0x020A),  # JPEG, thumbnails
+        *(0x0211, 0x0212, 0x0213, 0x0214, 0x022F, 0x02BC, 0x501B),  # YCbCr, XMP, a thumbnail of Windows
+        *range(0x80E3, 0x80E7),  # of Silicon Graphics: matteing, type and depth
+        *(0x828D, 0x828E, 0x8290, IPTC, *range(0x835C, 0x8360)),  # raw sensor, Kodak, MetaMorph
+        *(0x8568, 0x8649, 0x866C, 0x8769, 0x8773, 0x8825, 0x935C, 0xA005),  # captions, Photoshop, LSM, Exif, ICC, GPS, layers
+        *(0xC44F, 0xC660, 0xFE00),  # annotations, layers, Kodak
+        *(set(range(0xC612, 0xC7B0)) - FIXED),  # DNG, and among them ImageJ
+        *range(0xFF8C, 0xFFB3),  # places in files of Hamamatsu
+    )
+)
 RESOLUTION = (0x011A, 0x011B, 0x0128)
 UNIT = RESOLUTION[2]
 EXTRA_SAMPLES = 0x0152
@@ -43,6 +66,9 @@ LAYOUT = (
 LONGEST = 1 << 20  # bytes of one value; a longer one is damage
 LARGEST = 1 << 24  # bytes of all values of a directory; hostile ones point to the same long value many times
 MOST_PAGES = 65536
+# Tags from 0x8000 on that belong to EXIF data, or that cameras and Windows put there; others from there on are private.
+_EXIF = ((0x8298, 0x829E), (0x8822, 0x8834), (0x9000, 0xA480), (0xC4A5, 0xC4A6), (0xEA1C, 0xEA1E))
+_NO_EXIF_KINDS = (13, 16, 17, 18)  # offsets of directories, and numbers of 64 bits, which exist in BigTIFF only
 _SIZE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _WORD = {3: 2, 4: 4, 5: 4, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # what byte order applies to
 
@@ -104,6 +130,7 @@ class Inspection(NamedTuple):
         extra: what its channels beyond the colours are, 1 and 2 alpha, 0 anything else; None where the file does not say.
         ycbcr: it has YCbCr for each pixel, of the whole range, which libvips takes for RGB.
         foreign: what other kind of colours it has, if libvips would take them for RGB.
+        tags: georeferencing and private tags of the page, as the directory of a TIFF.
     """
 
     is_raw: bool = False
@@ -115,6 +142,7 @@ class Inspection(NamedTuple):
     extra: tuple[int, ...] | None = None
     ycbcr: bool = False
     foreign: str | None = None
+    tags: bytes | None = None
 
 
 def inspect(file: File, page: int = 0) -> Inspection:
@@ -147,11 +175,73 @@ def inspect(file: File, page: int = 0) -> Inspection:
     by_decoder = colours == YCBCR and _bits(found, COMPRESSION) in JPEG_COMPRESSIONS  # it makes RGB of them
     ycbcr = colours == YCBCR and not by_decoder and _bits(found, SUBSAMPLING) == 0x1_0001  # 1 across and down; without, it is 2
     foreign = None if by_decoder or ycbcr else FOREIGN_COLOURS.get(colours)
-    return Inspection(is_raw, _extract(file, found, layout), tuple(pages), lies, iptc, resolved, extra, ycbcr, foreign)
+    kept = {tag: value for tag, value in found.items() if tag not in STRUCTURAL and value.kind not in _NO_EXIF_KINDS}
+    private = {tag: value for tag, value in kept.items() if not _is_exif(tag)}
+    main = {tag: value for tag, value in kept.items() if _is_exif(tag)}
+    exif, tags = _extract(file, found, main, layout), _alone(private)
+    return Inspection(is_raw, exif, tuple(pages), lies, iptc, resolved, extra, ycbcr, foreign, tags)
 
 
-def insert(file: File, exif: bytes | None, iptc: bytes | None = None) -> None:
-    """Put EXIF data and captions into a TIFF file of one page, open for reading and writing: a new main directory goes to its end.
+def named(tags: bytes) -> str:
+    """What georeferencing and private tags are called in a notice."""
+    directory = _main(tags)
+    private = [str(tag) for tag in sorted(directory.keys() - GEOREFERENCE)]
+    numbers = ", ".join(private[:5]) + (", ..." if len(private) > 5 else "")
+    parts = ["georeferencing"] * bool(directory.keys() & GEOREFERENCE) + [f"private tags of the TIFF ({numbers})"] * bool(private)
+    return " and ".join(parts)
+
+
+def without_georeference(tags: bytes) -> tuple[bytes | None, bool]:
+    """Private tags alone, and whether there was georeferencing."""
+    directory = _main(tags)
+    private = {tag: value for tag, value in directory.items() if tag not in GEOREFERENCE}
+    return _alone(private), len(private) < len(directory)
+
+
+def enlarged(tags: bytes, factors: tuple[float, float]) -> tuple[bytes | None, bool]:
+    """Georeferencing of a picture that became larger by ``factors`` across and down, with all private tags; and whether that was
+    possible: else they come without it."""
+    directory = _main(tags)
+    numbers = {tag: _doubles(directory[tag]) for tag in (PIXEL_SCALE, TIE_POINTS, TRANSFORMATION) if tag in directory}
+    lengths = {PIXEL_SCALE: 3, TIE_POINTS: 6, TRANSFORMATION: 16}
+    fits = all(
+        values and len(values) % lengths[tag] == 0 and (tag == TIE_POINTS or len(values) == lengths[tag])
+        for tag, values in numbers.items()
+    )
+    if not fits or directory.keys() & FIXED:
+        return without_georeference(tags)[0], False
+    # Corners of pixels are multiplied; where middles are counted, they lie half a pixel from the corners before and after it.
+    half = 0.5 if _counts_middles(directory) else 0.0
+    for tag, values in numbers.items():
+        for axis, factor in enumerate(factors):
+            if tag == PIXEL_SCALE:
+                values[axis] /= factor
+            elif tag == TIE_POINTS:
+                values[axis::6] = [(value + half) * factor - half for value in values[axis::6]]
+            else:
+                for row in range(0, 12, 4):
+                    values[row + 3] += values[row + axis] * (half / factor - half)
+                    values[row + axis] /= factor
+        directory[tag] = Value(12, len(values), struct.pack(f"<{len(values)}d", *values))
+    return _alone(directory), True
+
+
+def _counts_middles(directory: Directory) -> bool:
+    keys = directory.get(GEO_KEYS)
+    if keys is None or keys.kind != 3:
+        return False
+    shorts = struct.unpack(f"<{keys.length}H", keys.data)
+    entries = zip(*(iter(shorts[4:]),) * 4, strict=False)  # key, tag that holds the value or 0, length, value
+    return any((key, place, value) == (RASTER_TYPE, 0, PIXEL_IS_POINT) for key, place, _, value in entries)
+
+
+def _doubles(value: Value) -> list[float]:
+    return list(struct.unpack(f"<{value.length}d", value.data)) if value.kind == 12 else []
+
+
+def insert(file: File, exif: bytes | None, iptc: bytes | None = None, tags: bytes | None = None) -> None:
+    """Put EXIF data, captions, georeferencing and private tags into a TIFF file of one page, open for reading and writing: a new
+    main directory goes to its end.
 
     Raises:
         ValueError: the file is no TIFF.
@@ -168,11 +258,14 @@ def insert(file: File, exif: bytes | None, iptc: bytes | None = None) -> None:
     main = _directory(source, _number(source, from_layout.first, from_layout.offset), from_layout)
     end = file.seek(0, io.SEEK_END)
     out = bytearray(end % 2)
-    added = {tag: value for tag, value in main.items() if tag in DESCRIPTIVE and tag not in target}
+    left = STRUCTURAL | GEOREFERENCE
+    added = {tag: value for tag, value in main.items() if tag not in left and value.kind not in _NO_EXIF_KINDS}
+    added |= _main(tags) if tags else {}
+    added = {tag: value for tag, value in added.items() if tag not in target}
     for tag in (EXIF_POINTER, GPS_POINTER):
-        directory = _pointed(source, main, tag, from_layout)
-        if directory:
-            added[tag] = _pointer(_append(out, directory, layout, end), layout)
+        pointer = _copied(source, main, tag, from_layout, out, layout, end)
+        if pointer:
+            added[tag] = pointer
     if iptc:
         added[IPTC] = Value(7, len(iptc), iptc)
     at = _append(out, {**target, **added}, layout, end, following)
@@ -227,9 +320,9 @@ class Pages:
             if tag in directory:
                 directory[tag] = _moved(directory[tag], base)
         for tag in (EXIF_POINTER, GPS_POINTER):
-            pointed = _pointed(page, directory, tag, layout)
-            if pointed:
-                directory[tag] = _pointer(_append(out, pointed, layout, end), layout)
+            pointer = _copied(page, directory, tag, layout, out, layout, end)
+            if pointer:
+                directory[tag] = pointer
         at = _append(out, directory, layout, end)
         self._file.write(out)
         _patch(self._file, self._link, layout.offset, at)
@@ -254,29 +347,55 @@ def _chain(file: File, layout: Layout) -> Iterator[int]:
         at = _following(file, at, layout)
 
 
-def _extract(file: File, main: Directory, layout: Layout) -> bytes | None:
-    parts = {tag: _pointed(file, main, tag, layout) for tag in (EXIF_POINTER, GPS_POINTER)}
-    parts = {tag: directory for tag, directory in parts.items() if directory}
-    kept = {tag: value for tag, value in main.items() if tag in DESCRIPTIVE and value.kind < 16}
+def _is_exif(tag: int) -> bool:
+    return tag < 0x8000 or any(first <= tag < last for first, last in _EXIF)
+
+
+def _extract(file: File, found: Directory, main: Directory, layout: Layout) -> bytes | None:
+    """EXIF data of what the directory ``found`` points to, and of the values ``main`` from it."""
+    out = bytearray(8)
+    kept = dict(main)
     if DESCRIPTION in kept and kept[DESCRIPTION].data.startswith(LAYOUT):
         del kept[DESCRIPTION]
-    if not parts and not kept.keys() - set(RESOLUTION):
+    for tag in (EXIF_POINTER, GPS_POINTER):
+        pointer = _copied(file, found, tag, layout, out, CLASSIC)
+        if pointer:
+            kept[tag] = pointer
+    return _alone(kept, out) if kept.keys() - set(RESOLUTION) else None
+
+
+def _alone(directory: Directory, out: bytearray | None = None) -> bytes | None:
+    """A directory as a TIFF of its own, behind what it points to; None of an empty one."""
+    if not directory:
         return None
-    out = bytearray(b"II*\0\0\0\0\0")
-    for tag, directory in parts.items():
-        kept[tag] = _pointer(_append(out, directory, CLASSIC), CLASSIC)
-    struct.pack_into("<I", out, 4, _append(out, kept, CLASSIC))
+    out = bytearray(8) if out is None else out
+    out[:8] = struct.pack("<4sI", b"II*\0", _append(out, directory, CLASSIC))
     return bytes(out)
+
+
+def _main(data: bytes) -> Directory:
+    """What :func:`_alone` wrote."""
+    file = io.BytesIO(data)
+    return _directory(file, _number(file, CLASSIC.first, CLASSIC.offset), CLASSIC)
+
+
+def _copied(file: File, main: Directory, tag: int, layout: Layout, out: bytearray, to: Layout, base: int = 0) -> Value | None:
+    """Append the directory that ``main`` points to by a tag, with the one for interoperability that it points to, to ``out``, which
+    begins at offset ``base`` of its file; return a new pointer, None if there is nothing."""
+    directory = _pointed(file, main, tag, layout)
+    further = _pointed(file, directory, INTEROPERABILITY_POINTER, layout)
+    copy = {key: value for key, value in directory.items() if key != INTEROPERABILITY_POINTER and value.kind not in _NO_EXIF_KINDS}
+    further = {key: value for key, value in further.items() if value.kind not in _NO_EXIF_KINDS}
+    if further:
+        copy[INTEROPERABILITY_POINTER] = _pointer(_append(out, further, to, base), to)
+    return _pointer(_append(out, copy, to, base), to) if copy else None
 
 
 def _pointed(file: File, main: Directory, tag: int, layout: Layout) -> Directory:
     pointer = main.get(tag)
     if pointer is None or len(pointer.data) not in (4, 8):
         return {}
-    directory = _directory(file, int.from_bytes(pointer.data, "little"), layout)
-    directory.pop(INTEROPERABILITY_POINTER, None)  # points to a place in the old file
-    # numbers of 64 bits exist in BigTIFF only
-    return {tag: value for tag, value in directory.items() if value.kind < 16}
+    return _directory(file, int.from_bytes(pointer.data, "little"), layout)
 
 
 def _pointer(offset: int, layout: Layout) -> Value:

@@ -44,8 +44,8 @@ class Encoding:
         lossless: WebP, AVIF and JPEG XL without loss.
         compression: deflate level 0..9 of PNG and TIFF.
         pyramid: a tiled TIFF with smaller copies, for viewers of huge images; always a BigTIFF.
-        strip: leave EXIF, XMP, IPTC, text, comments and resolution out. The colour profile stays, because without it the colours
-            would be wrong.
+        strip: leave EXIF, XMP, IPTC, text, comments, georeferencing, private tags and resolution out. The colour profile stays,
+            because without it the colours would be wrong.
 
     Raises:
         OptionError: a value out of range or of another type.
@@ -87,9 +87,10 @@ def write(
     """Write an image file in one step: it appears complete, or not at all.
 
     The bytes depend on picture and options only. Alpha, ICC profile, EXIF, XMP, IPTC and resolution go along where the format holds
-    them, text from PNG to PNG and comments from JPEG to JPEG; EXIF loses its thumbnail and gets the new dimensions. What the format
-    cannot hold is converted: 16 bits and floats (0..1) are rounded to the nearest level of the deepest type it has, transparency is
-    laid on white in JPEG, colours become sRGB in GIF.
+    them, text from PNG to PNG, comments from JPEG to JPEG, georeferencing and private tags from TIFF to TIFF; EXIF loses its
+    thumbnail and gets the new dimensions, and what it tells in pixels grows with the picture. What the format cannot hold is
+    converted: 16 bits and floats (0..1) are rounded to the nearest level of the deepest type it has, transparency is laid on white
+    in JPEG, colours become sRGB in GIF.
 
     Args:
         path: file to write; an existing one is replaced.
@@ -351,6 +352,7 @@ class _Metadata(NamedTuple):
     png_colours: bytes
     png_texts: bytes
     jpeg_comments: tuple[bytes, ...]
+    tiff_tags: bytes | None
 
 
 class _Job:
@@ -380,6 +382,7 @@ class _Job:
         check_output(path, page_height or info.height, info.width, target.name, encoding)
         if encoding.strip:
             info = dataclasses.replace(info, exif=None, xmp=None, iptc=None, resolution=None, png_texts=b"", jpeg_comments=())
+            info = dataclasses.replace(info, tiff_tags=None)
         self.info = info
         self.notices: list[str] = []
         self.depth = info.depth
@@ -390,8 +393,14 @@ class _Job:
             self.notices.append("uint16 rounded to 12 bits: AVIF holds no more")
         self._has_alpha = info.has_alpha and target.alpha
         self.bands = info.channels + self._has_alpha
+        self._clipped = self._values = 0  # of floats that are rounded to integers
+        height, width = page_height or info.height, info.width
+        told_height, told_width = info.told_size or (height, width)
+        factors = (width / told_width, height / told_height)
+        self._moved = None if factors == (1.0, 1.0) else exif.Moved(told_width, told_height, factors=factors)
         # here and not when saving, so that the notices have one order, whichever thread saves
-        self._metadata = _Metadata(self._exif(), self._xmp(), self._iptc(), self._colours(), self._texts(), self._comments())
+        common = self._exif(), self._xmp(), self._iptc()
+        self._metadata = _Metadata(*common, self._colours(), self._texts(), self._comments(), self._tiff_tags())
         self._icc = self._profile()
 
     def samples(self, pixels: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
@@ -403,6 +412,12 @@ class _Job:
             alpha = None
         if self._target.name == "gif" and alpha is not None and bool(((alpha > 0) & (alpha < _PEAK[alpha.dtype.name])).any()):
             self._note("GIF holds no half transparency: it is either visible or not")
+        if pixels.dtype == np.float32 and self.depth != "float32":
+            # what no level is near to; under full transparency values are arbitrary
+            half = 0.5 / _PEAK[self.depth]
+            beyond = (pixels < -half) | (pixels > 1 + half)
+            self._clipped += int((beyond if alpha is None else beyond & (alpha > 0)[:, :, None]).sum())
+            self._values += beyond.size
         pixels = to_depth(pixels, self.depth)
         samples = np.ascontiguousarray(pixels) if alpha is None else np.dstack([pixels, to_depth(alpha, self.depth)])
         if self._target.name == "avif" and self.depth == "uint16":  # libvips drops the lower bits
@@ -429,6 +444,10 @@ class _Job:
                 _save(image, self._target, part, options, self._metadata, self.info.writable_resolution)
         except pyvips.Error as error:
             raise ImageError(f"{self._path}: cannot be written: {cause(error, 'encoded')}") from None
+        if self._clipped:
+            share = 100 * self._clipped / self._values
+            percent = f"{share:.1f}" if share >= 0.1 else "less than 0.1"
+            self._note(f"{percent} % of the values lay beyond 0..1 and are clipped to it: TIFF keeps them")
 
     def _dressed(self, image: pyvips.Image) -> pyvips.Image:
         """The image with all metadata but EXIF."""
@@ -483,11 +502,25 @@ class _Job:
             return ()
         return comments
 
+    def _tiff_tags(self) -> bytes | None:
+        tags = self.info.tiff_tags
+        if not tags:
+            return None
+        if self._target.name != "tiff":
+            self._note(f"{tiff_directories.named(tags)} left out: {self._target.title} does not hold them")
+            return None
+        if self._moved is None:
+            return tags
+        tags, whole = tiff_directories.enlarged(tags, self._moved.factors)
+        if not whole:
+            self._note("georeferencing left out: it is damaged, or of a kind that does not grow with the picture")
+        return tags
+
     def _xmp(self) -> bytes | None:
         info, target = self.info, self._target
         if not info.xmp:
             return None
-        data = exif.corrected_xmp(info.xmp, info.width, self._page_height or info.height, info.writable_resolution)
+        data = exif.corrected_xmp(info.xmp, info.width, self._page_height or info.height, info.writable_resolution, self._moved)
         return self._fitting("XMP data", data, {"gif": 0, "dzi": 0, "jpeg": XMP_BYTES}.get(target.name))
 
     def _iptc(self) -> bytes | None:
@@ -511,7 +544,8 @@ class _Job:
         if not info.exif:
             return exif.of_resolution(only_here) if only_here else None
         try:
-            data = exif.corrected(info.exif, info.width, self._page_height or info.height, info.writable_resolution)
+            height = self._page_height or info.height
+            data = exif.corrected(info.exif, info.width, height, info.writable_resolution, self._moved)
             if only_here and exif.resolution(data) is None:
                 data = exif.with_resolution(data, only_here)
         except ValueError:
@@ -608,8 +642,8 @@ def _save(
         _save_edited(image, target, part, options, functools.partial(jpeg_segments.dressed, segments))
     elif metadata is None or target.name == "tiff":
         getattr(image, target.saver)(pyvips.Target.new_to_descriptor(part.fileno()), **options)
-        if target.name == "tiff" and (metadata or captions):
-            tiff_directories.insert(part, metadata, captions)
+        if target.name == "tiff" and (metadata or captions or carried.tiff_tags):
+            tiff_directories.insert(part, metadata, captions, carried.tiff_tags)
         if target.name == "tiff" and not resolved:
             tiff_directories.forget_resolution(part)
     else:
