@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import click
@@ -136,6 +137,25 @@ def test_main_exits():
     with pytest.raises(SystemExit) as caught:
         cli.main(["upscael"])
     assert caught.value.code == 2
+
+
+def test_an_interruption_amid_imports_ends_the_run():
+    code = """
+        import sys
+        from drct import cli
+
+        pressed = []
+
+        def interrupt(event, arguments):
+            if event == "import" and arguments[0] == "numpy.lib" and not pressed:
+                pressed.append("Ctrl-C")
+                raise KeyboardInterrupt
+
+        sys.addaudithook(interrupt)
+        sys.exit(cli.run(["upscale", "missing.png"]))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.lstrip()) == (130, "", "drct: interrupted\n")
 
 
 def test_a_closed_pipe_ends_quietly():

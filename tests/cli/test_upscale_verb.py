@@ -178,6 +178,8 @@ def test_quiet(tiny_model, photo, capsys):
         (["-o", "out.bmp"], "suffix"),
         (["--model", "no-such-model"], "no-such-model"),
         (["--model", "missing.pth"], "missing.pth"),
+        (["--model", "https://x.org/net.pth"], "download the file first"),
+        (["--watch"], "is not a folder"),
     ],
 )
 def test_wrong_usage_is_told_in_one_line_and_writes_nothing(tiny_model, photo, capsys, arguments, message):

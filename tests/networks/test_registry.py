@@ -52,6 +52,25 @@ def test_norms_learn_alike_in_bfloat16(name: str) -> None:
     assert (gradients[1] - gradients[0]).norm() < 0.02 * gradients[0].norm()
 
 
+@pytest.mark.parametrize(("name", "upsampler"), [(name, u) for name in FAMILIES for u in find_family(name).options.upsamplers])
+def test_the_convolutions_beside_the_image_are_exact_under_autocast(name: str, upsampler: str) -> None:
+    network = small(name, scale=2, upsampler=upsampler)
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    errors: list[float] = []
+
+    def compare(layer: nn.Module, inputs: tuple[torch.Tensor], y: torch.Tensor) -> None:
+        with torch.autocast("cpu", enabled=False):
+            exact = nn.functional.conv2d(inputs[0].float(), layer.weight, layer.bias, 1, 1)
+            errors.append((y - exact).abs().max().item())
+
+    for layer in (convolutions[0], convolutions[-1]):
+        layer.register_forward_hook(compare)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = network(torch.rand(1, 3, 16, 16))
+    assert y.dtype == torch.float32
+    assert errors == [0, 0]
+
+
 @pytest.mark.parametrize("name", list_networks())
 def test_forward_backward_and_state(name: str) -> None:
     network = small(name, scale=2, drop_path_rate=0.0)
@@ -156,6 +175,7 @@ def test_nearest_tail(scale: int) -> None:
         ("hat", {"overlap_ratio": 0.1}, "overlap_ratio 0.1 of a window of 16 gives no two equal borders"),
         ("hat", {"upsampler": "pixelshuffledirect"}, "upsampler 'pixelshuffledirect' is unknown: use 'pixelshuffle'"),
         ("hatt", {}, "network 'hatt' is unknown (did you mean 'hat'?)"),
+        (["hat"], {}, "network is ['hat'], but must be one of these names: drct, "),
     ],
 )
 def test_options_that_do_not_go_together(name: str, options: dict[str, Any], message: str) -> None:

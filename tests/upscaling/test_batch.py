@@ -287,6 +287,14 @@ def test_empty_names_are_refused(tmp_path, monkeypatch):
             UpscaleOptions(**names)
 
 
+@pytest.mark.parametrize("inputs", [(), b"abc", 5, ["a", 3], None])
+def test_inputs_are_names(inputs):
+    with pytest.raises(drct.OptionError, match=r"inputs is .*: must be the names of image files and folders, at least one"):
+        UpscaleOptions(inputs=inputs)
+    for names in ("a", ["a"], iter(["a"]), Path("a")):
+        assert UpscaleOptions(inputs=names).inputs == (Path("a"),)
+
+
 @pytest.mark.parametrize("when", ["before", "amid"])
 def test_a_thread_that_outlives_the_main_thread_goes_on(model, photos, tmp_path, when):
     script = """

@@ -147,6 +147,13 @@ def test_networks_that_cannot_be_mixed(bundled, both, tmp_path, monkeypatch) -> 
         AutoUpscaler(strength=0.5, device="cpu")
 
 
+@pytest.mark.parametrize("strength", ["0.5", True, np.array([0.5])])
+def test_strength_is_a_number(bundled, strength) -> None:
+    with pytest.raises(OptionError, match=r"strength is .*, but must be a number within 0 to 1"):
+        AutoUpscaler(strength=strength, device="cpu")
+    assert type(AutoUpscaler(strength=np.float32(0.5), device="cpu").strength) is float
+
+
 @pytest.mark.parametrize("strength", [-0.1, 1.5, float("nan")])
 def test_strength_out_of_range(bundled, strength) -> None:
     with pytest.raises(OptionError, match="strength is "):

@@ -231,9 +231,14 @@ def test_the_input_is_never_replaced(tmp_path: Path) -> None:
         ({"qualty": 50}, r"'qualty' is unknown \(did you mean 'quality'\?\)"),
         ({"encoding": Encoding(quality=10), "quality": 99}, "encoding says how to encode, and so does quality"),
         ({"strips": "maybe"}, "strips is 'maybe', but must be 'auto', 'on', 'off'"),
+        ({"format": 3}, "format is 3, but must be the name of a format"),
+        ({"source": None}, "source is None, but must be the name of a file"),
+        ({"target": b"b.webp"}, "target is b'b.webp', but must be the name of a file"),
+        ({"source": "a\0.png"}, r"source is 'a\\x00\.png', but no file name holds a NUL character"),
+        ({"target": Path("b\0.webp")}, "target is .*, but no file name holds a NUL character"),
     ],
 )
 def test_ways_to_write_that_cannot_be(tmp_path: Path, how: dict[str, Any], message: str) -> None:
     write(tmp_path / "a.png", Picture(smooth_image(20, 16)))
     with pytest.raises(drct.OptionError, match=message):
-        drct.Upscaler(tiny_network()).file(tmp_path / "a.png", tmp_path / "b.webp", **how)
+        drct.Upscaler(tiny_network()).file(**{"source": tmp_path / "a.png", "target": tmp_path / "b.webp"} | how)

@@ -58,6 +58,21 @@ def test_type_and_dimensions_stay(network, dtype, shape):
     assert np.abs(result.reshape(expected.shape).astype(np.float64) - expected).max() <= max(1e-4, 1 if peak > 1 else 0)
 
 
+@pytest.mark.parametrize("dtype", ["u2", "f4"])
+@pytest.mark.parametrize("shape", [(6, 7, 3), (6, 7)])
+def test_both_orders_of_bytes_give_the_same(network, dtype, shape):
+    peak = 65535 if dtype == "u2" else 1
+    little = (np.random.default_rng(0).random(shape) * peak).astype(f"<{dtype}")
+    upscaler = Upscaler(network, device="cpu")
+    results = [upscaler(image) for image in (little, little.astype(f">{dtype}"))]
+    assert [result.dtype for result in results] == [np.dtype(dtype)] * 2
+    assert np.array_equal(*results)
+    if dtype == "f4":
+        little[0, 0] = np.nan
+        with pytest.raises(ImageError, match="NaN"):
+            upscaler(little.astype(">f4"))
+
+
 def test_equal_to_the_network_itself(network):
     image = smooth_image(30, 41)
     with torch.inference_mode():
@@ -401,6 +416,8 @@ def test_sizes_that_are_no_sizes(network: SuperResolutionNetwork, given: dict, m
         ({"overlap": "3"}, "overlap is '3'"),
         ({"overlap": None}, "overlap is None"),
         ({"tile": 64.5}, "tile is 64.5"),
+        ({"tile": np.array([64, 64])}, "tile is array"),
+        ({"alpha": np.array(["network", "resize"])}, "alpha is array"),
         ({"ensemble": "no"}, "ensemble is 'no', but must be True or False"),
         ({"model": None}, "model is None"),
         ({"model": torch.nn.Linear(2, 2)}, "model is Linear"),

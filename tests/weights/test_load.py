@@ -201,6 +201,12 @@ def test_no_such_file(tmp_path: Path) -> None:
         load_network(tmp_path / "net.pth")
 
 
+@pytest.mark.parametrize("given", [None, 3, b"net.pth"])
+def test_what_is_no_name_is_refused(given: object) -> None:
+    with pytest.raises(OptionError, match=f"path_or_name is {given!r}, but must be the name of a model or a file"):
+        load_network(given)
+
+
 def test_ratios_that_give_the_same_tensors_load(tmp_path: Path) -> None:
     """6 channels squeezed by 4 or by 6 are one channel either way; which it was is the metadata's to say."""
     body = {"embed_dim": 6, "depths": [1], "num_heads": [1], "window_size": 4}

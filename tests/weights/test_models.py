@@ -127,6 +127,7 @@ def test_of_a_family_what_is_here_goes_before_downloads(tiny: SuperResolutionNet
         ("nowhere/net.pth", r"nowhere.net\.pth does not exist"),
         ("net.safetensors", r"net\.safetensors does not exist"),
         ("", "give the name of a model or a weight file"),
+        ("https://x.org/net.pth", r"https://x\.org/net\.pth is an address: download the file first"),
     ],
 )
 def test_unknown_names(name: str, message: str, models: Path) -> None:

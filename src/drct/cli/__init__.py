@@ -49,6 +49,8 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
+        # Before torch, which would import it from C code that takes whatever is raised there, Ctrl-C too, for a missing numpy.
+        importlib.import_module("numpy")
         command = importlib.import_module(f"drct.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command

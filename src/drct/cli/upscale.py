@@ -101,6 +101,9 @@ def command(inputs: tuple[str, ...], tile: str, quiet: bool, as_json: bool, watc
             total = f" of {done.total}" if done.total else ""
             self.progress(job, done.share, f"  {done.frames}{total} frames, {done.rate:.3g} frames/s{rest}")
 
+        def watching(self) -> None:
+            console.note(f"watching {', '.join(inputs)}; Ctrl-C ends it")
+
         def waiting(self, files: int) -> None:
             console.note(f"waiting for other processes, which have {_files(files)} in work")
 
@@ -121,8 +124,6 @@ def command(inputs: tuple[str, ...], tile: str, quiet: bool, as_json: bool, watc
                     mean, largest = result.tile_difference
                     console.say(f"  tiled against whole: mean difference {mean:.2e}, largest {largest:.2e} (of 0..1)")
 
-    if watch:
-        console.note(f"watching {', '.join(inputs)}; Ctrl-C ends it")
     with console:
         report = upscaling.watch_folders(options, Printer()) if watch else upscaling.upscale(options, Printer())
     for notice in report.notices:

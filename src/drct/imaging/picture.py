@@ -112,7 +112,8 @@ class Picture:
 
     def __post_init__(self) -> None:
         self.pixels = native(self.pixels)
-        self.alpha = None if self.alpha is None else native(self.alpha)
+        if isinstance(self.alpha, np.ndarray):  # what it may be is checked where it is used
+            self.alpha = native(self.alpha)
         if self.pixels.ndim == 2:
             self.pixels = self.pixels[:, :, None]
 

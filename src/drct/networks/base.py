@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from drct.errors import OptionError
+from drct.networks.float32 import Conv2d
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # mean colour of DIV2K, the constant of EDSR and of all networks built on it
 
@@ -102,7 +103,7 @@ class UpsampleOneStep(nn.Sequential):
     """One convolution straight to ``num_out * scale ** 2`` channels and a pixel shuffle (the tail of SwinIR-light)."""
 
     def __init__(self, scale: int, num_feat: int, num_out: int) -> None:
-        super().__init__(nn.Conv2d(num_feat, num_out * scale**2, 3, 1, 1), nn.PixelShuffle(scale))
+        super().__init__(Conv2d(num_feat, num_out * scale**2, 3, 1, 1), nn.PixelShuffle(scale))
 
 
 def init_weights(module: nn.Module) -> None:

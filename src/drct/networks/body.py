@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from drct.errors import OptionError
 from drct.networks.base import SuperResolutionNetwork, Upsample, UpsampleOneStep
-from drct.networks.layer_norm import LayerNorm
+from drct.networks.float32 import Conv2d, LayerNorm
 from drct.networks.window_attention import PatchEmbed, to_bchw
 
 NUM_FEAT = 64  # channels of the reconstruction
@@ -163,7 +163,7 @@ class BodyNetwork(SuperResolutionNetwork):
             options, scale=options.upscale, in_chans=options.in_chans, pad_multiple=pad_multiple, img_range=options.img_range
         )
         d, num_out = options.embed_dim, options.in_chans
-        self.conv_first = nn.Conv2d(options.in_chans, d, 3, 1, 1)
+        self.conv_first = Conv2d(options.in_chans, d, 3, 1, 1)
         self.patch_embed = PatchEmbed(d, options.patch_norm)
         if options.ape:
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, options.img_size**2, d))
@@ -183,7 +183,7 @@ class BodyNetwork(SuperResolutionNetwork):
             if options.upscale == 4:
                 self.conv_up2 = nn.Conv2d(NUM_FEAT, NUM_FEAT, 3, 1, 1)
             self.conv_hr = nn.Conv2d(NUM_FEAT, NUM_FEAT, 3, 1, 1)
-        self.conv_last = nn.Conv2d(NUM_FEAT, num_out, 3, 1, 1)
+        self.conv_last = Conv2d(NUM_FEAT, num_out, 3, 1, 1)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Deep features: shallow features ``(B, d, H, W)`` through all groups, same shape out."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from drct.errors import OptionError
 from drct.networks.base import init_weights
 from drct.networks.body import BodyNetwork, WindowOptions, drop_path_rates, residual_convolution
-from drct.networks.layer_norm import LayerNorm
+from drct.networks.float32 import LayerNorm
 from drct.networks.window_attention import (
     Mlp,
     SwinBlock,

@@ -19,7 +19,7 @@ from drct.errors import OptionError
 from drct.networks.base import init_weights
 from drct.networks.body import BodyNetwork, drop_path_rates
 from drct.networks.drct import DenseGroup, DenseOptions
-from drct.networks.layer_norm import LayerNorm
+from drct.networks.float32 import LayerNorm
 from drct.networks.scan import selective_scan
 from drct.networks.window_attention import DropPath, Mlp, to_bchw
 

@@ -49,6 +49,8 @@ def list_networks() -> list[str]:
 
 def find_family(name: str) -> Family:
     """The family that a network name belongs to; raises :class:`OptionError` for an unknown name."""
+    if not isinstance(name, str):
+        raise OptionError(f"network is {name!r:.80}, but must be one of these names: {', '.join(list_networks())}")
     for family in FAMILIES:
         if name in family.configurations:
             return family

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drct.networks.layer_norm import LayerNorm
+from drct.networks.float32 import LayerNorm
 
 MASKED = -100.0  # added to the score of two positions that only the cyclic shift made neighbours
 

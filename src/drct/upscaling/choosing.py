@@ -19,7 +19,7 @@ from drct.errors import OptionError
 from drct.imaging import Picture
 from drct.networks import SuperResolutionNetwork
 from drct.upscaling.options import AUTO, FIDELITY_MODEL, REAL_MODEL, UpscaleOptions
-from drct.upscaling.passes import Upscaled, UpscaledPicture
+from drct.upscaling.passes import Upscaled, UpscaledPicture, is_real
 from drct.upscaling.upscaler import STRETCH, Loaded, Upscaler, check_image, check_picture, networks_here
 from drct.weights import load_network
 
@@ -48,13 +48,17 @@ class AutoUpscaler(Upscaler):
         settings: as for :class:`Upscaler`, without ``model``.
 
     Raises:
-        OptionError: the strength is not in 0..1, or there are no two networks to mix.
+        OptionError: the strength is no number in 0..1, or there are no two networks to mix.
         CheckpointError, ModelNotFoundError, DeviceError: as for :class:`Upscaler`.
     """
 
     chooses = True
 
     def __init__(self, *, strength: float | None = None, **settings: Any) -> None:
+        if strength is not None:
+            if not is_real(strength) or not 0 <= strength <= 1:
+                raise OptionError(f"strength is {strength!r}, but must be a number within 0 to 1")
+            strength = float(strength)  # a plain number, since it is written as JSON
         super().__init__(FIDELITY_MODEL, **settings)
         self.strength = strength
         self._asked |= {"model": AUTO, "strength": strength}
@@ -157,8 +161,6 @@ def _real_networks(upscaler: Upscaler, strength: float | None) -> dict[int, tupl
     found = networks_here(REAL_MODEL)
     if strength is None:
         return found or None
-    if not 0 <= strength <= 1:
-        raise OptionError(f"strength is {strength:g}, but must lie within 0 to 1")
     mixed: dict[int, tuple[str, Any]] = {}
     for scale in found.keys() & set(upscaler.scales):
         name, path = found[scale]

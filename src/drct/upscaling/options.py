@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,6 +33,16 @@ def _seconds(value: Any) -> Any:
     return value
 
 
+def _inputs(values: Any) -> Any:
+    """One name or path, or several in any collection but bytes, which would be one of numbers."""
+    values = several(values)
+    if isinstance(values, Iterable) and not isinstance(values, (bytes, bytearray, dict)):
+        values = tuple(values)
+        if values and all(isinstance(value, (str, os.PathLike)) for value in values):
+            return values
+    raise ValueError("must be the names of image files and folders, at least one")
+
+
 def _named(path: Any) -> Any:
     if path == "":  # which would mean the current folder
         raise ValueError("the name is empty")
@@ -50,9 +62,7 @@ class UpscaleOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    inputs: Annotated[tuple[Annotated[Path, Named], ...], BeforeValidator(several)] = Field(
-        min_length=1, description="image files and folders"
-    )
+    inputs: Annotated[tuple[Annotated[Path, Named], ...], BeforeValidator(_inputs)] = Field(description="image files and folders")
     output: Annotated[str | Path | None, Named] = Field(None, description="file for a single image, else folder; default beside it")
     model: str | Path = Field(AUTO, description="name of a model, weight file, or 'auto': what suits each picture")
     strength: float | None = Field(None, ge=0, le=1, description="mix both networks of 'auto': 0 for clean, 1 for degraded ones")

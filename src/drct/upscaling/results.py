@@ -131,5 +131,8 @@ class Listener:
     def finished(self, result: FileResult) -> None:
         """A file is done, skipped or failed; in the order of the inputs, or as they come where several devices work."""
 
+    def watching(self) -> None:
+        """All is well, and :func:`watch_folders` begins to watch; told once."""
+
     def waiting(self, files: int) -> None:
         """All is done but files that other processes have in work in the same folder; told once."""

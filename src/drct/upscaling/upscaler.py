@@ -19,6 +19,7 @@ from drct import engine
 from drct.engine.views import self_ensemble
 from drct.errors import ImageError, OptionError, OutOfMemoryError, did_you_mean
 from drct.imaging import Encoding, Picture, resize, resize_rows, to_depth, visible_range
+from drct.imaging.picture import native
 from drct.networks import SuperResolutionNetwork
 from drct.upscaling import memory
 from drct.upscaling.alpha import bleed
@@ -73,9 +74,9 @@ class Upscaler:
         ensemble: bool = False,
         alpha: Literal["network", "resize"] = "network",
     ) -> None:
-        if alpha not in ("network", "resize"):
+        if not isinstance(alpha, str) or alpha not in ("network", "resize"):
             raise OptionError(f"alpha is {alpha!r}, but must be 'network' or 'resize'")
-        if not (tile in ("auto", "off") or (is_whole(tile) and int(tile) > 0)):
+        if not (tile in ("auto", "off") if isinstance(tile, str) else is_whole(tile) and tile > 0):
             raise OptionError(f"tile is {tile!r}, but must be 'auto', 'off' or a number of pixels")
         if not (is_whole(overlap) and overlap >= 0):
             raise OptionError(f"overlap is {overlap!r}, but must be a whole number of pixels and not negative")
@@ -260,15 +261,16 @@ class Upscaler:
 
         Args:
             image: RGB ``(H, W, 3)`` or grey ``(H, W)`` or ``(H, W, 1)``; uint8 0..255, uint16 0..65535, or float32, usually
-                0..1. Floats beyond are brought to 0..1 linearly for the network and back again after it.
+                0..1, in any order of bytes. Floats beyond are brought to 0..1 linearly for the network and back again after it.
             scale: any number in (0, 16]; default is the network's own. Sides are rounded to whole pixels.
             width, height: exact size of the result instead of a scale; with one of them the other follows.
             progress: called with the finished part of the work.
             plans: tile plans to use again and to add to.
 
         Returns:
-            The result in the type and number of dimensions of ``image``; float results are not clipped. If the wanted size is not
-            the networks' own, the network goes first and one bicubic resize (antialiased when it shrinks) follows.
+            The result in the type and number of dimensions of ``image``, in the machine's order of bytes; float results are not
+            clipped. If the wanted size is not the networks' own, the network goes first and one bicubic resize (antialiased when it
+            shrinks) follows.
 
         Raises:
             OptionError: scale out of range, or options that do not go together.
@@ -276,7 +278,7 @@ class Upscaler:
             OutOfMemoryError: even the smallest tile does not fit, or the result does not.
         """
         check_image(image)
-        pixels = image[:, :, None] if image.ndim == 2 else image
+        pixels = native(image[:, :, None] if image.ndim == 2 else image)
         with shielded(progress or nothing_told) as tell:
             result = self._within_range(pixels, scale, width, height, _range(pixels), tell, plans)
         return dataclasses.replace(result, pixels=result.pixels[:, :, 0]) if image.ndim == 2 else result
@@ -379,7 +381,7 @@ class Upscaler:
 
         Raises:
             ImageError: a file cannot be read or written; the message names it.
-            OptionError: besides, an unknown way to encode or ``strips``, or ``target`` is ``source``.
+            OptionError: besides, an unknown way to encode or ``strips``, no names of files, or ``target`` is ``source``.
         """
         if encoding is not None and encode:
             raise OptionError(f"encoding says how to encode, and so does {next(iter(encode))}: give one of them")
@@ -389,9 +391,11 @@ class Upscaler:
                 raise OptionError(f"option '{name}' is unknown{did_you_mean(name, known)}")
         if not isinstance(encoding, Encoding | None):
             raise OptionError(f"encoding is a {type(encoding).__name__}, but must be a drct.imaging.Encoding")
+        if not isinstance(format, str | None):
+            raise OptionError(f"format is {format!r:.80}, but must be the name of a format")
         encoding = encoding or Encoding(**encode)
         sides = {"scale": scale, "width": width, "height": height}
-        files = Path(source), Path(target)
+        files = _file("source", source), _file("target", target)
         with shielded(progress or nothing_told) as tell:
             return upscale_file(self, *files, sides, format, encoding, strips=strips, progress=tell, plans=plans)
 
@@ -654,6 +658,16 @@ def networks_here(name: str) -> dict[int, tuple[str, Any]]:
     return {scale: (card.name, card.path) for scale, card in family(name).items() if card.path is not None}
 
 
+def _file(argument: str, path: object) -> Path:
+    """A path that a caller gave for a file."""
+    name = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(name, str):
+        raise OptionError(f"{argument} is {path!r:.80}, but must be the name of a file")
+    if "\0" in name:
+        raise OptionError(f"{argument} is {name!r}, but no file name holds a NUL character")
+    return Path(name)
+
+
 def check_picture(picture: Picture) -> None:
     """Raise ImageError unless :meth:`Upscaler.picture` takes the object."""
     if not isinstance(picture, Picture):
@@ -675,9 +689,10 @@ def check_image(image: np.ndarray) -> None:
         raise ImageError(f"the image is a {type(image).__name__}, not a numpy array")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)) or 0 in image.shape:
         raise ImageError(f"an array of shape {image.shape} is not an image: (H, W, 3) or (H, W) is needed, with at least one pixel")
-    if image.dtype not in (np.uint8, np.uint16, np.float32):
+    dtype = image.dtype.newbyteorder("=")  # the other order of bytes is as good
+    if dtype not in (np.uint8, np.uint16, np.float32):
         raise ImageError(f"pixels of type {image.dtype} are not supported: use uint8, uint16 or float32")
-    if image.dtype == np.float32 and not np.isfinite((image.min(), image.max())).all():
+    if dtype == np.float32 and not np.isfinite((image.min(), image.max())).all():
         raise ImageError("the pixels hold NaN or infinite values")
 
 

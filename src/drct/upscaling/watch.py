@@ -63,6 +63,7 @@ def watch_folders(
     with Session(options, upscaler) as session:
         folders = _Folders(options, session.upscaler.default_scale)
         with contextlib.suppress(KeyboardInterrupt, Stopped), _signals():
+            listener.watching()
             while not stop.is_set():
                 before = time.monotonic()
                 ready, failures = folders.look()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drct.errors import CheckpointError, OptionError
+from drct.errors import CheckpointError, ModelNotFoundError, OptionError
 from drct.networks import SuperResolutionNetwork, create_network
 from drct.networks.defaults import usual_defaults
 from drct.weights.detect import detect
@@ -87,12 +87,16 @@ def load_network(
 
     Raises:
         CheckpointError: the file cannot be read, belongs to no known architecture, does not fit, or has another scale.
-        OptionError: ``scale`` is no whole number.
+        OptionError: ``scale`` is no whole number, or ``path_or_name`` no name.
         ModelNotFoundError: no file and no model of that name.
         DownloadError: the model had to be downloaded and could not.
     """
     if scale is not None and (not isinstance(scale, numbers.Integral) or isinstance(scale, bool)):
         raise OptionError(f"scale is {scale!r}, but must be a whole number")
+    if not isinstance(path_or_name, (str, os.PathLike)):
+        raise OptionError(f"path_or_name is {path_or_name!r:.80}, but must be the name of a model or a file")
+    if "://" in str(path_or_name):
+        raise ModelNotFoundError(f"{path_or_name} is an address: download the file first, and give its name")
     file = read_weights(find_model(path_or_name), key=key)
     network = network_of(file)
     if scale is not None and network.scale != scale:
