@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from drct.degradation import PRESETS, DegradationOptions, degrade, usm_sharpen
 from drct.degradation import condition as room
 from drct.degradation.codecs import encode
 from drct.degradation.condition import Condition, inspect
+from drct.errors import DataError, Error, ImageError
 from drct.imaging import Picture, from_tensor, is_image_file, read, read_bytes, resize, to_tensor
 
 SEEDS = 2
@@ -38,7 +40,11 @@ class Case:
 
 def cases(files: list[Path]) -> Iterator[Case]:
     for number, path in enumerate(files):
-        gt = read(path).pixels
+        try:
+            gt = read(path).pixels
+        except ImageError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
         height, width = (length - length % 4 for length in gt.shape[:2])
         gt = np.broadcast_to(gt[:height, :width], (height, width, 3)).copy()
         small = resize(gt, 1 / 4)
@@ -110,9 +116,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of good images")
     parser.add_argument("--fit", action="store_true", help="fit the weights anew")
     arguments = parser.parse_args()
-    files = sorted(path for path in arguments.data.iterdir() if is_image_file(path))
-    found = list(cases(files))
-    print(f"{len(files)} images, {len(found)} versions of them")
+    if not arguments.data.is_dir():
+        raise DataError(f"{arguments.data} is not a folder: --data names the folder of images")
+    found = list(cases(sorted(path for path in arguments.data.iterdir() if is_image_file(path))))
+    if not found:
+        raise DataError(f"{arguments.data} holds no images that can be read")
+    print(f"{len({case.image for case in found})} images, {len(found)} versions of them")
     print("bounds in use:", room.DEFECTS)
     table(found, lambda case: case.condition.degraded)
     if not arguments.fit:
@@ -124,4 +133,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Error as error:
+        sys.exit(f"condition: {error}")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,9 @@ from torch import Tensor
 from drct import Upscaler
 from drct.datasets.sources import ImageSource, open_source
 from drct.degradation.draws import Draws
+from drct.errors import Error
 from drct.imaging import resize
+from drct.places import check_place
 from drct.training.dead_leaves import SIGMA, dead_leaves
 from drct.training.faults import add_faults, add_grain
 from real_world import enlarger
@@ -112,6 +115,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, help="the first so many images only, and so many drawings")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.json:
+        check_place(arguments.json)  # now, not when everything was measured
     found = measure(arguments.data, arguments.models, arguments.side, arguments.count)
     print("| model | images | mean | off, % | worst | in |\n|---|---|---:|---:|---:|---|")
     for model, by_kind in found.items():
@@ -124,4 +129,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Error as error:
+        sys.exit(f"consistency: {error}")

@@ -24,6 +24,7 @@ import functools
 import itertools
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,10 +40,12 @@ from drct.engine import resolve_device
 from drct.engine.folding import fold_swin
 from drct.engine.measure import benchmark, environment
 from drct.engine.peers import spandrel_drct
+from drct.errors import Error
 from drct.networks import SuperResolutionNetwork, create_network
 from drct.networks.base import pad_to_multiple
 from drct.networks.drct import BLOCKS, DRCT
 from drct.networks.window_attention import SwinBlock
+from drct.places import check_place
 
 if TYPE_CHECKING:
     from drct.engine.gpu.kernels import Launch
@@ -286,6 +289,8 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="time nothing but the cuts of the GPU's attention kernel")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.json:
+        check_place(arguments.json)  # now, not when everything was measured
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = resolve_device(arguments.device)
@@ -303,4 +308,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Error as error:
+        sys.exit(f"inference: {error}")

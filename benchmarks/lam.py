@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +22,11 @@ import torch
 
 from drct.engine.devices import resolve_device
 from drct.engine.memory import LiveBytes
+from drct.errors import Error
 from drct.explain.lam import Attribution, Window, attribute, batch_size
 from drct.explain.subjects import load_or_create
 from drct.networks import SuperResolutionNetwork
+from drct.places import check_place
 
 Way = Callable[[], Attribution]
 
@@ -87,6 +90,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     arguments = parser.parse_args()
+    if arguments.json:
+        check_place(arguments.json)  # now, not when everything was measured
+    if min(arguments.sizes) < 1:
+        parser.error("--sizes takes whole numbers from 1 on")
     device = resolve_device(arguments.device)
     torch.set_num_threads(1)
     network = load_or_create(arguments.model).to(device)
@@ -97,4 +104,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Error as error:
+        sys.exit(f"lam: {error}")

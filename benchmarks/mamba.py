@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +27,11 @@ from torch.nn import functional as F
 
 from drct.engine import compile, native, resolve_device
 from drct.engine.accelerate import accelerate
+from drct.errors import Error
 from drct.networks import SuperResolutionNetwork, create_network
 from drct.networks.mamba_drct import from_sequences, to_sequences
 from drct.networks.scan import selective_scan, sequential_scan
+from drct.places import check_place
 
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -169,6 +172,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     arguments = parser.parse_args()
+    if arguments.json:
+        check_place(arguments.json)  # now, not when everything was measured
     torch.manual_seed(0)
     torch.set_num_threads(1)
     device = resolve_device(arguments.device)
@@ -182,4 +187,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Error as error:
+        sys.exit(f"mamba: {error}")

@@ -27,8 +27,10 @@ import torch
 
 import drct
 import drct.imaging
+from drct.cli.bench import parse_size
 from drct.imaging import Encoding, PictureInfo, write_strips
 from drct.networks import SuperResolutionNetwork
+from drct.places import check_place
 
 SIZES = ("3000x2000", "7500x5000", "15000x10000", "30000x20000")
 STAND_IN = "stand-in"
@@ -67,6 +69,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", nargs=2, metavar=("INPUT", "OUTPUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.json:
+        check_place(arguments.json)  # now, not when everything was measured
     if arguments.child:
         print(json.dumps(measure(arguments, Path(arguments.child[0]), Path(arguments.child[1]))))
         return
@@ -75,7 +79,7 @@ def main() -> None:
     print("| input | result | rows computed | network and Python | peak beyond it | image and result | CPU s |")
     print("|---|---|---:|---:|---:|---:|---:|")
     for size in arguments.sizes:
-        width, height = map(int, size.lower().split("x"))
+        height, width = parse_size(size.lower())
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "in.png")
             synthesize(source, height, width, arguments.depth, arguments.alpha)
@@ -141,4 +145,7 @@ def measure(arguments: argparse.Namespace, source: Path, target: Path) -> dict[s
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except drct.Error as error:
+        sys.exit(f"memory: {error}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,9 +24,11 @@ from torch import Tensor
 
 from drct import Upscaler
 from drct.degradation import PRESETS
+from drct.errors import Error
 from drct.evaluation.metrics import psnr
 from drct.evaluation.perceptual import lpips
 from drct.imaging import from_tensor, resize, to_tensor
+from drct.places import check_place
 from drct.training.options import ValSet
 from drct.training.validation import ValidationSet
 
@@ -106,6 +109,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, help="the first so many images only")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.json:
+        check_place(arguments.json)  # now, not when everything was measured
     means = measure(arguments.data, arguments.models, arguments.preset, arguments.seed, count=arguments.count)
     print("| model | LPIPS | PSNR | colour | ringing | grid |\n|---|---|---|---|---|---|")
     for model, s in means.items():
@@ -116,4 +121,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Error as error:
+        sys.exit(f"real_world: {error}")

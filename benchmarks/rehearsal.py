@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ import numpy as np
 
 from drct.checking import read_option_file
 from drct.datasets.pack import write_pack
+from drct.errors import Error
 from drct.imaging import resize
+from drct.places import check_place
 from drct.training.log import read_log
 from drct.training.loop import train
 from drct.training.options import parse_options
@@ -50,6 +53,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.json:
+        check_place(arguments.json)  # now, not when everything was measured
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = shortened(read_option_file(arguments.options), folder, arguments.iterations)
@@ -68,4 +73,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Error as error:
+        sys.exit(f"rehearsal: {error}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -162,6 +163,34 @@ def test_kept_masks_change_no_value(load) -> None:
     assert all((y - expected).abs().max() < 1e-5 for y in results)
     assert made == [(12, 8, 4, shift) for shift in (0, 2, 0, 2, 0)]
     assert inference.kept_mask.cache_info().misses == 2
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "words"),
+    [
+        ("real_world", ["--data", "nowhere"], "nowhere does not exist"),
+        ("consistency", ["--data", "{data}", "--json", "{data}/a.png/x.json"], "x.json cannot be written"),
+        ("condition", ["--data", "nowhere"], "nowhere is not a folder"),
+        ("condition", ["--data", "{data}"], "holds no images that can be read"),
+        ("lam", ["--model", "drct-lihgt"], "'drct-lihgt' is unknown"),
+        ("training", ["--device", "cdua"], "'cdua' is unknown"),
+    ],
+)
+def test_mistakes_cost_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, options: list[str], words: str) -> None:
+    (tmp_path / "a.png").write_bytes(b"broken")
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *(option.format(data=tmp_path) for option in options)])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(FOLDER / f"{script}.py"), run_name="__main__")
+    assert re.fullmatch(f"{script}: .*{re.escape(words)}.*", str(caught.value))
+
+
+def test_an_image_that_cannot_be_read_stops_no_other(load, tmp_path: Path, capsys) -> None:
+    (tmp_path / "a.png").write_bytes(b"broken")
+    write(tmp_path / "b.png", np.full((64, 64, 3), 128, np.uint8))
+    cases = load("condition").cases([tmp_path / "a.png", tmp_path / "b.png"])
+    assert next(cases).image == 1
+    assert "a.png" in capsys.readouterr().err
 
 
 def test_results_that_do_not_shrink_back_are_found(load, tmp_path: Path) -> None:

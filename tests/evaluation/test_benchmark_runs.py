@@ -157,6 +157,18 @@ def test_bad_images_are_named_and_the_others_count(data: Path, picture: Picture)
     assert "grey" in table
 
 
+def test_a_set_without_ground_truth_beside_another(data: Path, tmp_path: Path, picture: Picture) -> None:
+    """Its dash is explained, and a line break in a name tears no table."""
+    (data / "Blind" / "LR").mkdir(parents=True)
+    name = "two\nlines"
+    write(data / "Blind" / "LR" / f"{name}.png", picture(12, 12))
+    options = EvaluationOptions(models=["nearest"], data=data, sets=["Small", "Blind"], html=tmp_path / "p.html")
+    report = evaluate(options, say=quiet)
+    assert f"note on Blind, {name}: not measured without ground truth: PSNR, SSIM" in report.footnotes()
+    assert "| Blind | two lines |" in report.image_table().replace("  ", "")
+    assert {line[-1] for line in report.image_table().splitlines()} == {"|"}
+
+
 def test_nothing_to_test_on(data: Path) -> None:
     for path in (data / "Small/HR").iterdir():
         path.write_bytes(b"broken")
@@ -228,6 +240,31 @@ def test_what_changed_is_measured_again(data: Path, picture: Picture) -> None:
     said.clear()
     evaluate(options.model_copy(update={"resume": False}), say=said.append)
     assert said == []
+
+
+def test_images_of_another_run_are_not_those_of_an_interrupted_one(data: Path, tiny_model: Path, tmp_path: Path) -> None:
+    options = EvaluationOptions(models=[str(tiny_model)], data=data, save=tmp_path / "sr")
+    folder = tmp_path / "sr" / "tiny" / "Small"
+
+    def interrupt(label: str, done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    evaluate(options, say=quiet)
+    expected = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(options, say=quiet, advance=interrupt)
+    evaluate(options.model_copy(update={"ensemble": True}), say=quiet)
+    assert all(path.read_bytes() != expected[path.name] for path in folder.iterdir())
+    said: list[str] = []
+    evaluate(options, say=said.append)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected
+    assert said == []  # nothing to go on with
+    # with images that nobody touched it goes on
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(options, say=quiet, advance=interrupt)
+    evaluate(options, say=said.append)
+    assert said == ["tiny: going on with an interrupted run, 2 of 3 images are done"]
 
 
 @pytest.mark.parametrize("change", [{"crop": 2}, {"convention": "matlab"}])

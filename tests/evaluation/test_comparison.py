@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import pyvips
 from PIL import Image
 
 from drct.errors import DataError, OptionError
 from drct.evaluation import CompareOptions, compare, psnr
 from drct.evaluation.comparison import largest_differences, make_sheet
 from drct.imaging import Picture as Carried
-from drct.imaging import read, to_tensor, write
+from drct.imaging import read, read_bytes, to_tensor, write
 
 Picture = Callable[..., np.ndarray]
 
@@ -150,6 +153,25 @@ def test_names_that_end_like_a_version_are_names(tmp_path: Path, picture: Pictur
     result = run(tmp_path, tmp_path / "good", tmp_path / "fair")
     assert sorted(result.values) == ["0801", "baby", "bird", "bo_1", "box2", "box3", "img_1920x1080"]
     assert result.left_out == []
+
+
+def test_colour_profiles_are_kept_and_told(tmp_path: Path, picture: Picture) -> None:
+    wide, usual = (
+        pyvips.Image.black(1, 1, bands=3).icc_export(output_profile=name).get("icc-profile-data") for name in ("p3", "srgb")
+    )
+    for name, icc in (("a", wide), ("b", wide), ("c", usual), ("d", None)):
+        write(tmp_path / f"{name}.png", Carried(picture(20, 20), icc=icc))
+
+    def kept() -> list[bytes | None]:
+        found = re.findall(r"data:image/webp;base64,([\w+/=]+)", (tmp_path / "out" / "index.html").read_text())
+        return [read_bytes(base64.b64decode(body), "memory").icc for body in found] + [read(tmp_path / "out" / "a.png").icc]
+
+    assert run(tmp_path, tmp_path / "a.png", tmp_path / "b.png").notices == []
+    assert kept() == [wide, wide, wide]
+    for other, icc in (("c", usual), ("d", None)):
+        result = run(tmp_path, tmp_path / "a.png", tmp_path / f"{other}.png")
+        assert result.notices == ["a: colour profiles differ: values are compared as they are"]
+        assert kept() == [wide, icc, None]
 
 
 def test_that_only_the_first_frame_is_compared_is_told(tmp_path: Path, picture: Picture) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pyvips
 
 from drct.errors import DataError, ImageError
 from drct.evaluation.suites import Item, find_suites, load_pair, make_lr, pair_folders
+from drct.imaging import Picture as Carried
 from drct.imaging import write
 
 Picture = Callable[..., np.ndarray]
@@ -240,6 +242,19 @@ def test_hr_is_cropped_and_grey_kept(tmp_path: Path, picture: Picture) -> None:
     assert mixed.hr is not None
     assert mixed.hr.shape == (48, 40, 3)
     assert "grey" in mixed.notices[0]
+
+
+def test_colour_profiles_of_hr_count(tmp_path: Path, picture: Picture) -> None:
+    icc = pyvips.Image.black(1, 1, bands=3).icc_export(output_profile="p3").get("icc-profile-data")
+    hr, lr = tmp_path / "hr.png", tmp_path / "lr.png"
+    write(hr, Carried(picture(48, 40), icc=icc))
+    write(lr, Carried(picture(12, 10), icc=icc))
+    pairs = [load_pair(Item("a", *paths), 4) for paths in ((hr, None), (hr, lr), (None, lr))]
+    assert [(pair.icc, pair.notices) for pair in pairs] == 3 * [(icc, ())]
+    write(lr, picture(12, 10))
+    pair = load_pair(Item("a", hr, lr), 4)
+    assert pair.icc == icc
+    assert pair.notices == ("colour profiles of HR and LR differ: values are compared as they are",)
 
 
 def test_16_bits_stay_16_bits(picture: Picture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import html
 import io
 import json
 import os
@@ -41,7 +42,7 @@ def test_tables_and_files(data: Path, tiny_model: Path, tmp_path: Path, capsys: 
     assert json.loads((tmp_path / "r.json").read_text())["models"][1]["name"] == "tiny"
     page = (tmp_path / "p.html").read_text()
     assert page.count("<figure ") == 2
-    assert '"labels": ["HR", "bicubic", "tiny"]' in page
+    assert '"labels": ["HR", "bicubic", "tiny"]' in html.unescape(page)
     assert (tmp_path / "sr/bicubic/Two/a.png").is_file()
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from drct.errors import DataError, ImageError, OptionError, OutOfMemoryError
 from drct.evaluation.enlargers import Enlarger, PeakMemory, open_enlarger, timed
-from drct.evaluation.measures import Convention, check_convention, check_measures, measure
+from drct.evaluation.measures import MEASURES, Convention, check_convention, check_measures, measure
 from drct.evaluation.report import ImageResult, LeftOut, ModelResult, Notice, Report
 from drct.evaluation.suites import Item, Pair, Suite, load_pair
 from drct.imaging import format_of, read, replacing_text, write
@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 Advance = Callable[[str, int, int], None]  # label, done, total
 RECORDS = "results.jsonl"
 KEPT_DAYS = 30  # that an unfinished run is kept
-FORMAT = 1  # of the records; another one does not continue them
+FORMAT = 2  # of the records; another one does not continue them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +194,9 @@ class Run:
         notices = list(pair.notices)
         if pair.lr.shape[2] == 1:
             notices.append("grey, taken as RGB" if self.settings.convention == "basicsr" else "grey, compared as it is")
+        blind = [MEASURES[metric].label for metric in self.report.metrics if MEASURES[metric].needs_hr] if pair.hr is None else []
+        if blind:
+            notices.append(f"not measured without ground truth: {', '.join(blind)}")
         values: dict[str, float | None] = {}
         for metric in self.report.metrics:
             try:
@@ -206,7 +209,8 @@ class Run:
             make_folder(path.parent)
             write(path, sr)
         result = ImageResult(enlarger.label, suite.name, item.name, values, seconds, sr.shape[1], sr.shape[0])
-        return _Record(result, tuple(Notice(suite.name, item.name, text) for text in notices), _stamp(item))
+        told = tuple(Notice(suite.name, item.name, text) for text in notices)
+        return _Record(result, told, _stamp(item), _file_stamp(path))
 
     def _image_target(self, enlarger: Enlarger, suite: Suite, item: Item) -> Path | None:
         if self.settings.save is not None:
@@ -224,12 +228,17 @@ class Run:
         return folder / template.format(**names)
 
     def _known(self, records: _Records, enlarger: Enlarger, suite: Suite, item: Item) -> _Record | None:
-        """What an interrupted run found, if the files are the same and its image, where one is wanted, is there."""
+        """What an interrupted run found, if the files are the same and its image, where one is wanted, is there.
+
+        Another run may have written its own image in the same place since.
+        """
         record = records.known.get((suite.name, item.name))
         if record is None or record.stamp != _stamp(item) or not set(self.report.metrics) <= record.result.values.keys():
             return None
         path = self._image_target(enlarger, suite, item)
-        return record if path is None or path.is_file() else None
+        if path is not None and (record.picture is None or record.picture != _file_stamp(path)):
+            return None
+        return record
 
     def _leave_out(self, left: LeftOut) -> None:
         if left not in self.report.left_out:
@@ -260,6 +269,7 @@ class _Record:
     result: ImageResult
     notices: tuple[Notice, ...]
     stamp: list[Any]
+    picture: list[Any] | None
     peak_memory: int | None = None
 
 
@@ -287,7 +297,8 @@ class _Records:
                     values = json.loads(line)
                     result = ImageResult(**values["result"])
                     notices = tuple(Notice(**notice) for notice in values["notices"])
-                    self.known[result.suite, result.image] = _Record(result, notices, values["stamp"], values["peak_memory"])
+                    found = _Record(result, notices, values["stamp"], values["picture"], values["peak_memory"])
+                    self.known[result.suite, result.image] = found
                 except (ValueError, KeyError, TypeError):
                     continue  # the line that was being written when the run was cut off
 
@@ -364,14 +375,15 @@ def forget_old_runs() -> None:
 
 def _stamp(item: Item) -> list[Any]:
     """What tells whether the files of an item are still the same; JSON values."""
-    stamp: list[Any] = []
-    for path in (item.hr, item.lr):
-        if path is None or not path.is_file():
-            stamp.append(None)
-        else:
-            status = path.stat()
-            stamp.append([str(path.resolve()), status.st_size, status.st_mtime_ns])
-    return stamp
+    return [_file_stamp(path) for path in (item.hr, item.lr)]
+
+
+def _file_stamp(path: Path | None) -> list[Any] | None:
+    """What tells whether a file is still the same; None where there is none."""
+    if path is None or not path.is_file():
+        return None
+    status = path.stat()
+    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
 
 
 def _file_name(label: str) -> str:

@@ -132,14 +132,16 @@ def compare(options: CompareOptions, *, advance: Advance | None = None) -> Compa
             advance(name, i, len(images))
         try:
             note = functools.partial(_note, notes, name)
-            pixels = _aligned(paths, labels, note)
+            pixels, profiles = _aligned(paths, labels, note)
             result.values[name] = _measured(pixels, labels, options, metrics, note)
         except (DataError, ImageError) as error:
             result.left_out.append(str(error))
             continue
         done[name] = paths
         sheet = _sheet_file(options, name)
-        write(sheet, Picture(make_sheet(pixels, labels), xmp=SHEET_XMP))
+        # one profile for all of the sheet, which is RGB also where the versions are grey
+        icc = profiles[0] if len(set(profiles)) == 1 and pixels[0].shape[2] == 3 else None
+        write(sheet, Picture(make_sheet(pixels, labels), icc=icc, xmp=SHEET_XMP))
         result.files.append(sheet)
     if not result.values:
         if new:
@@ -324,9 +326,14 @@ def _plain_name(stem: str) -> str:
     return re.sub(r"(?i)([_-](x\d+|hr|lr|sr|gt|out))+$", "", stem) or stem
 
 
-def _aligned(paths: Sequence[Path], labels: Sequence[str], note: Callable[[str], None]) -> list[np.ndarray]:
-    """All versions in one size, depth and number of channels, opaque."""
-    pixels = [_opaque(_told(path, note), note) for path in paths]
+def _aligned(
+    paths: Sequence[Path], labels: Sequence[str], note: Callable[[str], None]
+) -> tuple[list[np.ndarray], list[bytes | None]]:
+    """All versions in one size, depth and number of channels, opaque; and their colour profiles."""
+    pictures = [_told(path, note) for path in paths]
+    pixels, profiles = [_opaque(picture, note) for picture in pictures], [picture.icc for picture in pictures]
+    if len(set(profiles)) > 1:
+        note("colour profiles differ: values are compared as they are")
     for path, image in zip(paths, pixels, strict=True):
         if image.dtype == np.float32:
             raise DataError(f"{path} holds floating point values: metrics are defined on 8 or 16 bits")
@@ -334,6 +341,8 @@ def _aligned(paths: Sequence[Path], labels: Sequence[str], note: Callable[[str],
             raise DataError(f"{path} has {8 * image.itemsize} bits, but {paths[0]} has {8 * pixels[0].itemsize}")
     if len({image.shape[2] for image in pixels}) > 1:
         note("grey is taken as RGB, since not all versions are grey")
+        # a profile of grey does not fit RGB
+        profiles = [None if image.shape[2] == 1 else icc for image, icc in zip(pixels, profiles, strict=True)]
         pixels = [as_rgb(image) for image in pixels]
     largest = max(range(len(pixels)), key=lambda i: pixels[i].shape[:2])
     height, width = pixels[largest].shape[:2]
@@ -347,7 +356,7 @@ def _aligned(paths: Sequence[Path], labels: Sequence[str], note: Callable[[str],
             note(f"{label} is enlarged x{factor} by bicubic interpolation")
             image = resize(image, scale=factor)
         aligned.append(image)
-    return aligned
+    return aligned, profiles
 
 
 def _told(path: Path, note: Callable[[str], None]) -> Picture:
@@ -396,10 +405,10 @@ def _note(notes: dict[str, list[str]], name: str, text: str) -> None:
 def _figures(result: Comparison, files: dict[str, list[Path]]) -> Iterator[Figure]:
     headings = [MEASURES[metric].label for metric in result.metrics]
     for name, paths in files.items():
-        pixels = _aligned(paths, result.labels, lambda text: None)
+        pixels, profiles = _aligned(paths, result.labels, lambda text: None)
         layers = []
-        for label, image in zip(result.labels, pixels, strict=True):
+        for label, image, icc in zip(result.labels, pixels, profiles, strict=True):
             found = result.values[name].get(label)
             cells = [] if found is None else [number(found[metric], MEASURES[metric].digits) for metric in result.metrics]
-            layers.append(Layer(label, functools.partial(np.asarray, image), cells))
+            layers.append(Layer(label, functools.partial(np.asarray, image), cells, icc))
         yield Figure("", name, layers, 0, headings)

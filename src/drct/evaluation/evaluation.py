@@ -153,14 +153,14 @@ def _figures(run: Run) -> Iterator[Figure]:
         pair = load_pair(item, run.scale)
         layers: list[Layer] = []
         if pair.hr is not None:
-            layers.append(Layer("HR", functools.partial(_same, pair.hr)))
+            layers.append(Layer("HR", functools.partial(_same, pair.hr), icc=pair.icc))
         if "bicubic" not in results:
-            layers.append(Layer("bicubic", functools.partial(resize, pair.lr, scale=run.scale)))
+            layers.append(Layer("bicubic", functools.partial(resize, pair.lr, scale=run.scale), icc=pair.icc))
         for model in report.models:
             if model.label in results:
                 values = results[model.label].values
                 cells = [number(values.get(metric), MEASURES[metric].digits) for metric in report.metrics]
-                layers.append(Layer(model.label, functools.partial(run.sr, model.label, suite, item.name), cells))
+                layers.append(Layer(model.label, functools.partial(run.sr, model.label, suite, item.name), cells, pair.icc))
         headings = [MEASURES[metric].label for metric in report.metrics]
         yield Figure(suite, item.name, layers, None if pair.hr is None else 0, headings)
 

@@ -17,7 +17,7 @@ from typing import TextIO
 
 import numpy as np
 
-from drct.imaging import replacing_text, to_depth, write
+from drct.imaging import Picture, replacing_text, to_depth, write
 from drct.places import written
 
 WEBP_LIMIT = 16383  # pixels a side
@@ -32,11 +32,13 @@ class Layer:
         label: its name in the menus.
         pixels: gives ``(H, W, 3)`` or ``(H, W, 1)``, uint8 or uint16; called when the figure is written.
         values: cells of its row in the table below the picture; may be empty.
+        icc: colour profile of the pixels.
     """
 
     label: str
     pixels: Callable[[], np.ndarray]
     values: Sequence[str] = ()
+    icc: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,31 +93,28 @@ def _write_parts(file: TextIO, title: str, tables: Sequence[str], notes: Sequenc
 def _figure(figure: Figure) -> str:
     pictures = [to_depth(layer.pixels(), "uint8") for layer in figure.layers]
     height, width = pictures[0].shape[:2]
-    data = {
-        "labels": [layer.label for layer in figure.layers],
-        "reference": figure.reference,
-        "pictures": [_embedded(picture) for picture in pictures],
-    }
+    labels = {"labels": [layer.label for layer in figure.layers], "reference": figure.reference}
+    data = [_embedded(picture, layer.icc) for picture, layer in zip(pictures, figure.layers, strict=True)]
     rows = [[layer.label, *layer.values] for layer in figure.layers if layer.values]
     values = _rows([["", *figure.headings], *rows], "values") if rows else ""
-    # "<" could end the script element early, or keep it from ending
     return _FIGURE.format(
         group=html.escape(figure.group, quote=True),
+        labels=html.escape(json.dumps(labels), quote=True),
         title=html.escape(figure.title),
         comma=", " if figure.group else "",
         width=width,
         height=height,
         values=values,
-        data=json.dumps(data).replace("<", "\\u003c"),
+        data=json.dumps(data),
     )
 
 
-def _embedded(picture: np.ndarray) -> str:
+def _embedded(picture: np.ndarray, icc: bytes | None) -> str:
     """A picture as a data address."""
     kind = "webp" if max(picture.shape) <= WEBP_LIMIT else "png"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"picture.{kind}"
-        write(path, picture, lossless=True)
+        write(path, Picture(picture, icc=icc), lossless=True)
         return f"data:image/{kind};base64," + base64.b64encode(path.read_bytes()).decode("ascii")
 
 
@@ -166,12 +165,12 @@ _CONTROLS = """<nav class="controls" aria-label="All figures">
 <div class="figures">
 """
 
-_FIGURE = """<figure data-group="{group}" data-width="{width}" data-height="{height}">
+_FIGURE = """<figure data-group="{group}" data-labels="{labels}" data-width="{width}" data-height="{height}">
 <figcaption><b>{title}</b> <span>{group}{comma}{width} × {height}</span>
 <button type="button" class="wide" aria-pressed="false">wide</button></figcaption>
 <div class="view"><div class="stage">
 <div class="side left"></div><div class="side right"></div><div class="divider"></div>
-<input type="range" min="0" max="1000" value="500" aria-label="Divider between left and right, {title}">
+<input type="range" min="0" max="1000" step="10" value="500" aria-label="Divider between left and right, {title}">
 </div></div>
 <div class="picks"><select class="left" aria-label="Left picture"></select>
 <select class="right" aria-label="Right picture"></select></div>
@@ -194,6 +193,7 @@ _STYLE = """
 * { box-sizing: border-box }
 body { margin: 0; background: var(--back); color: var(--ink); font: 15px/1.5 system-ui, sans-serif }
 h1 { margin: 0; font-size: 1.5rem; font-weight: 650 }
+h1, li, figcaption { overflow-wrap: anywhere }
 .top, main { max-width: 1640px; margin: 0 auto; padding: 1.2rem 1.5rem 0 }
 main { padding-bottom: 3rem }
 p { margin: .4rem 0 }
@@ -214,12 +214,12 @@ figure { margin: 0; padding: .9rem; background: var(--card); border: 1px solid v
 [hidden] { display: none !important }
 figure.whole { grid-column: 1 / -1 }
 figcaption { display: flex; align-items: baseline; margin-bottom: .5rem }
-figcaption span { color: var(--soft); font-size: .86rem; margin-left: .6rem }
-button { font: inherit; font-size: .8rem; margin-left: auto; padding: .05rem .5rem; color: var(--soft); background: none;
-  border: 1px solid var(--line); border-radius: 5px; cursor: pointer }
+figcaption span { color: var(--soft); font-size: .86rem; margin-left: .6rem; flex: none; max-width: 60% }
+button { font: inherit; font-size: .8rem; flex: none; margin-left: auto; padding: .05rem .5rem; color: var(--soft);
+  background: none; border: 1px solid var(--line); border-radius: 5px; cursor: pointer }
 button[aria-pressed=true] { color: var(--ink); border-color: var(--mark) }
 .view { overflow: auto; max-height: 85vh; background: #808080; border-radius: 3px }
-.stage { position: relative; --split: 50%; overflow: hidden }
+.stage { position: relative; --split: 50%; overflow: hidden; container-type: size }
 .side { position: absolute; inset: 0; isolation: isolate }
 .side img { position: absolute; inset: 0; width: 100%; height: 100%; display: block }
 .side img + img { mix-blend-mode: difference }
@@ -232,45 +232,71 @@ button[aria-pressed=true] { color: var(--ink); border-color: var(--mark) }
 .divider::after { content: "\\2194"; position: absolute; top: 50%; left: 50%; width: 30px; height: 30px; margin: -15px 0 0 -15px;
   border-radius: 50%; background: #fff; color: #222; font: 16px/30px system-ui, sans-serif; text-align: center;
   box-shadow: 0 0 0 1px rgb(0 0 0 / .35) }
+@container (max-height: 60px) or (max-width: 60px) { .divider::after { display: none } }
 .stage input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: ew-resize }
 .stage input:focus-visible + *, .stage:focus-within .divider { background: var(--mark) }
 .picks { display: flex; justify-content: space-between; gap: .6rem; margin: .5rem 0 .2rem }
 .values { width: 100% }
+@media print {
+  .controls, .wide, .stage input { display: none }
+  .scroll, .view { overflow: visible; max-height: none }
+  th, td { padding-right: .5rem }
+  th { white-space: normal }
+  th:first-child { overflow-wrap: anywhere }
+  .figures { display: block }
+  figure { break-inside: avoid }
+  figure + figure { margin-top: 1.2rem }
+  main { padding-bottom: 0 }
+  .stage { width: var(--fit) !important; print-color-adjust: exact }
+  .picks select { appearance: none; max-width: 48%; padding: 0; border: 0 }
+  .picks .right { text-align-last: right }
+}
 """
 
 _SCRIPT = """
 "use strict";
 const figures = [...document.querySelectorAll("figure")];
 const all = { left: document.getElementById("left"), right: document.getElementById("right") };
-const data = new Map(), addresses = new Map();
+const data = new Map(), embedded = new Map(), addresses = new Map();
 
 function described(figure) {
-  if (!data.has(figure)) data.set(figure, JSON.parse(figure.querySelector("script").textContent));
+  if (!data.has(figure)) data.set(figure, JSON.parse(figure.dataset.labels));
   return data.get(figure);
 }
 
 // choices are named "i" for a picture and "i-r" for its difference to the reference
-function fill(select, labels, reference, chosen) {
-  const pictures = document.createElement("optgroup");
-  pictures.label = "Picture";
-  labels.forEach((label, i) => pictures.append(new Option(label, String(i))));
-  select.replaceChildren(pictures);
-  if (reference !== null) {
-    const differences = document.createElement("optgroup");
-    differences.label = "Difference to " + labels[reference] + ", times GAIN";
-    labels.forEach((label, i) => {
-      if (i !== reference) differences.append(new Option("|" + label + " \u2212 " + labels[reference] + "|", i + "-" + reference));
-    });
-    select.append(differences);
+function choices(figure) {
+  const { labels, reference } = described(figure);
+  const pictures = labels.map((label, i) => ({ group: "Picture", text: label, value: String(i) }));
+  if (reference === null) return pictures;
+  const group = "Difference to " + labels[reference] + ", times GAIN";
+  const differences = labels.map((label, i) =>
+    ({ group, text: "|" + label + " \u2212 " + labels[reference] + "|", value: i + "-" + reference }));
+  return pictures.concat(differences.filter((_, i) => i !== reference));
+}
+
+function fill(select, choices) {
+  const groups = new Map();
+  for (const { group, text, value } of choices) {
+    if (!groups.has(group)) {
+      groups.set(group, document.createElement("optgroup"));
+      groups.get(group).label = group;
+    }
+    groups.get(group).append(new Option(text, value));
   }
-  if ([...select.options].some(option => option.value === chosen)) select.value = chosen;
+  select.replaceChildren(...groups.values());
+}
+
+function pictures(figure) {
+  if (!embedded.has(figure)) embedded.set(figure, JSON.parse(figure.querySelector("script").textContent));
+  return embedded.get(figure);
 }
 
 function address(figure, i) {
   const made = addresses.get(figure) || [];
   addresses.set(figure, made);
   if (!made[i]) {
-    const [head, body] = described(figure).pictures[i].split(",");
+    const [head, body] = pictures(figure)[i].split(",");
     const bytes = Uint8Array.from(atob(body), c => c.charCodeAt(0));
     made[i] = URL.createObjectURL(new Blob([bytes], { type: head.slice(5).split(";")[0] }));
   }
@@ -293,22 +319,41 @@ function zoom(figure) {
   const stage = figure.querySelector(".stage"), view = figure.querySelector(".view");
   const { width, height } = figure.dataset, wanted = document.getElementById("zoom").value;
   stage.style.aspectRatio = width + " / " + height;
+  stage.style.setProperty("--fit", "min(100%, " + width + "px, 36vh * " + width / height + ")");
   stage.style.width = wanted ? width * wanted + "px" : "min(100%, " + width + "px)";
   stage.style.margin = "0 auto";
   stage.classList.toggle("pixels", Number(wanted) > 1);
   view.scrollLeft = (view.scrollWidth - view.clientWidth) / 2;
 }
 
-const first = figures.length ? described(figures[0]) : { labels: [], reference: null };
-const last = String(first.labels.length - 1);
-fill(all.left, first.labels, first.reference, first.reference === 0 && first.labels.length > 2 ? "1" : "0");
-fill(all.right, first.labels, first.reference, last);
+// the menus at the top hold what any figure has, by what is written: figures may lack pictures
+const every = new Map(figures.flatMap(choices).map(choice => [choice.text, { ...choice, value: choice.text }]));
+for (const name of ["left", "right"]) {
+  fill(all[name], every.values());
+  if (figures.length) all[name].value = choices(figures[0])[standard(figures[0], name)].text;
+}
+
+function standard(figure, name) {
+  const { labels, reference } = described(figure);
+  return name === "right" ? labels.length - 1 : reference === 0 && labels.length > 2 ? 1 : 0;
+}
+
+// false where the figure has no such picture
+function choose(figure, name) {
+  const found = choices(figure).find(choice => choice.text === all[name].value);
+  if (found) figure.querySelector(".picks ." + name).value = found.value;
+  return found !== undefined;
+}
+
+const started = new Set();
 
 function start(figure) {
-  const { labels, reference } = described(figure);
+  if (started.has(figure)) return;
+  started.add(figure);
   for (const name of ["left", "right"]) {
     const select = figure.querySelector(".picks ." + name);
-    fill(select, labels, reference, all[name].value);
+    fill(select, choices(figure));
+    if (!choose(figure, name)) select.value = String(standard(figure, name));
     select.addEventListener("change", () => show(figure, name));
     show(figure, name);
   }
@@ -322,14 +367,13 @@ document.querySelectorAll("button.wide").forEach(button => button.addEventListen
   zoom(figure);
 }));
 
-const started = new Set();
 const watcher = new IntersectionObserver(entries => entries.forEach(entry => {
-  if (entry.isIntersecting && !started.has(entry.target)) { started.add(entry.target); start(entry.target); }
+  if (entry.isIntersecting) start(entry.target);
 }), { rootMargin: "600px" });
+window.addEventListener("beforeprint", () => figures.filter(figure => !figure.hidden).forEach(start));
 
 for (const name of ["left", "right"]) all[name].addEventListener("change", () => started.forEach(figure => {
-  const select = figure.querySelector(".picks ." + name);
-  if ([...select.options].some(option => option.value === all[name].value)) { select.value = all[name].value; show(figure, name); }
+  if (choose(figure, name)) show(figure, name);
 }));
 document.getElementById("zoom").addEventListener("change", () => figures.forEach(zoom));
 const group = document.getElementById("group");

@@ -264,7 +264,8 @@ def _short(value: float | None, unit: float, suffix: str, digits: int) -> str:
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a Markdown table whose columns are padded, the first left-aligned and the others right-aligned."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    # a file's name may hold a line break, which would end the row
+    cells = [[" ".join(cell.splitlines()).replace("|", "\\|") for cell in row] for row in (header, *rows)]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
 
     def line(row: Sequence[str]) -> str:

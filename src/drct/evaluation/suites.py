@@ -82,11 +82,13 @@ class Pair:
         lr: ``(h, w, C)`` uint8 or uint16; C is 3 (RGB) or 1 (grey).
         hr: ``(scale * h, scale * w, C)`` in the same type, or None.
         notices: what a reader of the figures should know, one short sentence each.
+        icc: colour profile of the ground truth, or of LR where there is none.
     """
 
     lr: np.ndarray
     hr: np.ndarray | None
     notices: tuple[str, ...]
+    icc: bytes | None = None
 
 
 def find_suites(data: Path, names: Sequence[str], scale: int) -> list[Suite]:
@@ -174,15 +176,18 @@ def load_pair(item: Item, scale: int) -> Pair:
     notices: list[str] = []
     if item.hr is None:
         assert item.lr is not None
-        return Pair(_pixels(read(item.lr), item.lr, notices), None, tuple(notices))
-    hr = _pixels(read(item.hr), item.hr, notices)
+        picture = read(item.lr)
+        return Pair(_pixels(picture, item.lr, notices), None, tuple(notices), picture.icc)
+    truth = read(item.hr)
+    hr = _pixels(truth, item.hr, notices)
     height, width = (side // scale for side in hr.shape[:2])
     if height == 0 or width == 0:
         raise DataError(f"{item.hr} is {hr.shape[1]} x {hr.shape[0]}, smaller than the scale {scale}")
     hr = hr[: height * scale, : width * scale]
     if item.lr is None:
-        return Pair(make_lr(hr, scale), hr, tuple(notices))
-    lr = _pixels(read(item.lr), item.lr, notices)
+        return Pair(make_lr(hr, scale), hr, tuple(notices), truth.icc)
+    picture = read(item.lr)
+    lr = _pixels(picture, item.lr, notices)
     if lr.shape[:2] != (height, width):
         raise DataError(
             f"{item.lr} is {lr.shape[1]} x {lr.shape[0]}, but x{scale} of {item.hr.name} ({hr.shape[1]} x {hr.shape[0]}) "
@@ -190,10 +195,14 @@ def load_pair(item: Item, scale: int) -> Pair:
         )
     if lr.dtype != hr.dtype:
         raise DataError(f"{item.lr} has {8 * lr.itemsize} bits, but {item.hr} has {8 * hr.itemsize}: bring both to one depth")
+    icc = truth.icc
     if lr.shape[2] != hr.shape[2]:
+        icc = None if truth.is_grey else icc  # a profile of grey does not fit RGB
         notices.append("one of HR and LR is grey and the other is not: both are taken as RGB")
         lr, hr = as_rgb(lr), as_rgb(hr)
-    return Pair(lr, hr, tuple(dict.fromkeys(notices)))
+    if picture.icc != truth.icc:
+        notices.append("colour profiles of HR and LR differ: values are compared as they are")
+    return Pair(lr, hr, tuple(dict.fromkeys(notices)), icc)
 
 
 def as_rgb(pixels: np.ndarray) -> np.ndarray:

@@ -107,7 +107,7 @@ def write_report(
     """
     for subject in subjects:
         groups_of(subject)
-    hr = crop_to_multiple(centre(hr, crop), subjects)
+    whole, hr = hr.shape, crop_to_multiple(centre(hr, crop), subjects)
     height, width = hr.shape[:2]
     if not isinstance(window, Window):
         window = Window.in_the_middle(height, width, operator.index(window))
@@ -131,8 +131,9 @@ def write_report(
     for name, lr in zip(names, inputs, strict=True):
         sizes.setdefault(f"{lr.shape[1]} x {lr.shape[0]} pixels", []).append(html.escape(name))
     small = "; ".join(size if len(sizes) == 1 else f"{size} for {', '.join(group)}" for size, group in sizes.items())
+    used = "The picture" if hr.shape == whole else "A part of the picture"
     parts.append(
-        f"<p>A part of the picture, {width} x {height} pixels, was made small ({small}) and enlarged again by "
+        f"<p>{used}, {width} x {height} pixels, was made small ({small}) and enlarged again by "
         f"{html.escape(', '.join(names))}. Each section shows one side of how they did it.</p>"
     )
     for key, (heading, text) in TEXTS.items():
