@@ -17,7 +17,10 @@ import pytest
 import torch
 import yaml
 
+from drct.datasets.pack import write_pack
 from drct.imaging import Picture, resize, write
+from drct.networks import create_network
+from drct.weights import save_network
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -174,6 +177,7 @@ def test_kept_masks_change_no_value(load) -> None:
         ("condition", ["--data", "{data}"], "holds no images that can be read"),
         ("lam", ["--model", "drct-lihgt"], "'drct-lihgt' is unknown"),
         ("training", ["--device", "cdua"], "'cdua' is unknown"),
+        ("gradients", ["{data}/none.yml"], "none.yml cannot be read"),
     ],
 )
 def test_mistakes_cost_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, options: list[str], words: str) -> None:
@@ -242,3 +246,29 @@ def test_a_rehearsal_goes_all_the_way(load, tmp_path, monkeypatch, capsys) -> No
     document = json.loads((tmp_path / "r.json").read_text())
     assert len(document["images_per_second"]) == 2
     assert document["best"]["iteration"] == 4
+
+
+def test_turns_of_gradients_are_told_from_noise(load, tmp_path, monkeypatch) -> None:
+    gradients = load("gradients")
+    network = create_network("drct_light", scale=2, embed_dim=16, gc=16, depths=[1], num_heads=[1])
+    save_network(network, tmp_path / "net.safetensors")
+    write_pack(tmp_path / "pack", [("a", np.zeros((64, 64, 3), np.uint8))])
+    data = {
+        "name": "x",
+        "scale": 2,
+        "datasets": {"train": {"dataroot_gt": str(tmp_path / "pack"), "gt_size": 32, "batch_size_per_gpu": 2}},
+        "network_g": {"type": "drct_light", "embed_dim": 16, "gc": 16, "depths": [1], "num_heads": [1]},
+        "train": {"optim_g": {"type": "Adam"}, "total_iter": 10},
+    }
+    (tmp_path / "o.yml").write_text(yaml.safe_dump(data))
+    signs = iter([1, -1] * 2)
+
+    def made(network, batch, half):
+        assert batch.lq.shape == (2, 3, 16, 16)
+        sign = next(signs) if half else 0
+        return {"conv_first.weight": torch.full((4,), 1.5 if half else 1.0), "layers.0.x": torch.ones(4) + 2 * sign}
+
+    monkeypatch.setattr(gradients, "gradients", made)
+    found = gradients.measure(tmp_path / "o.yml", str(tmp_path / "net.safetensors"), 4)
+    assert found["conv_first"] == pytest.approx({"length": 2, "turn": 0.5, "noise": 0.25})
+    assert found["layers.0"] == pytest.approx({"length": 2, "turn": 0, "noise": 1})

@@ -272,7 +272,7 @@ def geo_tiff(path: Path, point: bool, order: str = "<", **more: object) -> None:
     tags = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II" if order == "<" else b"MM")
     for tag, kind, value in (
         (0x830E, 12, (10.0, 20.0, 0.0)),
-        (0x8482, 12, (2.0, 3.0, 0.0, 500000.0, 5300000.0, 0.0)),
+        (0x8482, 12, (2.0, 3.0, 0.0, 500000.0, 5300000.0, 0.0) * int(str(more.get("points", 1)))),
         (0x85D8, 12, (10.0, 1.0, 0.0, 100.0, 2.0, -20.0, 0.0, 200.0, *(0.0,) * 7, 1.0)),
         (0x87AF, 3, (1, 1, 0, 2, 1024, 0, 1, 1, 1025, 0, 1, 2 if point else 1)),
         (0x87B0, 12, (0.5,)),
@@ -331,6 +331,46 @@ def test_maps_that_do_not_grow(tmp_path: Path) -> None:
         with Image.open(tmp_path / name) as image:
             assert (0x8482 in image.tag_v2, 0xC69C in image.tag_v2) == (kept, kept and name == "d.tif")
             assert image.tag_v2[0xA481] == "-9999"
+
+
+@pytest.mark.parametrize(
+    "filling", [b" ", b"<GPano:a ", b"<mwg-rs:Regions ", b"<exif:SubjectArea ", b"<mwg-rs:AppliedToDimensions "]
+)
+def test_long_packets_take_no_time_that_grows_with_their_square(filling: bytes) -> None:
+    """By the square, this one would take minutes."""
+    packet = b"<x:xmpmeta>" + filling * ((1 << 20) // len(filling)) + b"</x:xmpmeta>"
+    assert exif.without_regions(packet) == (packet, [])
+    assert exif.corrected_xmp(packet, moved=exif.Moved(4, 4, 6, (2.0, 2.0))) == packet
+
+
+def test_a_pointer_back_to_the_main_directory_moves_nothing_twice() -> None:
+    area = struct.pack("<HHI2H", exif.SUBJECT_LOCATION, 3, 2, 10, 10)
+    back = struct.pack("<HHII", exif.EXIF_IFD, 4, 1, 8)
+    data = b"II*\0" + struct.pack("<IH", 8, 2) + back + area + bytes(4)
+    moved = exif.corrected(data, moved=exif.Moved(20, 20, factors=(4.0, 4.0)))
+    assert struct.unpack_from("<2H", moved, 30) == (42, 42)
+
+
+def test_a_long_tag_takes_no_other_along(tmp_path: Path) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[0x010F], tags[0x7000] = "A maker", "x" * 100_000
+    Image.fromarray(smooth(9, 9, 3)).save(tmp_path / "a.tif", tiffinfo=tags)
+    picture = read(tmp_path / "a.tif")
+    assert write(tmp_path / "a.jpg", picture) == ["private tags of the TIFF (28672) left out: JPEG does not hold them"]
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.getexif()[0x010F] == "A maker"
+    write(tmp_path / "b.tif", picture)
+    with Image.open(tmp_path / "b.tif") as image:
+        assert image.tag_v2[0x7000] == "x" * 100_000
+
+
+def test_georeferencing_of_which_a_part_cannot_be_read_is_left_out_whole(tmp_path: Path) -> None:
+    geo_tiff(tmp_path / "a.tif", False, points=30_000)
+    picture = read(tmp_path / "a.tif")
+    assert picture.notices == ["georeferencing left out: damaged or too long"]
+    write(tmp_path / "b.tif", picture)
+    with Image.open(tmp_path / "b.tif") as image:
+        assert not {0x830E, 0x8482, 0x87AF} & set(image.tag_v2)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -204,12 +204,13 @@ def test_weights_changed_behind_the_back_of_autograd_count(name: str) -> None:
 
 
 def test_heads_that_are_given_take_the_place_of_their_width() -> None:
-    light = {"depths": [1], "embed_dim": 32, "gc": 16}
-    heads = [
-        create_network("drct_light", **light, **more).options.heads_of_group(0)
-        for more in ({"num_heads": [4]}, {"num_heads": [4], "head_dim": 8})
-    ]
-    assert heads == [(4, 4, 4, 4, 4), (4, 6, 8, 10, 12)]
+    def heads(**options: Any) -> tuple[int, ...]:
+        found: tuple[int, ...] = create_network("drct_light", depths=[1], embed_dim=32, gc=16, **options).options.heads_of_group(0)
+        return found
+
+    assert heads(num_heads=[4]) == (4, 4, 4, 4, 4)
+    assert heads(num_heads=[4], head_dim=8) == (4, 6, 8, 10, 12)
+    assert heads(num_heads=[2]) == (2, 3, 4, 5, 6)  # of 16 channels, as the named size has them
 
 
 @pytest.mark.parametrize(

@@ -713,6 +713,16 @@ def test_points_of_the_iteration_that_a_run_goes_on_from_stay_in_tensorboard(
     assert hidden == [0, 6]
 
 
+def test_a_state_of_another_network_is_not_called_damaged(option_dict: Make, tmp_path: Path) -> None:
+    folder = run(option_dict(), tmp_path / "run", stop_after=5)
+    state = load_state(list_states(folder)[-1])
+    name = next(iter(state.network))
+    state.network[name] = torch.cat([state.network[name]] * 2)
+    checkpoint.save_state(state, folder)
+    with pytest.raises(CheckpointError, match=rf"holds another network than network_g describes \({re.escape(name)}\)"):
+        run(option_dict(), folder, resume="auto", stop_after=1)
+
+
 @pytest.mark.parametrize("earlier", [1, 2, 3, 4, 5])
 def test_earlier_states_still_resume(option_dict: Make, tmp_path: Path, earlier: int) -> None:
     folder = run(option_dict(), tmp_path / "run", stop_after=5)

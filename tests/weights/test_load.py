@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -174,6 +175,28 @@ def test_x4_from_x2(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:
         expected = before[name] if name.startswith("upsample.") else tiny.state_dict()[name]
         assert torch.equal(tensor, expected), name
     assert str(report).startswith(f"loaded {len(report.loaded)} tensors; skipped 4 (upsample.0.weight")
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ({"upsampler": "pixelshuffledirect"}, {"upsample", "conv_before_upsample", "conv_last"}),
+        ({"upsampler": "nearest+conv"}, {"upsample", "conv_before_upsample", "conv_up1", "conv_hr", "conv_last"}),
+        ({"scale": 1}, {"upsample"}),
+    ],
+)
+def test_of_another_tail_nothing_is_taken(options: dict[str, Any], left: set[str], tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"embed_dim": 12, "depths": [2], "num_heads": [2], "window_size": 4}
+    save_network(create_network("swinir", **({"scale": 2} | sizes | options)), tmp_path / "other.safetensors")
+    network = create_network("swinir", scale=4, **sizes)
+    report = load_into(network, read_weights(tmp_path / "other.safetensors"), skip_upsampler=True)
+    assert {name.partition(".")[0] for name in report.skipped} == left
+
+
+def test_options_that_a_network_lacks_are_not_compared(tmp_path: Path) -> None:
+    save_network(create_network("drct", scale=2, **TINY), tmp_path / "drct.safetensors")
+    mamba = create_network("mamba_drct", scale=2, embed_dim=12, depths=[1], gc=4)
+    assert load_into(mamba, read_weights(tmp_path / "drct.safetensors"), strict=False).loaded
 
 
 def test_loading_what_fits(tiny: SuperResolutionNetwork, tmp_path: Path) -> None:

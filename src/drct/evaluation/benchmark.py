@@ -122,7 +122,8 @@ class Run:
                     record = dataclasses.replace(record, peak_memory=memory.read())
                     records.add(record)
                 self.report.results.append(dataclasses.replace(record.result, model=enlarger.label))
-                self.report.notices += [notice for notice in record.notices if notice not in self.report.notices]
+                told = [*record.notices, *self._blind(suite, item)]
+                self.report.notices += [notice for notice in told if notice not in self.report.notices]
                 peaks.append(record.peak_memory)
         self.advance(enlarger.label, total, total)
         cost = enlarger.cost
@@ -194,9 +195,6 @@ class Run:
         notices = list(pair.notices)
         if pair.lr.shape[2] == 1:
             notices.append("grey, taken as RGB" if self.settings.convention == "basicsr" else "grey, compared as it is")
-        blind = [MEASURES[metric].label for metric in self.report.metrics if MEASURES[metric].needs_hr] if pair.hr is None else []
-        if blind:
-            notices.append(f"not measured without ground truth: {', '.join(blind)}")
         values: dict[str, float | None] = {}
         for metric in self.report.metrics:
             try:
@@ -244,9 +242,16 @@ class Run:
         if left not in self.report.left_out:
             self.report.left_out.append(left)
 
+    def _blind(self, suite: Suite, item: Item) -> list[Notice]:
+        """What is asked for and cannot be measured; no part of the records, which go on with other metrics, too."""
+        metrics = [MEASURES[metric].label for metric in self.report.metrics if MEASURES[metric].needs_hr]
+        if item.hr is not None or not metrics:
+            return []
+        return [Notice(suite.name, item.name, f"not measured without ground truth: {', '.join(metrics)}")]
+
     def _unique(self, label: str) -> str:
         """The label, with a number if another model has it already."""
-        taken = {model.label for model in self.report.models}
+        taken = {"HR", *(model.label for model in self.report.models)}  # the ground truth beside them
         numbered = (f"{label} ({i})" for i in range(2, len(taken) + 3))
         return label if label not in taken else next(name for name in numbered if name not in taken)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 IMAGE_WIDTH, IMAGE_LENGTH, ORIENTATION = 0x0100, 0x0101, 0x0112
@@ -288,8 +288,8 @@ def corrected(
     integers = {ORIENTATION: 1, RESOLUTION_UNIT: 2 if resolution else None, IMAGE_WIDTH: width, IMAGE_LENGTH: height}
     integers |= {PIXEL_X: width, PIXEL_Y: height}
     rationals = {X_RESOLUTION: resolution[0] * 25.4, Y_RESOLUTION: resolution[1] * 25.4} if resolution else {}
-    directories = [exif.first] + [exif.integer(e) for e in exif.entries(exif.first) if e.tag == EXIF_IFD]
-    for directory in directories:
+    pointer = [exif.integer(e) for e in exif.entries(exif.first) if e.tag == EXIF_IFD][:1]
+    for directory in dict.fromkeys([exif.first, *pointer]):  # each once: what moves must not move twice
         for entry in list(exif.entries(directory)):
             value = integers.get(entry.tag)
             if value is not None:
@@ -333,11 +333,11 @@ def _moved_xmp(data: bytes, moved: Moved) -> bytes:
 
     for name, is_across in _PANORAMA_SIDES.items():
         data = multiplied(rb"GPano:" + name, across if is_across else down, data)
-    data = re.sub(
-        rb"<mwg-rs:AppliedToDimensions\b.*?(?:/>|</mwg-rs:AppliedToDimensions>)",
-        lambda match: multiplied(rb"stDim:h", down, multiplied(rb"stDim:w", across, match[0])),
+    data = _elements(
         data,
-        flags=re.DOTALL,
+        rb"mwg-rs:AppliedToDimensions",
+        lambda element: multiplied(rb"stDim:h", down, multiplied(rb"stDim:w", across, element)),
+        end=rb"/>|</mwg-rs:AppliedToDimensions\s*>",
     )
     if moved.by_quarter:
         data = re.sub(
@@ -348,30 +348,41 @@ def _moved_xmp(data: bytes, moved: Moved) -> bytes:
         factor, below = (across if match[2] == b"X" else down), int(match[4] or 1)
         return match[1] + (b"%d/10000" % round(int(match[3]) * factor / below * 10000) if below else match[0][len(match[1]) :])
 
-    value = rb"(\bexif:FocalPlane([XY])Resolution\s*(?:=\s*[\"']|>)\s*)(\d{1,10})(?:/(\d{1,10}))?(?![\d.])"
+    value = rb"(\bexif:FocalPlane([XY])Resolution\s*(?:=\s*[\"']|>)\s*)(\d{1,10})(?:/(\d{1,10}))?(?![\d./])"
     data = re.sub(value, resolved, data)
 
-    def area(match: re.Match[bytes]) -> bytes:
-        values = [int(value) for value in re.findall(rb">\s*(\d{1,9})\s*</rdf:li>", match[0])]
+    def area(element: bytes) -> bytes:
+        values = [int(value) for value in re.findall(rb">\s*(\d{1,9})\s*</rdf:li>", element)]
         if not 2 <= len(values) <= 4:
-            return match[0]
+            return element
         new = iter(moved.area(values))
-        return re.sub(rb"(>\s*)\d{1,9}(?=\s*</rdf:li>)", lambda number: number[1] + b"%d" % next(new), match[0])
+        return re.sub(rb"(>\s*)\d{1,9}(?=\s*</rdf:li>)", lambda number: number[1] + b"%d" % next(new), element)
 
-    return re.sub(rb"<exif:(Subject(?:Area|Location))\b.*?</exif:\1>", area, data, flags=re.DOTALL)
+    return _elements(_elements(data, rb"exif:SubjectArea", area), rb"exif:SubjectLocation", area)
+
+
+def _elements(data: bytes, name: bytes, edit: Callable[[bytes], bytes], end: bytes | None = None) -> bytes:
+    """A packet whose elements of a name are edited. One regular expression for begin and end would take time that grows with the
+    square of the length where no end comes."""
+    begins, ends = re.compile(rb"<" + name + rb"\b"), re.compile(end or rb"</" + name + rb"\s*>")
+    parts, at = [], 0
+    while (first := begins.search(data, at)) and (last := ends.search(data, first.end())):
+        parts += [data[at : first.start()], edit(data[first.start() : last.end()])]
+        at = last.end()
+    return b"".join(parts) + data[at:]
 
 
 def without_regions(data: bytes) -> tuple[bytes, list[str]]:
     """An XMP packet without what tells how a panorama lies on its sphere and where faces are, which holds for the picture as it was
     stored only; and notices of what that was."""
     notices = []
-    panorama = rb"""\s+GPano:\w+\s*=\s*(?:"[^"]*"|'[^']*')|<GPano:(\w+)\b[^>]*(?:/>|(?<!/)>[^<]*</GPano:\1>)"""
+    panorama = rb"""\sGPano:\w+\s*=\s*(?:"[^"]*"|'[^']*')|<GPano:(\w+)\b[^<>]*(?:/>|(?<!/)>[^<]*</GPano:\1>)"""
     rest = re.sub(panorama, b"", data)
     if rest != data:
         notices.append("XMP data of the panorama left out: the picture is turned")
     data = rest
     for name in _REGIONS:
-        data = re.sub(rb"<" + name + rb"\b.*?</" + name + rb"\s*>", b"", data, flags=re.DOTALL)
+        data = _elements(data, name, lambda element: b"")
     if data != rest:
         notices.append("regions with faces left out: the picture is turned")
     return data, notices

@@ -88,7 +88,7 @@ class Picture:
         jpeg_comments: comments of a JPEG.
         tiff_tags: georeferencing and private tags of a TIFF, as the directory of a TIFF.
         told_size: height and width to which what EXIF, XMP and georeferencing tell of pixels refers: those of the file, upright.
-            None means those of ``pixels``.
+            None means those of ``pixels``. Whoever crops a picture sets this and ``tiff_tags`` to None.
 
     Arrays of another byte order than the machine's are brought to that.
     """
@@ -111,8 +111,10 @@ class Picture:
     told_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        self.pixels = native(self.pixels)
-        if isinstance(self.alpha, np.ndarray):  # what it may be is checked where it is used
+        # what they may be is checked where they are used
+        if isinstance(self.pixels, np.ndarray):
+            self.pixels = native(self.pixels)
+        if isinstance(self.alpha, np.ndarray):
             self.alpha = native(self.alpha)
         if self.pixels.ndim == 2:
             self.pixels = self.pixels[:, :, None]

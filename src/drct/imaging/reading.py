@@ -239,6 +239,7 @@ def open_image(
         image = _turning(image, png.exif)
     captions = tiff.iptc if name == "tiff" else _field(image, "iptc-data", None)
     xmp, told = xmp_container.without_container(_field(image, "xmp-data", png.xmp or b""))
+    tags_lost = [f"{tiff.lost} left out: damaged or too long"] if tiff.lost else []
     return Header(
         name,
         image,
@@ -251,7 +252,9 @@ def open_image(
         jpeg.comments,
         # the gain map of HEIC may be told twice
         tuple(
-            dict.fromkeys((*_behind(jpeg, told if name == "jpeg" else set()), *heif.notices, *beside, *jpeg.notices, *png.notices))
+            dict.fromkeys(
+                (*_behind(jpeg, told if name == "jpeg" else set()), *heif.notices, *beside, *jpeg.notices, *png.notices, *tags_lost)
+            )
         ),
         {"png": png.resolved, "jpeg": jpeg.resolved, "tiff": tiff.resolved}.get(name, True),
         tiff.extra,

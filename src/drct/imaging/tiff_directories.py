@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import IO, NamedTuple
 
 EXIF_POINTER, GPS_POINTER, INTEROPERABILITY_POINTER = 0x8769, 0x8825, 0xA005
@@ -29,6 +29,7 @@ RASTER_TYPE, PIXEL_IS_POINT = 1025, 2  # key and value by which (0, 0) is the mi
 STRUCTURAL = frozenset(
     (
         *(0x00FE, 0x00FF, 0x0100, 0x0101, 0x0102, 0x0103, 0x0106, 0x0107, 0x0108, 0x0109, 0x010A, 0x0111, 0x0112, 0x0115, 0x0116),
+        *(0x012C, 0x8214, 0x8215, 0xC5F2, 0xC5F3),  # colours, Pixar's sides of the whole image, LERC
         *(0x0117, 0x0118, 0x0119, 0x011C, 0x0120, 0x0121, 0x0122, 0x0123, 0x0124, 0x0125, 0x0129, 0x012D, 0x013D, 0x013E, 0x013F),
         *range(0x0140, 0x014B),  # colour map, tiles, fax, SubIFDs
         *(0x014C, 0x014D, 0x014E, 0x0150, *range(0x0152, 0x0160)),  # inks, samples, clip paths
@@ -44,6 +45,9 @@ STRUCTURAL = frozenset(
     )
 )
 RESOLUTION = (0x011A, 0x011B, 0x0128)
+# Description, make, model, resolution, software, date, artist, copyright: what EXIF data hold whatever its length.
+DESCRIPTIVE = (0x010E, 0x010F, 0x0110, *RESOLUTION, 0x0131, 0x0132, 0x013B, 0x8298)
+SHORT_ENOUGH, ALL_SHORT = 1 << 12, 1 << 14  # bytes of one of the other tags in EXIF data, of which JPEG holds 64 KiB, and of all
 UNIT = RESOLUTION[2]
 EXTRA_SAMPLES = 0x0152
 COMPRESSION, PHOTOMETRIC, SUBSAMPLING = 0x0103, 0x0106, 0x0212
@@ -131,6 +135,7 @@ class Inspection(NamedTuple):
         ycbcr: it has YCbCr for each pixel, of the whole range, which libvips takes for RGB.
         foreign: what other kind of colours it has, if libvips would take them for RGB.
         tags: georeferencing and private tags of the page, as the directory of a TIFF.
+        lost: what of them is left out because it is damaged or too long, as a notice calls it.
     """
 
     is_raw: bool = False
@@ -143,6 +148,7 @@ class Inspection(NamedTuple):
     ycbcr: bool = False
     foreign: str | None = None
     tags: bytes | None = None
+    lost: str | None = None
 
 
 def inspect(file: File, page: int = 0) -> Inspection:
@@ -153,6 +159,7 @@ def inspect(file: File, page: int = 0) -> Inspection:
     first = _directory(file, _number(file, layout.first, layout.offset), layout)
     pages = []
     found: Directory = {}
+    stated: set[int] = set()
     lies = False
     size = file.seek(0, io.SEEK_END)
     for i, at in enumerate(_chain(file, layout)):
@@ -162,7 +169,7 @@ def inspect(file: File, page: int = 0) -> Inspection:
         if not _bits(_values(file, kinds, layout), NEW_SUBFILE_TYPE) & (REDUCED | MASK):
             pages.append(i)
             if len(pages) == page + 1:
-                found = _directory(file, at, layout)
+                found, stated = _directory(file, at, layout), {tag for tag, *_ in entries}
     is_raw = DNG_VERSION in first or bool(_bits(first, NEW_SUBFILE_TYPE) & REDUCED)
     captions = found.get(IPTC)
     iptc = None if captions is None else captions.data
@@ -176,18 +183,38 @@ def inspect(file: File, page: int = 0) -> Inspection:
     ycbcr = colours == YCBCR and not by_decoder and _bits(found, SUBSAMPLING) == 0x1_0001  # 1 across and down; without, it is 2
     foreign = None if by_decoder or ycbcr else FOREIGN_COLOURS.get(colours)
     kept = {tag: value for tag, value in found.items() if tag not in STRUCTURAL and value.kind not in _NO_EXIF_KINDS}
-    private = {tag: value for tag, value in kept.items() if not _is_exif(tag)}
-    main = {tag: value for tag, value in kept.items() if _is_exif(tag)}
+    main, private = _divided(kept)
+    lost = {tag for tag in stated - kept.keys() - STRUCTURAL if not _is_exif(tag)}
+    if lost & GEOREFERENCE:  # a part of it says nothing
+        private = {tag: value for tag, value in private.items() if tag not in GEOREFERENCE}
     exif, tags = _extract(file, found, main, layout), _alone(private)
-    return Inspection(is_raw, exif, tuple(pages), lies, iptc, resolved, extra, ycbcr, foreign, tags)
+    named_lost = _named(lost) if lost else None
+    return Inspection(is_raw, exif, tuple(pages), lies, iptc, resolved, extra, ycbcr, foreign, tags, named_lost)
+
+
+def _divided(directory: Directory) -> tuple[Directory, Directory]:
+    """What goes into EXIF data, and what goes from TIFF to TIFF only: private tags, and what would leave other data no room."""
+    main, private = {}, {}
+    room = ALL_SHORT
+    for tag, value in directory.items():
+        size = 0 if tag in DESCRIPTIVE else len(value.data)
+        if _is_exif(tag) and size <= min(SHORT_ENOUGH, room):
+            main[tag] = value
+            room -= size
+        else:
+            private[tag] = value
+    return main, private
 
 
 def named(tags: bytes) -> str:
     """What georeferencing and private tags are called in a notice."""
-    directory = _main(tags)
-    private = [str(tag) for tag in sorted(directory.keys() - GEOREFERENCE)]
+    return _named(_main(tags).keys())
+
+
+def _named(tags: Set[int]) -> str:
+    private = [str(tag) for tag in sorted(tags - GEOREFERENCE)]
     numbers = ", ".join(private[:5]) + (", ..." if len(private) > 5 else "")
-    parts = ["georeferencing"] * bool(directory.keys() & GEOREFERENCE) + [f"private tags of the TIFF ({numbers})"] * bool(private)
+    parts = ["georeferencing"] * bool(tags & GEOREFERENCE) + [f"private tags of the TIFF ({numbers})"] * bool(private)
     return " and ".join(parts)
 
 
@@ -236,7 +263,8 @@ def _counts_middles(directory: Directory) -> bool:
 
 
 def _doubles(value: Value) -> list[float]:
-    return list(struct.unpack(f"<{value.length}d", value.data)) if value.kind == 12 else []
+    code = {11: "f", 12: "d"}.get(value.kind)  # GeoTIFF has doubles only, but readers take both
+    return list(struct.unpack(f"<{value.length}{code}", value.data)) if code else []
 
 
 def insert(file: File, exif: bytes | None, iptc: bytes | None = None, tags: bytes | None = None) -> None:
@@ -383,7 +411,7 @@ def _copied(file: File, main: Directory, tag: int, layout: Layout, out: bytearra
     """Append the directory that ``main`` points to by a tag, with the one for interoperability that it points to, to ``out``, which
     begins at offset ``base`` of its file; return a new pointer, None if there is nothing."""
     directory = _pointed(file, main, tag, layout)
-    further = _pointed(file, directory, INTEROPERABILITY_POINTER, layout)
+    further = _pointed(file, directory, INTEROPERABILITY_POINTER, layout) if tag == EXIF_POINTER else {}
     copy = {key: value for key, value in directory.items() if key != INTEROPERABILITY_POINTER and value.kind not in _NO_EXIF_KINDS}
     further = {key: value for key, value in further.items() if value.kind not in _NO_EXIF_KINDS}
     if further:
@@ -499,4 +527,7 @@ def _append(out: bytearray, directory: Directory, layout: Layout, base: int = 0,
 
 def _swapped(data: bytes, kind: int) -> bytes:
     word = _WORD.get(kind, 1)
-    return data if word == 1 else b"".join(data[i : i + word][::-1] for i in range(0, len(data), word))
+    out = bytearray(len(data))
+    for i in range(word):
+        out[i::word] = data[word - 1 - i :: word]
+    return bytes(out)

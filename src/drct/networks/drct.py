@@ -14,7 +14,7 @@ groups, reconstruction) is shared with its relatives and stands in ``body.py``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -210,3 +210,12 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "drop_path_rate": 0.0,
     },
 }
+
+
+def settle_heads(chosen: dict[str, Any], named: Mapping[str, Any]) -> None:
+    """``num_heads`` that a caller names take the place of a named size's ``head_dim``, unless first blocks have as many by it."""
+    width = chosen.get("head_dim")
+    if width is not None and "num_heads" in named and "head_dim" not in named:
+        dim = chosen.get("embed_dim", DRCTOptions.embed_dim)
+        if any(heads * width != dim for heads in chosen["num_heads"]):
+            del chosen["head_dim"]

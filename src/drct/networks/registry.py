@@ -23,8 +23,8 @@ class Family:
     options: type
     configurations: Mapping[str, Mapping[str, Any]]
     dead_options: frozenset[str] = frozenset()
-    # an option that is given alone replaces another one of the named size, which would otherwise keep it from having an effect
-    replaces: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # given all options and those that a caller named, takes out what of a named size would keep the latter from having an effect
+    settle: Callable[[dict[str, Any], Mapping[str, Any]], None] = lambda chosen, named: None
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -34,7 +34,7 @@ FAMILIES: tuple[Family, ...] = (
         drct_family.CONFIGURATIONS,
         # stand in every published option file and were never read by the network
         dead_options=frozenset({"compress_ratio", "squeeze_factor", "conv_scale", "overlap_ratio", "patch_size"}),
-        replaces={"num_heads": "head_dim"},
+        settle=drct_family.settle_heads,
     ),
     Family(swinir_family.SwinIR, swinir_family.SwinIROptions, swinir_family.CONFIGURATIONS, dead_options=frozenset({"patch_size"})),
     Family(hat_family.HAT, hat_family.HATOptions, hat_family.CONFIGURATIONS, dead_options=frozenset({"patch_size"})),
@@ -89,8 +89,7 @@ def create_network(name: str, *, scale: int | None = None, **options: Any) -> Su
         if key not in fields:
             raise OptionError(f"option '{key}' is unknown to network '{name}'{did_you_mean(key, fields)}")
         chosen[key] = _checked(name, key, value, str(fields[key].type))
-        if (other := family.replaces.get(key)) is not None and other not in options:
-            chosen.pop(other, None)
+    family.settle(chosen, options)
     return family.network(family.options(**chosen))
 
 

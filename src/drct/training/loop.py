@@ -496,6 +496,12 @@ class Run:
         self.say(f"resumed {where.name} at iteration {state.iteration}")
 
     def _take_over(self, state: State, where: Path) -> None:
+        own = self.network.state_dict()
+        if other := next((name for name, t in state.network.items() if name in own and t.shape != own[name].shape), None):
+            raise CheckpointError(
+                f"{where} holds another network than network_g describes ({other}): earlier versions ignored num_heads beside the "
+                "head_dim of drct_light; give head_dim: 16 to go on"
+            )
         self.step.learners["g"].load_state({"network": state.network, "optimizer": state.optimizer})
         if "d" in self.step.learners:
             self.step.learners["d"].load_state(state.discriminator)

@@ -8,6 +8,7 @@ import math
 import numbers
 import os
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -199,8 +200,8 @@ def load_into(
     own: dict[str, Tensor] = network.state_dict()
     skipped: tuple[str, ...] = ()
     if skip_upsampler:
-        tails = [{n.partition(".")[0] for n in names if n.startswith(TAIL)} for names in (own, file.tensors)]
-        left = TAIL if tails[0] != tails[1] else "upsample."
+        kinds = [_kind_of_tail(names) for names in (own, file.tensors)]
+        left = TAIL if kinds[0] != kinds[1] else ("upsample.", "conv_up2.")
         skipped = tuple(n for n in dict.fromkeys([*own, *file.tensors]) if n.startswith(left))
     wanted = {n: t for n, t in own.items() if n not in skipped}
     given = {n: t for n, t in file.tensors.items() if n not in skipped}
@@ -235,13 +236,21 @@ def load_into(
     return report
 
 
+def _kind_of_tail(names: Iterable[str]) -> str:
+    found = {name.partition(".")[0] for name in names}
+    if "conv_hr" in found:
+        return "nearest+conv"
+    return "pixelshuffle" if {"conv_before_upsample", "conv_last"} & found else "pixelshuffledirect"
+
+
 def _check_untraced(network: nn.Module, file: WeightFile) -> None:
     """Options that change what the same tensors compute must be those that the file was trained with, where it tells."""
     if not isinstance(network, SuperResolutionNetwork) or not is_own(file.metadata):
         return
     try:
         stated = json.loads(file.metadata["options"])
-        wrong = {key: (stated[key], getattr(network.options, key)) for key in UNTRACED if key in stated}
+        own = vars(network.options)
+        wrong = {key: (stated[key], own[key]) for key in UNTRACED if key in stated and key in own}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{file.path} has metadata that do not describe a network ({one_line(error)})") from error
     for key, (theirs, ours) in wrong.items():
