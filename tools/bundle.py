@@ -70,7 +70,8 @@ def describe(run: Path, options: TrainOptions, iterations: int, before: str | No
     recipe = f"options/train/{run.name}.yml"
     if before is not None:
         return went_on(before, iterations, recipe)
-    losses = options.train.pixel_opt.type.removesuffix("Loss")
+    pixel = options.train.pixel_opt
+    losses = "no loss on pixels" if pixel is None else pixel.type.removesuffix("Loss")
     start = options.path.pretrain_network_g
     after = f" after {Path(start).parent.name if Path(start).suffix else start}" if start else ""
     if options.degradation is None:
