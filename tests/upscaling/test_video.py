@@ -28,6 +28,7 @@ from video_helpers import STEP, Repeater, add_boxes, box, content, make_clip, pi
 from drct.errors import Error, MissingDependencyError, OptionError, VideoError
 from drct.upscaling.video import Clip, Done, clips, upscale_clip
 from drct.upscaling.video.colour import MATRICES, Samples, from_rgb, to_rgb
+from drct.upscaling.video.encoding import opening_encoders
 from drct.upscaling.video.segments import PartWriter
 
 QUARTER_TURN = (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
@@ -1129,3 +1130,13 @@ def test_a_part_that_finds_no_room_is_given_up_without_another_error(tmp_path: P
     writer._file.write(b"frames")
     writer.abandon()
     assert writer._file.closed
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler") or os.geteuid() != 0, reason="only root is given real-time scheduling")
+def test_the_av1_encoder_leaves_the_scheduling_of_the_process() -> None:
+    before = os.sched_getscheduler(0)
+    context = av.CodecContext.create("libsvtav1", "w")
+    context.width, context.height, context.pix_fmt, context.time_base = 64, 64, "yuv420p", Fraction(1, 25)
+    with opening_encoders():
+        context.open()
+    assert {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")} == {before}

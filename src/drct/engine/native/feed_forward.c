@@ -179,12 +179,7 @@ int drct_feed_forward(const Sizes *z, const Layer *layer, const float *u, float 
         unsigned control = take_tiny_for_zero();
         Room room;
         int opened = open_room(&room, z, 0);
-        if (!opened) {
-#pragma omp atomic write
-            failed = 1;
-        }
-#pragma omp barrier /* a loop that threads share is for all of them or for none */
-        if (!failed) {
+        if (all_opened(opened, &failed)) {
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < z->batch * shares; i++) {
                 int64_t sample = i / shares, start = i % shares * SHARE, n = z->rows - start < SHARE ? z->rows - start : SHARE;
@@ -213,12 +208,7 @@ int drct_feed_forward_backward(const Sizes *z, const Layer *layer, const float *
         unsigned control = take_tiny_for_zero();
         Room room;
         int opened = open_room(&room, z, 1);
-        if (!opened) {
-#pragma omp atomic write
-            failed = 1;
-        }
-#pragma omp barrier /* a loop that threads share is for all of them or for none */
-        if (!failed) {
+        if (all_opened(opened, &failed)) {
 #pragma omp for schedule(static)
             for (int64_t part = 0; part < parts; part++) {
                 Gradients g = *gradients;

@@ -95,6 +95,19 @@ static inline void take_tiny_as_before(unsigned control) {
 #endif
 }
 
+/* Whether all threads of a team got their room; each calls it once. A loop that they share is for all of them or for none. */
+static inline int all_opened(int opened, int *failed) {
+    if (!opened) {
+#pragma omp atomic write
+        *failed = 1;
+    }
+#pragma omp barrier
+    int lacking;
+#pragma omp atomic read
+    lacking = *failed;
+    return !lacking;
+}
+
 /* 2^x for x < 127, below -126 as at -126: the integer part goes into the exponent, the fraction (-0.5 to 0.5) through the polynomial
  * with p(0) = 1 whose greatest relative error is least, 9.2e-8. */
 static inline vec exp2_below_127(vec x) {

@@ -255,12 +255,7 @@ int drct_swin_attention_forward(const Shape *s, const Layer *layer, const float 
         unsigned control = take_tiny_for_zero();
         Room room;
         int opened = open_room(&room, s, &z, 0);
-        if (!opened) {
-#pragma omp atomic write
-            failed = 1;
-        }
-#pragma omp barrier /* a loop that threads share is for all of them or for none */
-        if (!failed) {
+        if (all_opened(opened, &failed)) {
 #pragma omp for schedule(static)
             for (int64_t window = 0; window < z.windows; window++)
                 forward_window(&room, s, &z, layer, &panels_, window, x, kept, attended, y);
@@ -285,12 +280,7 @@ int drct_swin_attention_backward(const Shape *s, const Layer *layer, const float
         unsigned control = take_tiny_for_zero();
         Room room;
         int opened = open_room(&room, s, &z, 1);
-        if (!opened) {
-#pragma omp atomic write
-            failed = 1;
-        }
-#pragma omp barrier /* a loop that threads share is for all of them or for none */
-        if (!failed) {
+        if (all_opened(opened, &failed)) {
 #pragma omp for schedule(static)
             for (int64_t part = 0; part < parts; part++) {
                 Gradients g = *gradients;

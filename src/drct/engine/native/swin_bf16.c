@@ -838,12 +838,7 @@ int drct_swin_bf16_forward(const Block *s, const Parameters *par, const uint16_t
         unsigned control = take_tiny_for_zero();
         lay_out(&own, &w, &p, 0);
         int opened = arena_open(&own);
-        if (!opened) {
-#pragma omp atomic write
-            failed = 1;
-        }
-#pragma omp barrier /* a loop that threads share is for all of them or for none */
-        if (!failed) {
+        if (all_opened(opened, &failed)) {
             lay_out(&own, &w, &p, 0);
             take_tiles(LEFT_OF_PAIRS);
 #pragma omp for schedule(static)
@@ -880,12 +875,7 @@ int drct_swin_bf16_backward(const Block *s, const Parameters *par, const uint16_
         unsigned control = take_tiny_for_zero();
         lay_out(&own, &w, &p, 1);
         int opened = arena_open(&own);
-        if (!opened) {
-#pragma omp atomic write
-            failed = 1;
-        }
-#pragma omp barrier /* a loop that threads share is for all of them or for none */
-        if (!failed) {
+        if (all_opened(opened, &failed)) {
             lay_out(&own, &w, &p, 1);
             take_tiles(LEFT_OF_PAIRS);
 #pragma omp for schedule(dynamic)

@@ -384,12 +384,7 @@ int drct_window_attention_forward(const Shape *s, const void *qkv, const float *
         Range range;
         int64_t known = -1; /* the head whose range it is */
         int opened = work_open(&w, s, 0);
-        if (!opened) {
-#pragma omp atomic write
-            failed = 1;
-        }
-#pragma omp barrier /* a loop that threads share is for all of them or for none */
-        if (!failed) {
+        if (all_opened(opened, &failed)) {
 #pragma omp for collapse(2) schedule(static)
             for (int64_t h = 0; h < s->heads; h++)
                 for (int64_t i = 0; i < windows; i++) {
@@ -416,12 +411,7 @@ int drct_window_attention_backward(const Shape *s, const void *qkv, const float 
         Range range;
         int64_t known = -1; /* the head whose range it is */
         int opened = work_open(&w, s, 1);
-        if (!opened) {
-#pragma omp atomic write
-            failed = 1;
-        }
-#pragma omp barrier /* a loop that threads share is for all of them or for none */
-        if (!failed) {
+        if (all_opened(opened, &failed)) {
 #pragma omp for collapse(2) schedule(dynamic)
             for (int64_t h = 0; h < s->heads; h++)
                 for (int64_t part = 0; part < parts; part++) {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import os
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -113,9 +115,33 @@ class Encoding:
         return {key: str(value) if isinstance(value, Fraction) else value for key, value in dataclasses.asdict(self).items()}
 
 
-def quiet_encoders() -> None:
-    """Keep the AV1 encoder from printing its settings."""
+@contextlib.contextmanager
+def opening_encoders() -> Iterator[None]:
+    """Around what opens an encoder: keeps that of AV1 from printing its settings, and this process under its usual scheduling.
+
+    Opened by root, SVT-AV1 puts the thread that opens it and all its own under real-time scheduling, and what they start inherits
+    that: threads that spin while they wait, as those of OpenMP do, then keep all others of the machine from running, for good.
+    """
     os.environ.setdefault("SVT_LOG", "1")
+    if not hasattr(os, "sched_getscheduler"):  # on macOS and Windows
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        for thread in _threads():
+            with contextlib.suppress(OSError):  # one that has ended
+                if os.sched_getscheduler(thread) == os.SCHED_FIFO != policy:
+                    os.sched_setscheduler(thread, policy, parameters)
+
+
+def _threads() -> list[int]:
+    """Of this process, as Linux numbers them; 0 is the calling one."""
+    try:
+        return [int(name) for name in os.listdir("/proc/self/task")]
+    except OSError:
+        return [0]
 
 
 def even_sides(codec: str, samples: Samples, height: int, width: int) -> tuple[int, int]:
@@ -138,12 +164,12 @@ def choose_codec(codec: str | None, target: Path, samples: Samples, height: int,
     if codec not in CODECS:
         raise OptionError(f"codec {codec!r} is unknown: {', '.join(CODECS)}{did_you_mean(codec, CODECS)}")
     av = require_av(target)
-    quiet_encoders()
     with av.open(io.BytesIO(), "w", format=CONTAINERS[target.suffix.lower()]) as trial:
         try:
             video = trial.add_stream(CODECS[codec].encoder, options=dict(CODECS[codec].fixed))
             video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
-            trial.start_encoding()  # MOV refuses some only when its header is written
+            with opening_encoders():
+                trial.start_encoding()  # MOV refuses some only when its header is written
         except (ValueError, av.FFmpegError):
             raise OptionError(f"{target}: this format cannot hold {codec}: use .mkv, or another codec") from None
     return codec

@@ -24,7 +24,7 @@ import numpy as np
 from drct.errors import VideoError
 from drct.imaging import part_path
 from drct.upscaling.video.colour import from_rgb
-from drct.upscaling.video.encoding import Encoding, quiet_encoders
+from drct.upscaling.video.encoding import Encoding, opening_encoders
 from drct.upscaling.video.source import require_av
 
 try:
@@ -192,13 +192,12 @@ class PartWriter:
         self._encoding = encoding
         self._times: list[tuple[int, int]] = []
         self._packets: list[tuple[int, int, bool]] = []
-        quiet_encoders()
         with _writing(path):
             self._file: IO[bytes] = path.with_suffix(".bin").open("wb")
         self._context = self._av.CodecContext.create(encoding.encoder, "w")
         encoding.set_up(self._context)
         self._context.flags |= self._av.codec.context.Flags.global_header
-        with self._encoding_errors():
+        with self._encoding_errors(), opening_encoders():
             self._context.open()
 
     def add(self, rgb: np.ndarray, pts: int, duration: int) -> None:
