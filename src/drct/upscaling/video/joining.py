@@ -16,7 +16,7 @@ from typing import Any
 
 from drct.errors import VideoError
 from drct.imaging.replacing import keep_permissions
-from drct.upscaling.video.encoding import Encoding
+from drct.upscaling.video.encoding import Encoding, opening_encoders
 from drct.upscaling.video.segments import WorkFolder
 from drct.upscaling.video.source import RUN_UP, Clip, require_av
 
@@ -177,7 +177,8 @@ def _write(
         result.metadata.update(tags)
         result.set_chapters(_moved_chapters(source.chapters(), shift, window[1], strip))
         video, streams = _add_streams(clip, source, result, encoding, copied, strip, part=window[0] is not None, later=later)
-        result.start_encoding()
+        with opening_encoders():
+            result.start_encoding()
         if bytes(video.codec_context.extradata or b"").hex() != work.parts[0].extradata:
             raise VideoError(f"{target}: the parts were made by another version of {encoding.encoder}: remove {work.folder}")
         packets = heapq.merge(
